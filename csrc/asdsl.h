@@ -1,0 +1,242 @@
+/* asdsl.h: the contract between TypeScript and the engine.
+ *
+ * Owns every exported function, struct and enum, and who owns which memory. It knows nothing of files'
+ * formats, architectures, tokenizers or sampling: those live in src/.
+ *
+ * Handles. Everything that outlives a call is a 32-bit handle (slot and generation), never an address: a
+ * stale or invented handle is an error (ASDSL_E_HANDLE), not a crash. Objects are reference counted; a
+ * program keeps its engine and buffers alive, so handles may be released in any order.
+ *
+ * Errors. Functions that return a handle return 0 on failure, functions that return int32_t a negative
+ * asdsl_status, functions that return double a negative number. asdsl_last_error() has the text with the
+ * numbers in it, per calling thread, until that thread's next failing call.
+ *
+ * Threads. Any thread may call any function. Two asdsl_run on the same engine are serialised by a mutex.
+ * asdsl_cancel is wait-free and meant to be called from another thread than the one that runs.
+ *
+ * Sizes that may pass 2^31 cross the boundary as double (exact to 2^53) or as uint64_t inside a struct.
+ */
+#ifndef ASDSL_H
+#define ASDSL_H
+#include <stdint.h>
+
+#if defined(_WIN32)
+#define ASDSL_API __declspec(dllexport)
+#else
+#define ASDSL_API __attribute__((visibility("default")))
+#endif
+
+#define ASDSL_ABI_VERSION 1
+
+typedef uint32_t asdsl_handle;
+
+enum asdsl_status {
+    ASDSL_OK = 0,
+    ASDSL_E_ARGUMENT = -1,    /* a value out of range, a shape that does not fit */
+    ASDSL_E_HANDLE = -2,      /* stale handle, or a handle of another kind */
+    ASDSL_E_MEMORY = -3,      /* the allocation was refused; the text has the bytes */
+    ASDSL_E_IO = -4,          /* the operating system refused a file */
+    ASDSL_E_UNSUPPORTED = -5, /* a type, operation or level that this build or CPU does not have */
+    ASDSL_E_CANCELLED = -6,   /* asdsl_cancel was called; the KV length did not change */
+    ASDSL_E_STATE = -7,       /* position and KV length disagree, the context is full */
+};
+
+/* Instruction-set levels, ascending. REFERENCE is the oracle of tests: naive, formula order, slow. */
+enum asdsl_level {
+    ASDSL_LEVEL_PORTABLE = 0,
+    ASDSL_LEVEL_AVX2 = 1,    /* AVX2 + FMA + F16C */
+    ASDSL_LEVEL_AVXVNNI = 2, /* AVX2 + AVX-VNNI */
+    ASDSL_LEVEL_AVX512 = 3,  /* AVX-512 F BW DQ VL VNNI */
+    ASDSL_LEVEL_NEON = 4,    /* reserved */
+    ASDSL_LEVEL_REFERENCE = 15,
+    ASDSL_LEVEL_AUTO = -1,
+};
+
+/* Element types. Numbers below 100 are GGUF's own (ggml_type); above are the engine's. */
+enum asdsl_type {
+    ASDSL_F32 = 0,
+    ASDSL_F16 = 1,
+    ASDSL_Q4_0 = 2,
+    ASDSL_Q4_1 = 3,
+    ASDSL_Q8_0 = 8,
+    ASDSL_Q4_K = 12,
+    ASDSL_Q6_K = 14,
+    ASDSL_BF16 = 30,
+    /* Activations: what a matmul reads. The format is a function of the weight type alone. */
+    ASDSL_ACT_F32 = 100,    /* float weights: float rows */
+    ASDSL_ACT_Q8_32 = 101,  /* 32-weight blocks: int8 and one scale per 32 inputs */
+    ASDSL_ACT_Q8_256 = 102, /* K-quants: int8 and one scale per 256 inputs */
+};
+
+/* How the rows of a matrix lie in memory. */
+enum asdsl_layout {
+    ASDSL_ROWS = 0,        /* as in a GGUF file: row after row */
+    ASDSL_INTERLEAVED = 1, /* records of 16 rows, see kernels/layout.h */
+};
+
+/* An operand of an operation: a matrix inside a buffer of the program's buffer table. */
+struct asdsl_operand {
+    uint32_t buffer; /* index into the program's buffer table; ASDSL_NO_BUFFER: operand absent */
+    uint32_t type;   /* asdsl_type */
+    uint64_t offset; /* bytes from the buffer's start; 64-byte aligned for weights and activations */
+    uint32_t rows;   /* weights: outputs. activations: capacity in tokens (rows of a batch) */
+    uint32_t cols;   /* weights: inputs. activations: width of one row */
+    uint32_t stride; /* activations of type F32: elements between rows (>= cols); weights: 0 */
+    uint32_t layout; /* asdsl_layout; weights of matmul, embed: INTERLEAVED; everything else ROWS */
+};
+#define ASDSL_NO_BUFFER 0xffffffffu
+
+/* One operation. kernels never see it: program.c resolves operands to addresses once. */
+struct asdsl_op {
+    uint32_t code;                    /* asdsl_op_code, see ops.h */
+    uint32_t flags;                   /* asdsl_op_flags */
+    uint32_t layer;                   /* model layer, for the KV cache and for messages */
+    uint32_t reserved;                /* 0 */
+    struct asdsl_operand operand[8];  /* roles per operation: ops.h */
+    int32_t i[8];                     /* integers per operation: ops.h */
+    float f[8];                       /* floats per operation: ops.h */
+};
+
+enum asdsl_op_flags {
+    ASDSL_ROWS_OUTPUTS = 1, /* runs over the n_outputs gathered rows instead of the n_tokens rows */
+};
+
+/* What one pass runs on. C-owned, one per program, 64-byte aligned; TypeScript writes the first part before
+ * asdsl_run and reads results after. Arrays lie at the offsets (bytes from the start of this struct). */
+struct asdsl_params {
+    int32_t n_tokens;           /* 1 .. max_tokens */
+    int32_t n_outputs;          /* 0 .. max_outputs: rows that need logits */
+    int32_t position;           /* KV position of the first token; must equal the KV length */
+    int32_t top_k;              /* candidates wanted per output row, 0 .. max_top_k */
+    int32_t max_tokens;         /* set by C and read only from here on */
+    int32_t max_outputs;
+    int32_t max_top_k;
+    uint32_t bytes;             /* of the whole block */
+    uint32_t tokens_offset;     /* int32 tokens[max_tokens] */
+    uint32_t outputs_offset;    /* int32 outputs[max_outputs]: ascending indices into tokens */
+    uint32_t stats_offset;      /* struct asdsl_row_stats stats[max_outputs], result */
+    uint32_t candidates_offset; /* struct asdsl_candidate [max_outputs][max_top_k], result */
+};
+
+/* Result of top_k for one output row. Candidates are sorted by logit descending, ties by token ascending. */
+struct asdsl_row_stats {
+    double logsumexp; /* natural log of the sum of exp(logit) over the whole row */
+    float max;        /* largest logit */
+    int32_t argmax;   /* its token, the smallest id on a tie */
+    int32_t n_candidates;
+    int32_t n_not_finite; /* NaN or infinite logits seen in the row; 0 on any sound model */
+};
+struct asdsl_candidate {
+    int32_t token;
+    float logit;
+};
+
+struct asdsl_engine_options {
+    int32_t n_threads; /* 0: one per core this process may use */
+    int32_t level;     /* asdsl_level; AUTO: best of this CPU */
+    int32_t spin_us;   /* how long workers spin between runs before they sleep; < 0: default */
+    int32_t pin;       /* 1: pin workers (default), 0: leave placement to the system */
+};
+
+struct asdsl_program_options {
+    int32_t max_tokens;  /* of one pass (micro-batch) */
+    int32_t max_outputs; /* rows with logits of one pass */
+    int32_t max_top_k;
+    int32_t n_vocab; /* token ids are checked against this */
+};
+
+struct asdsl_kv_options {
+    int32_t n_layers;
+    int32_t n_kv_heads;
+    int32_t head_dim;
+    int32_t capacity; /* tokens */
+    int32_t k_type;   /* ASDSL_F16 or ASDSL_F32 */
+    int32_t v_type;
+};
+
+struct asdsl_repack_job {
+    uint32_t src_buffer, dst_buffer; /* handles */
+    uint64_t src_offset, dst_offset; /* bytes */
+    uint32_t type, rows, cols;
+    uint32_t src_layout, dst_layout; /* one ROWS, the other INTERLEAVED */
+    uint32_t reserved;               /* 0 */
+};
+
+/* asdsl_engine_info: facts of this CPU and this engine. */
+struct asdsl_info {
+    char cpu[64];            /* brand string, NUL terminated */
+    uint32_t levels;         /* bit per asdsl_level usable here */
+    int32_t level;           /* chosen (asdsl_engine_info) or best (asdsl_cpu_info) */
+    int32_t n_cores;         /* logical CPUs this process may run on (affinity and quota) */
+    int32_t n_physical;      /* physical cores among them */
+    int32_t n_performance;   /* P-cores among them; all when the CPU is not hybrid */
+    int32_t hybrid;          /* 1: P- and E-cores */
+    int32_t n_threads;       /* of this engine, 0 from asdsl_cpu_info */
+    int32_t cache_bytes[3];  /* L1d, L2, L3 of the first core */
+};
+
+enum asdsl_probe_kind {
+    ASDSL_PROBE_READ_BANDWIDTH = 0, /* bytes/s, all threads of the engine, plain streaming read of a 256 MiB buffer */
+    ASDSL_PROBE_INT8_PEAK = 1,      /* int8 multiply-accumulates/s, all threads, register operands, the engine's level */
+};
+
+struct asdsl_abi {
+    uint32_t version;
+    uint32_t op_bytes, operand_bytes, params_bytes, stats_bytes, candidate_bytes;
+    uint32_t engine_options_bytes, program_options_bytes, kv_options_bytes, repack_job_bytes, info_bytes;
+    uint32_t n_op_codes;
+};
+
+/* ---- library ---- */
+ASDSL_API void asdsl_abi(struct asdsl_abi *out);
+/* JSON text, static: enums with names and numbers, structs with field offsets and sizes, operations with their
+ * operand roles. A test compares it with src/native/abi.ts field by field. */
+ASDSL_API const char *asdsl_describe(void);
+ASDSL_API const char *asdsl_last_error(void); /* "" when nothing failed on this thread; never NULL */
+ASDSL_API int32_t asdsl_cpu_info(struct asdsl_info *out);
+
+/* ---- any handle ---- */
+ASDSL_API int32_t asdsl_release(asdsl_handle handle); /* gives back the caller's reference; 0 is ignored */
+
+/* ---- engine: a thread pool and a kernel table ---- */
+ASDSL_API asdsl_handle asdsl_engine_create(const struct asdsl_engine_options *options);
+ASDSL_API int32_t asdsl_engine_info(asdsl_handle engine, struct asdsl_info *out);
+ASDSL_API double asdsl_probe(asdsl_handle engine, int32_t kind);
+
+/* ---- buffers ---- */
+ASDSL_API asdsl_handle asdsl_buffer_create(double bytes); /* zeroed, page aligned, huge pages where free */
+ASDSL_API asdsl_handle asdsl_buffer_map(const char *path); /* read-only map of a whole regular file */
+ASDSL_API void *asdsl_buffer_data(asdsl_handle buffer);    /* valid until the last reference is gone */
+ASDSL_API double asdsl_buffer_bytes(asdsl_handle buffer);
+
+/* ---- weights ---- */
+/* Bytes of a (rows, cols) matrix; negative with an error where type and shape do not go together. Activation
+ * types: bytes of `rows` rows as quantize writes them. */
+ASDSL_API double asdsl_tensor_bytes(int32_t type, int32_t layout, int32_t rows, int32_t cols);
+ASDSL_API int32_t asdsl_activation_type(int32_t weight_type); /* the ACT type that goes with a weight type */
+ASDSL_API int32_t asdsl_repack(asdsl_handle engine, const struct asdsl_repack_job *job); /* lossless, both ways, all threads */
+
+/* ---- KV cache ---- */
+ASDSL_API asdsl_handle asdsl_kv_create(const struct asdsl_kv_options *options);
+ASDSL_API int32_t asdsl_kv_length(asdsl_handle kv);
+ASDSL_API int32_t asdsl_kv_truncate(asdsl_handle kv, int32_t length); /* 0 .. length; longer is an error */
+ASDSL_API asdsl_handle asdsl_kv_fork(asdsl_handle kv);                /* an independent copy */
+ASDSL_API double asdsl_kv_bytes(asdsl_handle kv);                     /* memory in use now */
+
+/* ---- programs ---- */
+/* Copies and validates ops and the buffer table once. NULL-free: any bad record is an error that names it:
+ * "op 17 matmul: weights have 2048 inputs, activations 1536". */
+ASDSL_API asdsl_handle asdsl_program_create(asdsl_handle engine, const struct asdsl_op *ops, int32_t n_ops,
+                                            const asdsl_handle *buffers, int32_t n_buffers,
+                                            const struct asdsl_program_options *options);
+ASDSL_API struct asdsl_params *asdsl_program_params(asdsl_handle program); /* valid until the program's last reference is gone */
+/* Runs ops [first, first + count) on all threads. kv may be 0 for a range without KV operations. The KV length
+ * becomes position + n_tokens when the append of the cache's last layer was in the range and nothing failed. */
+ASDSL_API int32_t asdsl_run(asdsl_handle program, asdsl_handle kv, int32_t first, int32_t count);
+ASDSL_API int32_t asdsl_cancel(asdsl_handle program); /* the running or next asdsl_run ends with ASDSL_E_CANCELLED */
+/* The kernel slot that op `index` last ran in, as "q4_1.gemv.avx2"; "" if it has not run. Static text. */
+ASDSL_API const char *asdsl_op_slot(asdsl_handle program, int32_t index);
+/* Nanoseconds that worker 0 spent in op `index`, barriers included, summed over all runs since create. */
+ASDSL_API double asdsl_op_time(asdsl_handle program, int32_t index);
+
+#endif

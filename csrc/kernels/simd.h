@@ -1,0 +1,39 @@
+/* simd.h: the only file with intrinsics' vocabulary. Kernels are written in these types and functions; each level
+ * (macro ASDSL_LEVEL_AVX2 / _AVXVNNI / _AVX512, none: portable C) gives them its instructions, with the same bits.
+ *
+ *   f32x16   16 floats            i32x16   16 int32
+ *
+ * Rules that make levels agree to the bit: every multiply-add is an explicit fma; nothing is contracted or reassociated
+ * by the compiler (-ffp-contract=off); horizontal reductions fold 16 -> 8 -> 4 -> 2 -> 1 (lane i with lane i + half).
+ */
+#ifndef ASDSL_SIMD_H
+#define ASDSL_SIMD_H
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(ASDSL_NEED_AVX2) && !(defined(__AVX2__) && defined(__FMA__) && defined(__F16C__))
+#error "level avx2: the compiler did not get AVX2, FMA and F16C"
+#endif
+#if defined(ASDSL_NEED_AVXVNNI) && !(defined(__AVXVNNI__) && defined(__AVX2__) && defined(__FMA__) && defined(__F16C__))
+#error "level avxvnni: the compiler did not get AVX-VNNI"
+#endif
+#if defined(ASDSL_NEED_AVX512) &&                                                                                      \
+    !(defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__))
+#error "level avx512: the compiler did not get AVX-512 F BW DQ VL VNNI"
+#endif
+#if defined(ASDSL_NEED_PORTABLE) && (defined(__AVX__) || defined(__SSE4_1__))
+#error "level portable: the compiler was given more than the baseline"
+#endif
+
+#define SIMD_INLINE static inline __attribute__((always_inline, unused))
+
+#if defined(__AVX512VNNI__) && !defined(ASDSL_EVEX_AS_AVXVNNI)
+#include "simd_avx512.h"
+#elif defined(__AVX2__)
+#include "simd_avx2.h"
+#else
+#include "simd_portable.h"
+#endif
+
+#endif

@@ -1,0 +1,52 @@
+/* ops.h: the one list of operations. The enum, the names, asdsl_describe() and the table of validators and
+ * runners (program.c) all derive from ASDSL_OPS; src/native/abi.ts mirrors it and a test compares the two.
+ *
+ * Rows: an operation runs over R rows, R = n_tokens, or n_outputs with the flag ASDSL_ROWS_OUTPUTS.
+ * "act" is an activation operand in one of the ACT types; "f32" a row-major float matrix with a stride.
+ *
+ *   X(CODE, name, "operand roles in order", "integers", "floats")
+ *
+ * embed     out f32 (R, dim); table weights INTERLEAVED (vocab, dim) of any weight type. Gathers and dequantises.
+ * rms_norm  in f32 (R, dim); weight F32 (1, dim); any of out f32, out ACT_Q8_32, out ACT_Q8_256 (absent: NO_BUFFER).
+ *           y = x / sqrt(mean(x^2) + eps) * weight, the mean in the canonical 16-lane order. heads > 1: norms each of
+ *           `heads` equal parts of a row by itself with a weight of dim / heads (q/k norms).
+ * quantize  in f32 (R, k); any of out ACT_Q8_32, out ACT_Q8_256.
+ * matmul    out f32 (R, sum of rows); in act (R, k); w0 [w1 [w2]] INTERLEAVED (rows, k), outputs side by side in
+ *           order; optional bias F32 (1, rows) each. All weights take the activation type of `in`.
+ * matmul_add  as matmul with one weight: out += W in (+ bias).
+ * gate_up   out f32 (R, ffn); in act; gate, up INTERLEAVED (ffn, k): out = silu(gate in) * (up in).
+ * rope_table  out f32 (R, n_rot): pairs (cos, sin) of (position + row) * inv_freq[j]; inv_freq F32 (1, n_rot / 2).
+ *           magnitude multiplies both.
+ * rope      in place on x f32 (R, cols), heads_offset in floats from the row's start, `heads` heads of head_dim,
+ *           the first n_rot of each rotated; table from rope_table. mode 0: pairs (2j, 2j+1); 1: (j, j + n_rot/2).
+ * kv_append k f32 (R, n_kv_heads * head_dim), v likewise: into layer `layer` at position + row.
+ * attention q f32 (R, n_heads * head_dim); out f32 likewise. Causal over keys 0 .. position + row, softmax of
+ *           scale * q.k; window > 0: only the last `window` keys; softcap > 0: scores = softcap * tanh(s / softcap).
+ * gather_outputs  out f32 (n_outputs, dim) = rows outputs[] of in f32 (n_tokens, dim).
+ * top_k     in f32 logits (n_outputs, n_vocab): fills stats and candidates of the parameter block.
+ */
+#ifndef ASDSL_OPS_H
+#define ASDSL_OPS_H
+
+#define ASDSL_OPS(X)                                                                                                   \
+    X(EMBED, embed, "out table", "", "")                                                                               \
+    X(RMS_NORM, rms_norm, "in weight out_f32 out_q8_32 out_q8_256", "heads", "eps")                                    \
+    X(QUANTIZE, quantize, "in out_q8_32 out_q8_256", "", "")                                                           \
+    X(MATMUL, matmul, "out in w0 w1 w2 bias0 bias1 bias2", "", "")                                                     \
+    X(MATMUL_ADD, matmul_add, "out in w0 - - bias0", "", "")                                                           \
+    X(GATE_UP, gate_up, "out in gate up", "", "")                                                                      \
+    X(ROPE_TABLE, rope_table, "out inv_freq", "", "magnitude")                                                         \
+    X(ROPE, rope, "x table", "heads_offset heads head_dim n_rot mode", "")                                             \
+    X(KV_APPEND, kv_append, "k v", "n_kv_heads head_dim", "")                                                          \
+    X(ATTENTION, attention, "q out", "n_heads n_kv_heads head_dim window", "scale softcap")                            \
+    X(GATHER_OUTPUTS, gather_outputs, "out in", "", "")                                                                \
+    X(TOP_K, top_k, "in", "", "")
+
+enum asdsl_op_code {
+#define X(CODE, name, operands, ints, floats) ASDSL_OP_##CODE,
+    ASDSL_OPS(X)
+#undef X
+        ASDSL_OP_COUNT
+};
+
+#endif

@@ -1,0 +1,66 @@
+// Every error that asdsl throws on purpose. A message carries the numbers; a class says whose mistake it was.
+
+/** Base of all errors thrown by asdsl. `code` is stable and meant for programs; `message` for people. */
+export class AsdslError extends Error {
+  readonly code: string
+  constructor(code: string, message: string, options?: ErrorOptions) {
+    super(message, options)
+    this.name = new.target.name
+    this.code = code
+  }
+}
+
+/** The file is not a sound GGUF (truncated, damaged, lying about sizes). */
+export class FormatError extends AsdslError {
+  constructor(message: string, options?: ErrorOptions) {
+    super("format", message, options)
+  }
+}
+
+/** The file is sound but needs something this version does not know: the message lists what is known. */
+export class UnsupportedError extends AsdslError {
+  constructor(message: string, options?: ErrorOptions) {
+    super("unsupported", message, options)
+  }
+}
+
+/** A caller's argument is out of range or of the wrong shape. */
+export class ArgumentError extends AsdslError {
+  constructor(message: string, options?: ErrorOptions) {
+    super("argument", message, options)
+  }
+}
+
+/** The prompt does not fit the context. */
+export class ContextOverflowError extends AsdslError {
+  constructor(
+    readonly nPromptTokens: number,
+    readonly nCtx: number,
+  ) {
+    super("context_overflow", `the prompt has ${nPromptTokens} tokens, the context holds ${nCtx}`)
+  }
+}
+
+/** The C engine refused a call; `status` is its asdsl_status. */
+export class NativeError extends AsdslError {
+  constructor(
+    readonly status: number,
+    message: string,
+  ) {
+    super("native", message)
+  }
+}
+
+/** Generation was stopped by an AbortSignal or asdsl_cancel. */
+export class CancelledError extends AsdslError {
+  constructor(message = "cancelled") {
+    super("cancelled", message)
+  }
+}
+
+/** A model could not be found or fetched. */
+export class ModelUnavailableError extends AsdslError {
+  constructor(message: string, options?: ErrorOptions) {
+    super("model_unavailable", message, options)
+  }
+}

@@ -1,0 +1,65 @@
+// The vocabulary of GGUF: tensor types, metadata values, tensor descriptions. Knows no bytes and no files.
+// Source: the GGUF specification in ggml-org/ggml docs/gguf.md.
+
+/** GGUF's tensor types by number (ggml_type); block sizes are in weights, bytes per block as in the file. */
+export const TENSOR_TYPES = {
+  F32: { id: 0, block: 1, bytes: 4 },
+  F16: { id: 1, block: 1, bytes: 2 },
+  Q4_0: { id: 2, block: 32, bytes: 18 },
+  Q4_1: { id: 3, block: 32, bytes: 20 },
+  Q8_0: { id: 8, block: 32, bytes: 34 },
+  Q4_K: { id: 12, block: 256, bytes: 144 },
+  Q6_K: { id: 14, block: 256, bytes: 210 },
+  BF16: { id: 30, block: 1, bytes: 2 },
+} as const
+
+export type TensorTypeName = keyof typeof TENSOR_TYPES
+
+/** Strings of a metadata array, kept as bytes and decoded one at a time: a vocabulary has 10^5 of them. */
+export interface StringArray {
+  readonly length: number
+  /** The UTF-8 bytes of string i, a view into the file's header. */
+  bytes(i: number): Uint8Array
+  /** String i, decoded (invalid UTF-8 becomes U+FFFD). */
+  at(i: number): string
+}
+
+/** Numeric arrays are typed arrays (64-bit integers BigInt64Array/BigUint64Array), bool arrays Uint8Array,
+ * nested arrays plain arrays. 64-bit scalars are numbers when safe, else bigint. */
+export type MetadataArray =
+  | Uint8Array
+  | Int8Array
+  | Uint16Array
+  | Int16Array
+  | Uint32Array
+  | Int32Array
+  | Float32Array
+  | Float64Array
+  | BigUint64Array
+  | BigInt64Array
+  | StringArray
+  | MetadataArray[]
+export type MetadataValue = number | bigint | boolean | string | MetadataArray
+
+export interface TensorInfo {
+  readonly name: string
+  /** ggml_type number; may be one that TENSOR_TYPES does not list. */
+  readonly type: number
+  /** Innermost dimension first, as in the file: a matrix is [cols (inputs), rows (outputs)]. */
+  readonly shape: readonly number[]
+  /** Bytes from the start of the file. */
+  readonly offset: number
+  /** Bytes of data; 0 for an unlisted type. */
+  readonly bytes: number
+}
+
+/** A parsed GGUF header. */
+export interface GgufHeader {
+  readonly path: string
+  readonly version: number
+  readonly alignment: number
+  /** Of the whole file. */
+  readonly fileBytes: number
+  readonly metadata: ReadonlyMap<string, MetadataValue>
+  readonly tensors: ReadonlyMap<string, TensorInfo>
+}
