@@ -35,5 +35,6 @@
 #else
 #include "simd_portable.h"
 #endif
+#include "simd_math.h"
 
 #endif
