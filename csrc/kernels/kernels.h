@@ -41,8 +41,8 @@ typedef void quantize_row_fn(const float *x, int32_t cols, void *row);
 typedef void rms_norm_fn(const float *x, const float *weight, int32_t cols, float eps, float *out); /* out may be x */
 typedef void rope_head_fn(float *x, const float *table, int32_t n_rot, int32_t mode);
 
-/* Interleaving and back, both lossless: row groups [begin, end). */
-typedef void repack_fn(const void *rows, void *records, int32_t n_rows, int32_t cols, int32_t begin, int32_t end);
+/* Interleaving (from rows to records) and back, both lossless: row groups [begin, end). */
+typedef void repack_fn(const void *from, void *to, int32_t n_rows, int32_t cols, int32_t begin, int32_t end);
 
 struct attention_job; /* attention.h */
 typedef void attention_fn(const struct attention_job *job, int32_t begin, int32_t end, void *scratch);

@@ -1,0 +1,145 @@
+/* repack_layout.c: rows as GGUF stores them <-> interleaved records (layout.h), both ways, lossless.
+ *
+ * Bytes move, and nibbles and scale bits of q4_k change places; nothing is rounded. Plain C: the work is copies of 4
+ * bytes, which compilers do well enough (well above the speed that a disk delivers). Padding rows are zero bytes.
+ */
+#include "layout.h"
+
+enum { ROWS_TO_RECORDS = 1, RECORDS_TO_ROWS = 0 };
+#define REPACK_INLINE static inline __attribute__((always_inline))
+
+/* One item of `bytes` bytes between its place in a row and its place in a record. */
+REPACK_INLINE void move(uint8_t *row, uint8_t *record, size_t bytes, int to_records) {
+    if (to_records) {
+        memcpy(record, row, bytes);
+    } else {
+        memcpy(row, record, bytes);
+    }
+}
+
+/* `n` times 4 successive bytes of row r <-> its place in n lines. */
+REPACK_INLINE void move_lines(uint8_t *row, uint8_t *lines, int32_t r, int32_t n, int to_records) {
+    for (int32_t l = 0; l < n; l++) move(row + 4 * l, lines + LINE * l + 4 * r, 4, to_records);
+}
+
+REPACK_INLINE void block_f32(uint8_t *row, uint8_t *group, int32_t cols, int32_t r, int32_t b, int to) {
+    (void)cols;
+    move(row, group + (size_t)b * 64 + 4 * r, 4, to);
+}
+REPACK_INLINE void block_16bit(uint8_t *row, uint8_t *group, int32_t cols, int32_t r, int32_t b, int to) {
+    (void)cols;
+    move(row, group + (size_t)b * 32 + 2 * r, 2, to);
+}
+REPACK_INLINE void block_q4_0(uint8_t *row, uint8_t *group, int32_t cols, int32_t r, int32_t b, int to) {
+    (void)cols;
+    uint8_t *record = group + (size_t)b / 2 * Q4_0_PAIR;
+    move(row, record + b % 2 * 32 + 2 * r, 2, to);
+    move_lines(row + 2, record + LINE + b % 2 * 4 * LINE, r, 4, to);
+}
+REPACK_INLINE void block_q4_1(uint8_t *row, uint8_t *group, int32_t cols, int32_t r, int32_t b, int to) {
+    (void)cols;
+    uint8_t *record = group + (size_t)b * Q4_1_RECORD;
+    move(row, record + 2 * r, 2, to);
+    move(row + 2, record + 32 + 2 * r, 2, to);
+    move_lines(row + 4, record + LINE, r, 4, to);
+}
+REPACK_INLINE void block_q8_0(uint8_t *row, uint8_t *group, int32_t cols, int32_t r, int32_t b, int to) {
+    (void)cols;
+    uint8_t *record = group + (size_t)b / 2 * Q8_0_PAIR;
+    move(row, record + b % 2 * 32 + 2 * r, 2, to);
+    move_lines(row + 2, record + LINE + b % 2 * 8 * LINE, r, 8, to);
+}
+/* A GGUF block: d, dmin, 12 bytes of 6-bit scales, 4 x 32 bytes whose low nibbles are one sub-block and whose high
+ * nibbles the next. Scale bytes q: q[j] and q[4+j] hold 6 bits of scale j and minimum j and the 2-bit tops of scale and
+ * minimum j + 4; q[8+j] the low nibbles of those two. */
+REPACK_INLINE void block_q4_k(uint8_t *row, uint8_t *group, int32_t cols, int32_t r, int32_t b, int to) {
+    (void)cols;
+    uint8_t *record = group + (size_t)b * Q4_K_RECORD, *q = row + 4, *lines = record + 4 * LINE;
+    uint8_t *scales = record + LINE + r / 4 * 16 + r % 4, *minima = scales + LINE, *tops = minima + LINE;
+    move(row, record + 2 * r, 2, to);
+    move(row + 2, record + 32 + 2 * r, 2, to);
+    for (int32_t j = 0; j < 4; j++) {
+        uint8_t *s = scales + 4 * j, *m = minima + 4 * j, *t = tops + 4 * j;
+        if (to) {
+            *s = (uint8_t)((q[j] & 15) | (q[8 + j] & 15) << 4);
+            *m = (uint8_t)((q[4 + j] & 15) | (q[8 + j] & 0xf0));
+            *t = (uint8_t)(q[j] >> 4 | (q[4 + j] & 0xf0));
+        } else {
+            q[j] = (uint8_t)((*s & 15) | *t << 4);
+            q[4 + j] = (uint8_t)((*m & 15) | (*t & 0xf0));
+            q[8 + j] = (uint8_t)(*s >> 4 | (*m & 0xf0));
+        }
+    }
+    for (int32_t c = 0; c < 4; c++) { /* 64 inputs: sub-blocks 2c and 2c + 1 */
+        for (int32_t l = 0; l < 4; l++) {
+            uint8_t *low = row + 16 + 32 * c + 4 * l, *high = low + 16;
+            uint8_t *even = lines + (8 * c + l) * LINE + 4 * r, *odd = even + 4 * LINE;
+            uint32_t a, d, mask = 0x0f0f0f0fu, x, y;
+            memcpy(&a, to ? low : even, 4);
+            memcpy(&d, to ? high : odd, 4);
+            x = (a & mask) | (d & mask) << 4; /* a transposition of nibbles: its own inverse */
+            y = (a >> 4 & mask) | (d & ~mask);
+            memcpy(to ? even : low, &x, 4);
+            memcpy(to ? odd : high, &y, 4);
+        }
+    }
+}
+/* A GGUF block: ql[128], qh[64], int8 scales[16], d. */
+REPACK_INLINE void block_q6_k(uint8_t *row, uint8_t *group, int32_t cols, int32_t r, int32_t b, int to) {
+    uint8_t *record = group + q6_k_header_bytes(cols) + (size_t)b * Q6_K_RECORD;
+    move_lines(row, record, r, 52, to);
+    move(row + 208, group + (size_t)b * 32 + 2 * r, 2, to);
+}
+
+/* Row by row inside a piece of PIECE blocks, so that the lines written stay in the first cache. */
+#define REPACK(name, type, block_fn, WIDTH, BYTES, PIECE)                                                              \
+    REPACK_INLINE void groups_##name(uint8_t *rows, uint8_t *records, int32_t n_rows, int32_t cols, int32_t begin,      \
+                                     int32_t end, int to) {                                                            \
+        int32_t n_blocks = cols / WIDTH;                                                                               \
+        size_t row_bytes = (size_t)n_blocks * BYTES, stride = (size_t)group_bytes(type, cols);                         \
+        for (int32_t g = begin; g < end; g++) {                                                                        \
+            uint8_t *group = records + (size_t)g * stride, *first = rows + (size_t)g * KERNEL_ROWS * row_bytes;        \
+            int32_t live = n_rows - g * KERNEL_ROWS < KERNEL_ROWS ? n_rows - g * KERNEL_ROWS : KERNEL_ROWS;            \
+            if (to && (live < KERNEL_ROWS || stride != KERNEL_ROWS * row_bytes)) memset(group, 0, stride);             \
+            for (int32_t piece = 0; piece < n_blocks; piece += PIECE) {                                                \
+                int32_t stop = n_blocks - piece < PIECE ? n_blocks : piece + PIECE;                                    \
+                for (int32_t r = 0; r < live; r++)                                                                     \
+                    for (int32_t b = piece; b < stop; b++)                                                             \
+                        block_fn(first + (size_t)r * row_bytes + (size_t)b * BYTES, group, cols, r, b, to);            \
+            }                                                                                                          \
+        }                                                                                                              \
+    }                                                                                                                  \
+    static void interleave_##name(const void *rows, void *records, int32_t n_rows, int32_t cols, int32_t begin,        \
+                                  int32_t end) {                                                                       \
+        groups_##name((uint8_t *)(uintptr_t)rows, records, n_rows, cols, begin, end, ROWS_TO_RECORDS);                 \
+    }                                                                                                                  \
+    static void restore_##name(const void *records, void *rows, int32_t n_rows, int32_t cols, int32_t begin,           \
+                               int32_t end) {                                                                          \
+        groups_##name(rows, (uint8_t *)(uintptr_t)records, n_rows, cols, begin, end, RECORDS_TO_ROWS);                 \
+    }
+
+REPACK(f32, ASDSL_F32, block_f32, 1, 4, 64)
+REPACK(f16, ASDSL_F16, block_16bit, 1, 2, 128)
+REPACK(bf16, ASDSL_BF16, block_16bit, 1, 2, 128)
+REPACK(q4_0, ASDSL_Q4_0, block_q4_0, 32, 18, 16)
+REPACK(q4_1, ASDSL_Q4_1, block_q4_1, 32, 20, 16)
+REPACK(q8_0, ASDSL_Q8_0, block_q8_0, 32, 34, 8)
+REPACK(q4_k, ASDSL_Q4_K, block_q4_k, 256, 144, 2)
+REPACK(q6_k, ASDSL_Q6_K, block_q6_k, 256, 210, 2)
+
+repack_fn *repack_for(int32_t type, int interleave) {
+#define CASE(TYPE, name)                                                                                               \
+    case TYPE: return interleave ? interleave_##name : restore_##name
+    switch (type) {
+        CASE(ASDSL_F32, f32);
+        CASE(ASDSL_F16, f16);
+        CASE(ASDSL_BF16, bf16);
+        CASE(ASDSL_Q4_0, q4_0);
+        CASE(ASDSL_Q4_1, q4_1);
+        CASE(ASDSL_Q8_0, q8_0);
+        CASE(ASDSL_Q4_K, q4_k);
+        CASE(ASDSL_Q6_K, q6_k);
+    default: return NULL;
+    }
+#undef CASE
+}
