@@ -113,6 +113,13 @@ SIMD_INLINE void i32x16_store_i8(int8_t *p, i32x16 a) {
     __m128i hi8 = _mm_unpacklo_epi32(_mm256_castsi256_si128(hi), _mm256_extracti128_si256(hi, 1));
     _mm_storeu_si128((__m128i *)p, _mm_unpacklo_epi64(lo8, hi8));
 }
+/* Sum of all lanes. */
+SIMD_INLINE int32_t i32x16_sum(i32x16 a) {
+    __m256i b = _mm256_add_epi32(a.lo, a.hi);
+    __m128i c = _mm_add_epi32(_mm256_castsi256_si128(b), _mm256_extracti128_si256(b, 1));
+    c = _mm_add_epi32(c, _mm_shuffle_epi32(c, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(c, _mm_shuffle_epi32(c, 0xb1)));
+}
 
 /* ---- half floats ---- */
 SIMD_INLINE f32x16 f32x16_load_f16(const uint16_t *p) {
@@ -142,3 +149,145 @@ SIMD_INLINE float f32x16_hmax(f32x16 a) {
     c = _mm_max_ps(c, _mm_movehl_ps(c, c));
     return _mm_cvtss_f32(_mm_max_ss(c, _mm_movehdup_ps(c)));
 }
+
+/* ---- lanes of the matmul tiles: LANES rows at a time ----
+ *   fv floats   iv int32   bv 4 bytes a row (weights)   av 4 activation bytes, the same for every row
+ */
+enum { LANES = 8 };
+typedef __m256 fv;
+typedef __m256i iv;
+typedef __m256i bv;
+typedef __m256i av;
+
+SIMD_INLINE fv fv_zero(void) { return _mm256_setzero_ps(); }
+SIMD_INLINE fv fv_set1(float x) { return _mm256_set1_ps(x); }
+SIMD_INLINE fv fv_load(const void *p) { return _mm256_loadu_ps(p); }
+SIMD_INLINE fv fv_load_f16(const void *p) { return _mm256_cvtph_ps(_mm_loadu_si128(p)); }
+SIMD_INLINE fv fv_load_bf16(const void *p) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(p)), 16));
+}
+SIMD_INLINE void fv_store(float *p, fv a) { _mm256_storeu_ps(p, a); }
+SIMD_INLINE fv fv_mul(fv a, fv b) { return _mm256_mul_ps(a, b); }
+SIMD_INLINE fv fv_fma(fv a, fv b, fv c) { return _mm256_fmadd_ps(a, b, c); }
+SIMD_INLINE fv fv_from_i32(iv a) { return _mm256_cvtepi32_ps(a); }
+SIMD_INLINE iv iv_zero(void) { return _mm256_setzero_si256(); }
+SIMD_INLINE bv bv_load(const void *p) { return _mm256_loadu_si256(p); }
+SIMD_INLINE bv bv_set1(uint8_t x) { return _mm256_set1_epi8((char)x); }
+SIMD_INLINE bv bv_and(bv a, bv b) { return _mm256_and_si256(a, b); }
+SIMD_INLINE bv bv_or(bv a, bv b) { return _mm256_or_si256(a, b); }
+#define bv_shl(a, bits) _mm256_slli_epi16(a, bits) /* bits cross into the neighbouring byte: mask after */
+#define bv_shr(a, bits) _mm256_srli_epi16(a, bits)
+SIMD_INLINE iv simd_set1_at(const void *p) { /* 4 bytes to all lanes: one vpbroadcastd from memory */
+    int32_t x;
+    memcpy(&x, p, 4);
+    return _mm256_set1_epi32(x);
+}
+SIMD_INLINE av av_load(const void *p) { return simd_set1_at(p); }
+/* Bytes of q4_k's scale lines (layout.h) as int16: byte `from` of each row's four in the low half, `then` in the high. */
+SIMD_INLINE iv iv_pick_pairs(bv bytes, int from, int then) {
+    int f = (int)(0x80008000u | (uint32_t)(4 * from) | (uint32_t)(4 * then) << 16); /* 0x80: a zero byte */
+    __m128i rows = _mm_setr_epi32(f, f + 0x10001, f + 0x20002, f + 0x30003);
+    return _mm256_shuffle_epi8(bytes, _mm256_broadcastsi128_si256(rows));
+}
+
+#if defined(__AVXVNNI__) || defined(ASDSL_EVEX_AS_AVXVNNI)
+
+#if defined(ASDSL_EVEX_AS_AVXVNNI)
+#define SIMD_DPBUSD _mm256_dpbusd_epi32
+#define SIMD_DPWSSD _mm256_dpwssd_epi32
+#else
+#define SIMD_DPBUSD _mm256_dpbusd_avx_epi32
+#define SIMD_DPWSSD _mm256_dpwssd_avx_epi32
+#endif
+
+/* The same primitives as simd_avx512.h, derived there. */
+typedef iv dot4;
+SIMD_INLINE dot4 dot4_start(const int32_t *offset) { return offset ? simd_set1_at(offset) : iv_zero(); }
+SIMD_INLINE dot4 dot4_add(dot4 acc, bv w, av a) { return SIMD_DPBUSD(acc, w, a); }
+SIMD_INLINE iv dot4_sum(dot4 acc, const int32_t *offset) { return (void)offset, acc; }
+
+typedef iv dot8;
+typedef bv w8;
+SIMD_INLINE w8 w8_load(const void *p) { return _mm256_xor_si256(bv_load(p), bv_set1(0x80)); }
+SIMD_INLINE dot8 dot8_start(const int32_t *minus128) { return simd_set1_at(minus128); }
+SIMD_INLINE dot8 dot8_add(dot8 acc, w8 w, av a) { return SIMD_DPBUSD(acc, w, a); }
+SIMD_INLINE iv dot8_sum(dot8 acc) { return acc; }
+
+typedef struct { iv low, high; } dot4k;
+SIMD_INLINE dot4k dot4k_zero(void) { return (dot4k){iv_zero(), iv_zero()}; }
+SIMD_INLINE bv dot4k_low(bv x) { return _mm256_and_si256(x, bv_set1(0x0f)); }
+SIMD_INLINE bv dot4k_high(bv x) { return _mm256_and_si256(x, bv_set1(0xf0)); }
+SIMD_INLINE dot4k dot4k_add_low(dot4k acc, bv w, av a) { return (dot4k){SIMD_DPBUSD(acc.low, w, a), acc.high}; }
+SIMD_INLINE dot4k dot4k_add_high(dot4k acc, bv w, av a) { return (dot4k){acc.low, SIMD_DPBUSD(acc.high, w, a)}; }
+SIMD_INLINE iv dot4k_scaled(iv total, dot4k acc, iv scale) {
+    return SIMD_DPWSSD(total, _mm256_blend_epi16(acc.low, _mm256_slli_epi32(acc.high, 12), 0xaa), scale);
+}
+SIMD_INLINE iv iv_dot_pairs(iv acc, iv a, const int16_t *b) { return SIMD_DPWSSD(acc, a, simd_set1_at(b)); }
+
+typedef iv dot6;
+SIMD_INLINE dot6 dot6_start(const int32_t *minus32, const int16_t *pairs) { return (void)pairs, simd_set1_at(minus32); }
+SIMD_INLINE dot6 dot6_add(dot6 acc, bv w, av a) { return SIMD_DPBUSD(acc, w, a); }
+SIMD_INLINE iv dot6_scale(bv line, int j) { return _mm256_srai_epi32(_mm256_slli_epi32(line, 24 - 8 * j), 24); }
+SIMD_INLINE iv dot6_scaled(iv total, dot6 acc, iv scale) {
+    return _mm256_add_epi32(total, _mm256_mullo_epi32(acc, scale));
+}
+
+#else
+
+/* dot4: weights 0 .. 15, up to 8 steps of 4 inputs. offset: int32 that the sum starts from, or NULL. A 16-bit lane gets
+ * 2 products a step, |2 * 15 * 127| = 3810, after 8 steps 30480 < 32767: nothing saturates, widening waits to the end. */
+typedef __m256i dot4; /* 16 int16: two to a row */
+SIMD_INLINE dot4 dot4_start(const int32_t *offset) { return (void)offset, _mm256_setzero_si256(); }
+SIMD_INLINE dot4 dot4_add(dot4 acc, bv w, av a) { return _mm256_add_epi16(acc, _mm256_maddubs_epi16(w, a)); }
+SIMD_INLINE iv dot4_sum(dot4 acc, const int32_t *offset) {
+    iv sum = _mm256_madd_epi16(acc, _mm256_set1_epi16(1));
+    return offset ? _mm256_add_epi32(sum, simd_set1_at(offset)) : sum;
+}
+
+/* dot8: signed weights, -128 too: |w| is at most 128 as an unsigned byte and takes its sign to the activation, which is
+ * never -128. A pair of products is at most 2 * 128 * 127 = 32512 < 32767, so one step fits, two would not. */
+typedef __m256i dot8;
+typedef struct { __m256i w, magnitude; } w8;
+SIMD_INLINE w8 w8_load(const void *p) {
+    __m256i w = bv_load(p);
+    return (w8){w, _mm256_abs_epi8(w)};
+}
+SIMD_INLINE dot8 dot8_start(const int32_t *minus128) { return (void)minus128, _mm256_setzero_si256(); }
+SIMD_INLINE dot8 dot8_add(dot8 acc, w8 w, av a) {
+    __m256i pairs = _mm256_maddubs_epi16(w.magnitude, _mm256_sign_epi8(a, w.w));
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+SIMD_INLINE iv dot8_sum(dot8 acc) { return acc; }
+
+/* dot4k: dot4's bound; the widening multiplication applies the 6-bit scale, which stands in both halves of a lane. */
+typedef __m256i dot4k;
+SIMD_INLINE dot4k dot4k_zero(void) { return _mm256_setzero_si256(); }
+SIMD_INLINE bv dot4k_low(bv x) { return _mm256_and_si256(x, bv_set1(0x0f)); }
+SIMD_INLINE bv dot4k_high(bv x) { return _mm256_and_si256(_mm256_srli_epi16(x, 4), bv_set1(0x0f)); }
+SIMD_INLINE dot4k dot4k_add_low(dot4k acc, bv w, av a) { return dot4_add(acc, w, a); }
+SIMD_INLINE dot4k dot4k_add_high(dot4k acc, bv w, av a) { return dot4_add(acc, w, a); }
+SIMD_INLINE iv dot4k_scaled(iv total, dot4k acc, iv scale) {
+    return _mm256_add_epi32(total, _mm256_madd_epi16(acc, scale));
+}
+/* acc + a[0] * b[0] + a[1] * b[1] of int16 pairs; b from memory, the same for every row. */
+SIMD_INLINE iv iv_dot_pairs(iv acc, iv a, const int16_t *b) {
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(a, simd_set1_at(b)));
+}
+
+/* dot6: weights 0 .. 63, 4 steps of 4 inputs, then times a signed 8-bit scale. A step is at most 2 * 63 * 127 = 16002 and
+ * does not saturate; the sum of four wraps, but with the offset of -32 for each input (`pairs`, where the sum starts) the
+ * true value is at most 2 * 4 * 32 * 127 = 32512, so what modular addition leaves is exact. */
+typedef __m256i dot6;
+SIMD_INLINE dot6 dot6_start(const int32_t *minus32, const int16_t *pairs) { return (void)minus32, simd_set1_at(pairs); }
+SIMD_INLINE dot6 dot6_add(dot6 acc, bv w, av a) { return _mm256_add_epi16(acc, _mm256_maddubs_epi16(w, a)); }
+/* Byte j of each row's four, as int16 in both halves of its lane. */
+SIMD_INLINE iv dot6_scale(bv line, int j) {
+    int f = (int)(0x00800080u | (uint32_t)j << 8 | (uint32_t)j << 24); /* 0x80: a zero byte below the scale */
+    __m128i rows = _mm_setr_epi32(f, f + 0x04000400, f + 0x08000800, f + 0x0c000c00);
+    return _mm256_srai_epi16(_mm256_shuffle_epi8(line, _mm256_broadcastsi128_si256(rows)), 8);
+}
+SIMD_INLINE iv dot6_scaled(iv total, dot6 acc, iv scale) {
+    return _mm256_add_epi32(total, _mm256_madd_epi16(acc, scale));
+}
+
+#endif

@@ -60,6 +60,8 @@ SIMD_INLINE f32x16 f32x16_from_bits(i32x16 a) { return _mm512_castsi512_ps(a); }
 SIMD_INLINE i32x16 f32x16_bits(f32x16 a) { return _mm512_castps_si512(a); }
 /* The low byte of each lane, 16 bytes. */
 SIMD_INLINE void i32x16_store_i8(int8_t *p, i32x16 a) { _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(a)); }
+/* Sum of all lanes. */
+SIMD_INLINE int32_t i32x16_sum(i32x16 a) { return _mm512_reduce_add_epi32(a); }
 
 /* ---- half floats ---- */
 SIMD_INLINE f32x16 f32x16_load_f16(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
@@ -82,4 +84,85 @@ SIMD_INLINE float f32x16_hmax(f32x16 a) {
     __m128 c = _mm_max_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps(b, 1));
     c = _mm_max_ps(c, _mm_movehl_ps(c, c));
     return _mm_cvtss_f32(_mm_max_ss(c, _mm_movehdup_ps(c)));
+}
+
+/* ---- lanes of the matmul tiles: LANES rows at a time ----
+ *   fv floats   iv int32   bv 4 bytes a row (weights)   av 4 activation bytes, the same for every row
+ */
+enum { LANES = 16 };
+typedef __m512 fv;
+typedef __m512i iv;
+typedef __m512i bv;
+typedef __m512i av;
+
+SIMD_INLINE fv fv_zero(void) { return _mm512_setzero_ps(); }
+SIMD_INLINE fv fv_set1(float x) { return _mm512_set1_ps(x); }
+SIMD_INLINE fv fv_load(const void *p) { return _mm512_loadu_ps(p); }
+SIMD_INLINE fv fv_load_f16(const void *p) { return _mm512_cvtph_ps(_mm256_loadu_si256(p)); }
+SIMD_INLINE fv fv_load_bf16(const void *p) { return f32x16_load_bf16(p); }
+SIMD_INLINE void fv_store(float *p, fv a) { _mm512_storeu_ps(p, a); }
+SIMD_INLINE fv fv_mul(fv a, fv b) { return _mm512_mul_ps(a, b); }
+SIMD_INLINE fv fv_fma(fv a, fv b, fv c) { return _mm512_fmadd_ps(a, b, c); }
+SIMD_INLINE fv fv_from_i32(iv a) { return _mm512_cvtepi32_ps(a); }
+SIMD_INLINE iv iv_zero(void) { return _mm512_setzero_si512(); }
+SIMD_INLINE bv bv_load(const void *p) { return _mm512_loadu_si512(p); }
+SIMD_INLINE bv bv_set1(uint8_t x) { return _mm512_set1_epi8((char)x); }
+SIMD_INLINE bv bv_and(bv a, bv b) { return _mm512_and_si512(a, b); }
+SIMD_INLINE bv bv_or(bv a, bv b) { return _mm512_or_si512(a, b); }
+#define bv_shl(a, bits) _mm512_slli_epi16(a, bits) /* bits cross into the neighbouring byte: mask after */
+#define bv_shr(a, bits) _mm512_srli_epi16(a, bits)
+SIMD_INLINE iv simd_set1_at(const void *p) { /* 4 bytes to all lanes: an embedded broadcast where it is used */
+    int32_t x;
+    memcpy(&x, p, 4);
+    return _mm512_set1_epi32(x);
+}
+SIMD_INLINE av av_load(const void *p) { return simd_set1_at(p); }
+
+/* dot4: weights 0 .. 15, up to 8 steps of 4 inputs. offset: int32 that the sum starts from, or NULL. */
+typedef iv dot4;
+SIMD_INLINE dot4 dot4_start(const int32_t *offset) { return offset ? simd_set1_at(offset) : iv_zero(); }
+SIMD_INLINE dot4 dot4_add(dot4 acc, bv w, av a) { return _mm512_dpbusd_epi32(acc, w, a); }
+SIMD_INLINE iv dot4_sum(dot4 acc, const int32_t *offset) { return (void)offset, acc; }
+
+/* dot8: signed weights. The instruction takes them as unsigned w + 128; minus128 = -128 * sum(a) puts it right. */
+typedef iv dot8;
+typedef bv w8;
+SIMD_INLINE w8 w8_load(const void *p) { return _mm512_xor_si512(bv_load(p), bv_set1(0x80)); }
+SIMD_INLINE dot8 dot8_start(const int32_t *minus128) { return simd_set1_at(minus128); }
+SIMD_INLINE dot8 dot8_add(dot8 acc, w8 w, av a) { return _mm512_dpbusd_epi32(acc, w, a); }
+SIMD_INLINE iv dot8_sum(dot8 acc) { return acc; }
+
+/* dot4k: a line of nibbles against inputs of the low and of the high nibbles, then times a 6-bit scale. The high
+ * nibbles stay where they are (16 w); both sums fit 16 bits (16 * 15 * 127 = 30480), so one shift by 12 puts the
+ * second into the upper half of the lanes and one 16-bit dot applies the scale, which stands in both halves. */
+typedef struct { iv low, high; } dot4k;
+SIMD_INLINE dot4k dot4k_zero(void) { return (dot4k){iv_zero(), iv_zero()}; }
+SIMD_INLINE bv dot4k_low(bv x) { return _mm512_and_si512(x, bv_set1(0x0f)); }
+SIMD_INLINE bv dot4k_high(bv x) { return _mm512_and_si512(x, bv_set1(0xf0)); }
+SIMD_INLINE dot4k dot4k_add_low(dot4k acc, bv w, av a) {
+    return (dot4k){_mm512_dpbusd_epi32(acc.low, w, a), acc.high};
+}
+SIMD_INLINE dot4k dot4k_add_high(dot4k acc, bv w, av a) {
+    return (dot4k){acc.low, _mm512_dpbusd_epi32(acc.high, w, a)};
+}
+SIMD_INLINE iv dot4k_scaled(iv total, dot4k acc, iv scale) {
+    iv both = _mm512_mask_blend_epi16(0xaaaaaaaau, acc.low, _mm512_slli_epi32(acc.high, 12));
+    return _mm512_dpwssd_epi32(total, both, scale);
+}
+/* acc + a[0] * b[0] + a[1] * b[1] of int16 pairs; b from memory, the same for every row. */
+SIMD_INLINE iv iv_dot_pairs(iv acc, iv a, const int16_t *b) { return _mm512_dpwssd_epi32(acc, a, simd_set1_at(b)); }
+/* Bytes of q4_k's scale lines (layout.h) as int16: byte `from` of each row's four in the low half, `then` in the high. */
+SIMD_INLINE iv iv_pick_pairs(bv bytes, int from, int then) {
+    int f = (int)(0x80008000u | (uint32_t)(4 * from) | (uint32_t)(4 * then) << 16); /* 0x80: a zero byte */
+    return _mm512_shuffle_epi8(bytes, _mm512_broadcast_i32x4(_mm_setr_epi32(f, f + 0x10001, f + 0x20002, f + 0x30003)));
+}
+
+/* dot6: weights 0 .. 63, 4 steps of 4 inputs, then times a signed 8-bit scale. minus32: where the sum starts. */
+typedef iv dot6;
+SIMD_INLINE dot6 dot6_start(const int32_t *minus32, const int16_t *pairs) { return (void)pairs, simd_set1_at(minus32); }
+SIMD_INLINE dot6 dot6_add(dot6 acc, bv w, av a) { return _mm512_dpbusd_epi32(acc, w, a); }
+/* Byte j of each row's four, as dot6_scaled wants it. */
+SIMD_INLINE iv dot6_scale(bv line, int j) { return _mm512_srai_epi32(_mm512_slli_epi32(line, 24 - 8 * (unsigned)j), 24); }
+SIMD_INLINE iv dot6_scaled(iv total, dot6 acc, iv scale) {
+    return _mm512_add_epi32(total, _mm512_mullo_epi32(acc, scale));
 }

@@ -147,6 +147,12 @@ SIMD_INLINE i32x16 f32x16_to_i32(f32x16 a) {
 }
 /* The low byte of each lane, 16 bytes. */
 SIMD_INLINE void i32x16_store_i8(int8_t *p, i32x16 a) { SIMD_EACH p[i] = (int8_t)a[i]; }
+/* Sum of all lanes. */
+SIMD_INLINE int32_t i32x16_sum(i32x16 a) {
+    uint32_t sum = 0;
+    SIMD_EACH sum += (uint32_t)a[i];
+    return (int32_t)sum;
+}
 
 /* ---- half floats ---- */
 SIMD_INLINE f32x16 f32x16_load_f16(const uint16_t *p) {
@@ -176,3 +182,114 @@ SIMD_INLINE float f32x16_hmax(f32x16 a) {
         for (int i = 0; i < half; i++) s[i] = s[i] > s[i + half] ? s[i] : s[i + half];
     return s[0];
 }
+
+/* ---- lanes of the matmul tiles: LANES rows at a time ----
+ *   fv floats   iv int32   bv 4 bytes a row (weights)   av 4 activation bytes, the same for every row, as int16 twice
+ */
+enum { LANES = 16 };
+typedef int16_t simd_i16x8 __attribute__((vector_size(16)));
+typedef uint8_t simd_u8x64 __attribute__((vector_size(64)));
+typedef uint16_t simd_u16x32 __attribute__((vector_size(64)));
+typedef f32x16 fv;
+typedef i32x16 iv;
+typedef simd_u8x64 bv;
+typedef simd_i16x8 av;
+#define SIMD_PARTS for (int i = 0; i < 8; i++) /* two rows each */
+
+SIMD_INLINE fv fv_zero(void) { return f32x16_zero(); }
+SIMD_INLINE fv fv_set1(float x) { return f32x16_set1(x); }
+SIMD_INLINE fv fv_load(const void *p) { return f32x16_loadu(p); }
+SIMD_INLINE fv fv_load_f16(const void *p) { return f32x16_load_f16(p); }
+SIMD_INLINE fv fv_load_bf16(const void *p) { return f32x16_load_bf16(p); }
+SIMD_INLINE void fv_store(float *p, fv a) { f32x16_storeu(p, a); }
+SIMD_INLINE fv fv_mul(fv a, fv b) { return a * b; }
+SIMD_INLINE fv fv_fma(fv a, fv b, fv c) { return f32x16_fma(a, b, c); }
+SIMD_INLINE fv fv_from_i32(iv a) { return f32x16_from_i32(a); }
+SIMD_INLINE iv iv_zero(void) { return i32x16_zero(); }
+SIMD_INLINE bv bv_load(const void *p) {
+    bv a;
+    memcpy(&a, p, 64);
+    return a;
+}
+SIMD_INLINE bv bv_set1(uint8_t x) { return (bv){0} + x; }
+SIMD_INLINE bv bv_and(bv a, bv b) { return a & b; }
+SIMD_INLINE bv bv_or(bv a, bv b) { return a | b; }
+#define bv_shl(a, bits) ((bv)((simd_u16x32)(a) << bits)) /* bits cross into the neighbouring byte: mask after */
+#define bv_shr(a, bits) ((bv)((simd_u16x32)(a) >> bits))
+SIMD_INLINE av av_load(const void *p) {
+    const int8_t *a = p;
+    return (av){a[0], a[1], a[2], a[3], a[0], a[1], a[2], a[3]};
+}
+
+/* Products in int16, two rows (8 weights) to a part. The bounds are those of simd_avx2.h, halved: a lane holds one
+ * product a step, 15 * 127 (8 steps), 63 * 127 (4 steps: 32004 < 32767), 128 * 127 (two steps). */
+typedef struct { simd_i16x8 part[8]; } dot4;
+SIMD_INLINE dot4 simd_madd(dot4 acc, bv w, av a) {
+    SIMD_PARTS {
+        simd_i16x8 w16;
+        for (int k = 0; k < 8; k++) w16[k] = w[8 * i + k];
+        acc.part[i] += w16 * a;
+    }
+    return acc;
+}
+SIMD_INLINE iv simd_fold(dot4 acc) { /* the four lanes of each row, as int32 */
+    iv sum;
+    SIMD_EACH {
+        simd_i16x8 part = acc.part[i / 2];
+        sum[i] = (part[i % 2 * 4] + part[i % 2 * 4 + 1]) + (part[i % 2 * 4 + 2] + part[i % 2 * 4 + 3]);
+    }
+    return sum;
+}
+SIMD_INLINE dot4 dot4_start(const int32_t *offset) { return (void)offset, (dot4){{{0}}}; }
+SIMD_INLINE dot4 dot4_add(dot4 acc, bv w, av a) { return simd_madd(acc, w, a); }
+SIMD_INLINE iv dot4_sum(dot4 acc, const int32_t *offset) {
+    iv sum = simd_fold(acc);
+    return offset ? sum + i32x16_set1(*offset) : sum;
+}
+
+typedef iv dot8;
+typedef bv w8;
+SIMD_INLINE w8 w8_load(const void *p) { return bv_load(p); }
+SIMD_INLINE dot8 dot8_start(const int32_t *minus128) { return (void)minus128, iv_zero(); }
+SIMD_INLINE dot8 dot8_add(dot8 acc, w8 w, av a) {
+    dot4 products;
+    SIMD_PARTS {
+        simd_i16x8 w16;
+        for (int k = 0; k < 8; k++) w16[k] = (int8_t)w[8 * i + k];
+        products.part[i] = w16 * a;
+    }
+    return acc + simd_fold(products);
+}
+SIMD_INLINE iv dot8_sum(dot8 acc) { return acc; }
+
+typedef dot4 dot4k;
+SIMD_INLINE dot4k dot4k_zero(void) { return dot4_start(NULL); }
+SIMD_INLINE bv dot4k_low(bv x) { return x & 15; }
+SIMD_INLINE bv dot4k_high(bv x) { return x >> 4; }
+SIMD_INLINE dot4k dot4k_add_low(dot4k acc, bv w, av a) { return simd_madd(acc, w, a); }
+SIMD_INLINE dot4k dot4k_add_high(dot4k acc, bv w, av a) { return simd_madd(acc, w, a); }
+/* Scales are int16 pairs in a lane; dot4k's are alike, the low one will do. */
+SIMD_INLINE iv dot4k_scaled(iv total, dot4k acc, iv scale) { return total + simd_fold(acc) * (scale & 0xffff); }
+/* acc + a[0] * b[0] + a[1] * b[1] of int16 pairs (a not negative); b from memory, the same for every row. */
+SIMD_INLINE iv iv_dot_pairs(iv acc, iv a, const int16_t *b) { return acc + (a & 0xffff) * b[0] + (a >> 16) * b[1]; }
+/* Bytes of q4_k's scale lines (layout.h) as int16: byte `from` of each row's four in the low half, `then` in the high. */
+SIMD_INLINE iv iv_pick_pairs(bv bytes, int from, int then) {
+    iv pairs;
+    SIMD_EACH {
+        int at = i / 4 * 16 + i % 4;
+        pairs[i] = bytes[at + 4 * from] | (int32_t)bytes[at + 4 * then] << 16;
+    }
+    return pairs;
+}
+
+typedef dot4 dot6;
+SIMD_INLINE dot6 dot6_start(const int32_t *minus32, const int16_t *pairs) {
+    dot6 acc;
+    simd_i16x8 start = {pairs[0], 0, pairs[1], 0, pairs[0], 0, pairs[1], 0};
+    (void)minus32;
+    SIMD_PARTS acc.part[i] = start;
+    return acc;
+}
+SIMD_INLINE dot6 dot6_add(dot6 acc, bv w, av a) { return simd_madd(acc, w, a); }
+SIMD_INLINE iv dot6_scale(bv line, int j) { return (iv)((u32x16)(simd_u8x64)line << (uint32_t)(24 - 8 * j)) >> 24; }
+SIMD_INLINE iv dot6_scaled(iv total, dot6 acc, iv scale) { return total + simd_fold(acc) * scale; }

@@ -1,0 +1,122 @@
+/* matmul.h: what the matmul kernels of every weight type share: tiles, the loop over them, the epilogues.
+ *
+ * A tile is one row group times 1 .. TILE_COLS columns, over the whole width: sums stay in registers, weights are
+ * unpacked in registers once per tile. The columns of a job are cut into tiles of nearly equal width; the group's
+ * records stay in the first or second cache from the first tile to the last, so memory gives each byte once.
+ * A row's sum is one chain in block order, whatever tile it falls in: results do not depend on the cut.
+ *
+ * A kernel writes `NAME_tile(t, n, prefetch)` for constant n and prefetch; MATMUL_SLOTS(NAME, type) makes the tiles of
+ * each width and both slots of it. TILE_COLS per level: what leaves no spills.
+ */
+#ifndef ASDSL_MATMUL_H
+#define ASDSL_MATMUL_H
+#include "layout.h"
+#include "simd.h"
+
+#if defined(__AVX512F__) && !defined(ASDSL_EVEX_AS_AVXVNNI)
+enum { TILE_COLS = 8, TILE_HALVES_TO = 8 }; /* 32 registers; one half is the whole group */
+#elif defined(__AVX2__)
+enum { TILE_COLS = 6, TILE_HALVES_TO = 2 }; /* 16 registers; both halves at once up to two columns */
+#else
+enum { TILE_COLS = 2, TILE_HALVES_TO = 2 };
+#endif
+enum {
+    HALVES = KERNEL_ROWS / LANES,
+    TILE_SUMS = 16,
+    /* How far ahead of the reader one-pass tiles fetch into L2. PREFETCHT1 4.6 - 9 KB ahead gained 16 to 57 % where
+     * weights come from memory (notes of the prototypes, Emerald Rapids, 2026); NTA lost 40 %. */
+    PREFETCH_BYTES = 6144,
+};
+
+struct tile {
+    const uint8_t *group; /* records of the 16 rows */
+    const uint8_t *act;   /* first column's activations */
+    size_t act_stride;    /* bytes */
+    int32_t cols;         /* inputs */
+    float *sums;          /* (columns, KERNEL_ROWS), result */
+};
+typedef void tile_fn(const struct tile *t);
+
+/* A line of every LINE in [at, at + bytes), PREFETCH_BYTES ahead. */
+SIMD_INLINE void prefetch_ahead(const uint8_t *at, int32_t bytes) {
+    for (int32_t i = 0; i < bytes; i += LINE) SIMD_PREFETCH(at + PREFETCH_BYTES + i);
+}
+
+/* sums of one or two weights -> out, columns [t0, t0 + n), rows of group g. Rows past the matrix are not written. */
+static inline void matmul_finish(const struct matmul_job *job, int32_t g, int32_t t0, int32_t n, const float *sums,
+                                 const float *sums2) {
+    int32_t row = g * KERNEL_ROWS, live = job->rows - row < KERNEL_ROWS ? job->rows - row : KERNEL_ROWS;
+    f32x16 bias = job->bias ? f32x16_load_n(job->bias + row, live) : f32x16_zero();
+    for (int32_t c = 0; c < n; c++) {
+        float *out = job->out + (size_t)(t0 + c) * job->out_stride + row;
+        f32x16 y = f32x16_load(sums + c * KERNEL_ROWS);
+        if (job->bias) y = f32x16_add(y, bias);
+        if (job->epilogue == EPILOGUE_SILU_MUL) {
+            y = f32x16_mul(f32x16_silu(y), f32x16_load(sums2 + c * KERNEL_ROWS));
+        } else if (job->epilogue == EPILOGUE_ADD) {
+            y = f32x16_add(f32x16_load_n(out, live), y);
+        }
+        if (live == KERNEL_ROWS) {
+            f32x16_storeu(out, y);
+        } else {
+            f32x16_store_n(out, y, live);
+        }
+    }
+}
+
+/* tiles[n]: the tile of n columns, 1 .. TILE_COLS. */
+static inline void matmul_run(const struct matmul_job *job, int32_t begin, int32_t end, int32_t type,
+                              tile_fn *const *tiles) {
+    _Alignas(64) float sums[TILE_SUMS * KERNEL_ROWS], sums2[TILE_SUMS * KERNEL_ROWS];
+    size_t stride = (size_t)group_bytes(type, job->cols);
+    int32_t n_tiles = (job->n + TILE_COLS - 1) / TILE_COLS;
+    for (int32_t g = begin; g < end; g++) {
+        struct tile t = {.act_stride = job->act_stride, .cols = job->cols};
+        for (int32_t i = 0, t0 = 0; i < n_tiles; i++) {
+            int32_t n = (job->n - t0 + (n_tiles - i) - 1) / (n_tiles - i);
+            t.act = (const uint8_t *)job->act + (size_t)t0 * job->act_stride;
+            t.group = (const uint8_t *)job->w + (size_t)g * stride;
+            t.sums = sums;
+            tiles[n](&t);
+            if (job->epilogue == EPILOGUE_SILU_MUL) {
+                t.group = (const uint8_t *)job->w2 + (size_t)g * stride;
+                t.sums = sums2;
+                tiles[n](&t);
+            }
+            matmul_finish(job, g, t0, n, sums, sums2);
+            t0 += n;
+        }
+    }
+}
+
+#define MATMUL_TILE(NAME, N, PREFETCH)                                                                                 \
+    static void NAME##_tile_##N##_##PREFETCH(const struct tile *t) {                                                   \
+        NAME##_tile(t, N, PREFETCH);                                                                                   \
+    }
+#if defined(__AVX2__)
+#if defined(__AVX512F__) && !defined(ASDSL_EVEX_AS_AVXVNNI)
+#define MATMUL_TILES(X, NAME, P) X(NAME, 1, P) X(NAME, 2, P) X(NAME, 3, P) X(NAME, 4, P) X(NAME, 5, P) X(NAME, 6, P)   \
+    X(NAME, 7, P) X(NAME, 8, P)
+#else
+#define MATMUL_TILES(X, NAME, P) X(NAME, 1, P) X(NAME, 2, P) X(NAME, 3, P) X(NAME, 4, P) X(NAME, 5, P) X(NAME, 6, P)
+#endif
+#else
+#define MATMUL_TILES(X, NAME, P) X(NAME, 1, P) X(NAME, 2, P)
+#endif
+#define MATMUL_TILE_NAME(NAME, N, P) NAME##_tile_##N##_##P,
+#define MATMUL_SLOTS(NAME, TYPE)                                                                                       \
+    MATMUL_TILES(MATMUL_TILE, NAME, 0)                                                                                 \
+    MATMUL_TILES(MATMUL_TILE, NAME, 1)                                                                                 \
+    matmul_fn KERNEL(NAME##_gemv), KERNEL(NAME##_gemm);                                                                \
+    void KERNEL(NAME##_gemv)(const struct matmul_job *job, int32_t begin, int32_t end, void *scratch) {                \
+        static tile_fn *const tiles[] = {NULL, MATMUL_TILES(MATMUL_TILE_NAME, NAME, 1)};                               \
+        (void)scratch;                                                                                                 \
+        matmul_run(job, begin, end, TYPE, tiles);                                                                      \
+    }                                                                                                                  \
+    void KERNEL(NAME##_gemm)(const struct matmul_job *job, int32_t begin, int32_t end, void *scratch) {                \
+        static tile_fn *const tiles[] = {NULL, MATMUL_TILES(MATMUL_TILE_NAME, NAME, 0)};                               \
+        (void)scratch;                                                                                                 \
+        matmul_run(job, begin, end, TYPE, tiles);                                                                      \
+    }
+
+#endif
