@@ -58,6 +58,7 @@ typedef double int8_peak_fn(int64_t iterations);
 struct type_kernels {
     matmul_fn *gemv; /* 1 .. KERNEL_GEMV_MAX columns */
     matmul_fn *gemm; /* more columns; bit-identical with gemv */
+    const char *gemv_name, *gemm_name; /* "q4_1.gemv.avx2": what struct step's slot says */
     gather_row_fn *gather_row;
 };
 

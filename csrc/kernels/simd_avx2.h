@@ -19,6 +19,8 @@ typedef struct { __m256 lo, hi; } mask16; /* all ones or all zeros per lane */
 SIMD_INLINE __m256i simd_first8(int n) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
+/* The compiler forgets what it knows of x: for probes. */
+#define SIMD_OPAQUE(x) __asm__ volatile("" : "+x"(x))
 
 /* ---- floats ---- */
 SIMD_INLINE f32x16 f32x16_zero(void) { return (f32x16){_mm256_setzero_ps(), _mm256_setzero_ps()}; }

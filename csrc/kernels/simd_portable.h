@@ -66,6 +66,8 @@ SIMD_INLINE int32_t simd_round_i32(float x) {
     if (!(x >= -2147483648.0f && x < 2147483648.0f)) return INT32_MIN;
     return (int32_t)lrintf(x);
 }
+/* The compiler forgets what it knows of x: for probes. */
+#define SIMD_OPAQUE(x) __asm__ volatile("" : "+m"(x))
 
 /* ---- floats ---- */
 SIMD_INLINE f32x16 f32x16_set1(float x) { return (f32x16){x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x}; }

@@ -1,0 +1,130 @@
+/* reference_matmul.c: the oracle of the matmul family: element after element, published formulas, double sums.
+ *
+ * Never optimised. It reads the interleaved records through layout_element and takes the same quantised activations as
+ * the fast kernels; a test bounds the distance between the two.
+ */
+#include "layout.h"
+#include <math.h>
+
+#define REFERENCE(name) name##_reference
+
+static double activation(int32_t type, const uint8_t *row, int32_t k) {
+    if (type == ASDSL_ACT_F32) return ((const float *)(const void *)row)[k];
+    if (type == ASDSL_ACT_Q8_32) {
+        const struct act_q8_32 *block = (const struct act_q8_32 *)(const void *)row + k / 32;
+        return (double)block->d * block->q[k % 32];
+    }
+    const struct act_q8_256 *block = (const struct act_q8_256 *)(const void *)row + k / 256;
+    return (double)block->d * block->q[k % 256];
+}
+
+static double dot(int32_t type, const struct matmul_job *job, const void *w, int32_t row, int32_t t) {
+    const uint8_t *group = (const uint8_t *)w + (size_t)(row / KERNEL_ROWS) * group_bytes(type, job->cols);
+    const uint8_t *act = (const uint8_t *)job->act + (size_t)t * job->act_stride;
+    int32_t act_type = type_facts(type)->activation;
+    double sum = 0;
+    for (int32_t k = 0; k < job->cols; k++) {
+        struct element e = layout_element(type, group, job->cols, row % KERNEL_ROWS, k);
+        sum += ((double)e.scale * e.q + e.offset) * activation(act_type, act, k);
+    }
+    return sum;
+}
+
+static void matmul(int32_t type, const struct matmul_job *job, int32_t begin, int32_t end) {
+    int32_t stop = end * KERNEL_ROWS < job->rows ? end * KERNEL_ROWS : job->rows;
+    for (int32_t row = begin * KERNEL_ROWS; row < stop; row++)
+        for (int32_t t = 0; t < job->n; t++) {
+            float *out = job->out + (size_t)t * job->out_stride + row;
+            double y = dot(type, job, job->w, row, t) + (job->bias ? (double)job->bias[row] : 0);
+            if (job->epilogue == EPILOGUE_ADD) y += *out;
+            if (job->epilogue == EPILOGUE_SILU_MUL) y = y / (1 + exp(-y)) * dot(type, job, job->w2, row, t);
+            *out = (float)y;
+        }
+}
+
+#define TYPE(name, TYPE)                                                                                               \
+    matmul_fn REFERENCE(name##_gemv), REFERENCE(name##_gemm);                                                          \
+    gather_row_fn REFERENCE(name##_gather_row);                                                                        \
+    void REFERENCE(name##_gemv)(const struct matmul_job *job, int32_t begin, int32_t end, void *scratch) {             \
+        (void)scratch;                                                                                                 \
+        matmul(TYPE, job, begin, end);                                                                                 \
+    }                                                                                                                  \
+    void REFERENCE(name##_gemm)(const struct matmul_job *job, int32_t begin, int32_t end, void *scratch) {             \
+        (void)scratch;                                                                                                 \
+        matmul(TYPE, job, begin, end);                                                                                 \
+    }                                                                                                                  \
+    void REFERENCE(name##_gather_row)(const void *table, int32_t rows, int32_t cols, int32_t row, float *out) {        \
+        const uint8_t *group = (const uint8_t *)table + (size_t)(row / KERNEL_ROWS) * group_bytes(TYPE, cols);         \
+        (void)rows;                                                                                                    \
+        for (int32_t k = 0; k < cols; k++) {                                                                           \
+            struct element e = layout_element(TYPE, group, cols, row % KERNEL_ROWS, k);                                \
+            out[k] = (float)((double)e.scale * e.q + e.offset);                                                        \
+        }                                                                                                              \
+    }
+
+TYPE(f32, ASDSL_F32)
+TYPE(f16, ASDSL_F16)
+TYPE(bf16, ASDSL_BF16)
+TYPE(q4_0, ASDSL_Q4_0)
+TYPE(q4_1, ASDSL_Q4_1)
+TYPE(q8_0, ASDSL_Q8_0)
+TYPE(q4_k, ASDSL_Q4_K)
+TYPE(q6_k, ASDSL_Q6_K)
+
+/* ---- activations: the rule of quantize.c in scalars ---- */
+
+/* q of n inputs (those past `left` are 0) and the scale. */
+static float quantize_block(const float *x, int32_t left, int32_t n, int8_t *q) {
+    float largest = 0, finite = 1;
+    for (int32_t i = 0; i < n && i < left; i++) {
+        if (!isfinite(x[i])) finite = 0;
+        if (fabsf(x[i]) > largest) largest = fabsf(x[i]);
+    }
+    float inverse = largest >= 0x1p-100f && finite ? 127.0f / largest : 0.0f;
+    for (int32_t i = 0; i < n; i++) q[i] = (int8_t)(i < left && finite ? nearbyintf(x[i] * inverse) : 0.0f);
+    if (!finite) return NAN;
+    return largest >= 0x1p-100f ? largest / 127.0f : 0.0f;
+}
+
+static int32_t sum_of(const int8_t *q, int32_t n, int32_t period, int32_t from, int32_t to) {
+    int32_t sum = 0;
+    for (int32_t i = 0; i < n; i++)
+        if (i % period >= from && i % period < to) sum += q[i];
+    return sum;
+}
+
+quantize_row_fn REFERENCE(quantize_q8_32), REFERENCE(quantize_q8_256);
+
+void REFERENCE(quantize_q8_32)(const float *x, int32_t cols, void *row) {
+    struct act_q8_32 *block = row;
+    for (int32_t k = 0; k < cols; k += 32, block++) {
+        block->d = quantize_block(x + k, cols - k, 32, block->q);
+        int32_t sum = sum_of(block->q, 32, 1, 0, 1);
+        block->s = block->d * (float)sum;
+        block->minus8 = -8 * sum;
+        block->minus128 = -128 * sum;
+    }
+}
+
+void REFERENCE(quantize_q8_256)(const float *x, int32_t cols, void *row) {
+    struct act_q8_256 *block = row;
+    for (int32_t k = 0; k < cols; k += 256, block++) {
+        memset(block, 0, sizeof *block);
+        block->d = quantize_block(x + k, cols - k, 256, block->q);
+        for (int32_t i = 0; i < 16; i++) {
+            const int8_t *q = block->q + 16 * i;
+            block->minus32[i] = -32 * sum_of(q, 16, 1, 0, 1);
+            block->minus32_pairs[i][0] = (int16_t)(-32 * sum_of(q, 16, 4, 0, 2));
+            block->minus32_pairs[i][1] = (int16_t)(-32 * sum_of(q, 16, 4, 2, 4));
+        }
+        for (int32_t i = 0; i < 8; i++) block->minus_sums[i] = (int16_t)-sum_of(block->q + 32 * i, 32, 1, 0, 1);
+    }
+}
+
+int8_peak_fn REFERENCE(int8_peak);
+
+double REFERENCE(int8_peak)(int64_t iterations) {
+    volatile int32_t sum = 0, w = 3, a = 5;
+    for (int64_t n = 0; n < iterations; n++) sum = sum + w * a;
+    return (double)iterations;
+}

@@ -1,0 +1,63 @@
+/* table.c: the slots of each level gathered into one table. What a CPU may run is cpu.c's to say.
+ *
+ * A slot `x` of level L is the function x_L (KERNEL(x) in its source, or x_reference); its type says its signature.
+ */
+#include "kernels.h"
+
+/* X(asdsl_type, name) */
+#define WEIGHT_TYPES(X, L)                                                                                             \
+    X(ASDSL_F32, f32, L)                                                                                               \
+    X(ASDSL_F16, f16, L)                                                                                               \
+    X(ASDSL_BF16, bf16, L)                                                                                             \
+    X(ASDSL_Q4_0, q4_0, L)                                                                                             \
+    X(ASDSL_Q4_1, q4_1, L)                                                                                             \
+    X(ASDSL_Q8_0, q8_0, L)                                                                                             \
+    X(ASDSL_Q4_K, q4_k, L)                                                                                             \
+    X(ASDSL_Q6_K, q6_k, L)
+
+/* X(function type, slot) */
+#define ROW_SLOTS(X, L)                                                                                                \
+    X(quantize_row_fn, quantize_q8_32, L)                                                                              \
+    X(quantize_row_fn, quantize_q8_256, L)                                                                             \
+    X(rms_norm_fn, rms_norm, L)                                                                                        \
+    X(rope_head_fn, rope_head, L)                                                                                      \
+    X(attention_fn, attention_chunks, L)                                                                               \
+    X(attention_fn, attention_merge, L)                                                                                \
+    X(kv_append_fn, kv_append, L)                                                                                      \
+    X(top_k_fn, top_k, L)                                                                                              \
+    X(int8_peak_fn, int8_peak, L)
+
+#define DECLARE_TYPE(TYPE, name, L)                                                                                    \
+    matmul_fn name##_gemv_##L, name##_gemm_##L;                                                                        \
+    gather_row_fn name##_gather_row_##L;
+#define DECLARE_ROW(fn, slot, L) fn slot##_##L;
+#define FILL_TYPE(TYPE, name, L)                                                                                       \
+    [TYPE] = {name##_gemv_##L, name##_gemm_##L, #name ".gemv." #L, #name ".gemm." #L, name##_gather_row_##L},
+#define FILL_ROW(fn, slot, L) .slot = slot##_##L,
+
+#define LEVEL(L)                                                                                                       \
+    WEIGHT_TYPES(DECLARE_TYPE, L)                                                                                      \
+    ROW_SLOTS(DECLARE_ROW, L)                                                                                          \
+    static const struct kernels table_##L = {                                                                          \
+        .level = #L, .type = {WEIGHT_TYPES(FILL_TYPE, L)}, ROW_SLOTS(FILL_ROW, L)};
+
+LEVEL(portable)
+LEVEL(reference)
+#if defined(__x86_64__)
+LEVEL(avx2)
+LEVEL(avxvnni)
+LEVEL(avx512)
+#endif
+
+const struct kernels *kernels_for(int32_t level) {
+    switch (level) {
+    case ASDSL_LEVEL_PORTABLE: return &table_portable;
+    case ASDSL_LEVEL_REFERENCE: return &table_reference;
+#if defined(__x86_64__)
+    case ASDSL_LEVEL_AVX2: return &table_avx2;
+    case ASDSL_LEVEL_AVXVNNI: return &table_avxvnni;
+    case ASDSL_LEVEL_AVX512: return &table_avx512;
+#endif
+    default: return NULL;
+    }
+}

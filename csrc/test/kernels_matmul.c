@@ -1,0 +1,353 @@
+/* kernels_matmul.c: every weight type, level, column count and tail of the matmul family.
+ *
+ * Oracles: reference_matmul.c (double sums, published formulas) within the bound that `check_bound` derives; the portable
+ * level to the bit for every other level, for every number of columns and for split ranges; the original bytes for
+ * repacking there and back. Buffers end (odd runs: begin) at a page that may not be touched.
+ */
+#include "../asdsl.h"
+#include "../kernels/layout.h"
+#include <math.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+enum { PAGE = 4096, MAX_COLUMNS = 64 };
+
+static int failures, checks;
+static uint64_t state = 88172645463325252u;
+
+#define CHECK(condition, ...)                                                                                          \
+    do {                                                                                                               \
+        checks++;                                                                                                      \
+        if (!(condition) && failures++ < 20) {                                                                         \
+            printf("FAIL %s:%d: ", __FILE__, __LINE__);                                                                \
+            printf(__VA_ARGS__);                                                                                       \
+            printf("\n");                                                                                              \
+        }                                                                                                              \
+    } while (0)
+
+static uint32_t next_u32(void) { /* xorshift64* */
+    state ^= state >> 12;
+    state ^= state << 25;
+    state ^= state >> 27;
+    return (uint32_t)(state * 2685821657736338717u >> 32);
+}
+
+static float uniform(void) { return (float)(int32_t)next_u32() * 0x1p-31f; }
+
+/* ---- memory between guard pages ---- */
+struct guarded {
+    uint8_t *map, *data;
+    size_t map_bytes, bytes;
+};
+
+static struct guarded guarded_alloc(size_t bytes, int at_start) {
+    size_t inner = (bytes + PAGE - 1) / PAGE * PAGE;
+    struct guarded g = {.map_bytes = inner + 2 * PAGE, .bytes = bytes};
+    g.map = mmap(NULL, g.map_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (g.map == MAP_FAILED) abort();
+    mprotect(g.map, PAGE, PROT_NONE);
+    mprotect(g.map + PAGE + inner, PAGE, PROT_NONE);
+    g.data = g.map + PAGE + (at_start ? 0 : inner - bytes);
+    return g;
+}
+
+static void guarded_free(struct guarded *g) { munmap(g->map, g->map_bytes); }
+
+/* ---- weights ---- */
+enum fill { RANDOM, EXTREME, OUTLIER, ZERO, FILLS };
+
+static void put_f16(uint8_t *p, enum fill fill) {
+    uint32_t h = next_u32();
+    h = fill == EXTREME ? 0x3c00 : (h & 0x8000) | ((h >> 16 & 7) + 8) << 10 | (h & 0x3ff); /* 1, or +-2^-7 .. 2 */
+    if (fill == RANDOM && next_u32() % 16 == 0) h &= 0x83ff;                                /* subnormal */
+    p[0] = (uint8_t)h;
+    p[1] = (uint8_t)(h >> 8);
+}
+
+static void put_float(uint8_t *p, int32_t type, enum fill fill) {
+    float x = fill == EXTREME ? 1.0f : uniform() * (fill == OUTLIER && next_u32() % 64 == 0 ? 1000.0f : 1.0f);
+    if (type == ASDSL_F16) {
+        put_f16(p, fill);
+    } else {
+        uint8_t bytes[4];
+        memcpy(bytes, &x, 4);
+        memcpy(p, type == ASDSL_F32 ? bytes : bytes + 2, type == ASDSL_F32 ? 4 : 2);
+    }
+}
+
+/* A matrix in the ROWS layout. Quants and scale bytes are any bytes at all. */
+static void fill_rows(uint8_t *rows, const struct type_facts *t, size_t n_blocks, enum fill fill) {
+    size_t bytes = n_blocks * (size_t)t->block_bytes;
+    for (size_t i = 0; i < bytes; i++) rows[i] = fill == EXTREME ? 0xff : (uint8_t)next_u32();
+    if (fill == EXTREME && t->type == ASDSL_Q8_0) memset(rows, 0x80, bytes); /* -128 */
+    for (size_t b = 0; b < n_blocks; b++) {
+        uint8_t *block = rows + b * (size_t)t->block_bytes;
+        if (t->block == 1) {
+            put_float(block, t->type, fill);
+        } else {
+            put_f16(block + (t->type == ASDSL_Q6_K ? 208 : 0), fill);
+            if (t->type == ASDSL_Q4_1 || t->type == ASDSL_Q4_K) put_f16(block + 2, fill);
+            if (fill == EXTREME && t->type == ASDSL_Q6_K) memset(block + 192, 0x80, 16);
+        }
+    }
+    if (fill == ZERO) memset(rows, 0, bytes);
+}
+
+static void fill_activations(float *x, int32_t n, int32_t cols, enum fill fill) {
+    for (int32_t i = 0; i < n * cols; i++) {
+        x[i] = uniform();
+        if (fill == EXTREME) x[i] = i / cols % 3 == 0 ? 127.0f : i / cols % 3 == 1 ? -127.0f : i % 2 ? 127.0f : -127.0f;
+        if (fill == OUTLIER && next_u32() % 100 == 0) x[i] *= 1000.0f;
+        if (fill == ZERO && i / cols % 2 == 0) x[i] = 0.0f;
+    }
+}
+
+/* ---- one case ---- */
+struct test_case {
+    const struct type_facts *t;
+    int32_t rows, cols, run;
+    enum fill fill;
+    struct guarded w, w2, act;
+    float *bias, *golden[3]; /* (MAX_COLUMNS, rows) of each epilogue at the portable level */
+};
+
+static const char *const fill_names[] = {"random", "extreme", "outlier", "zero"};
+static const int32_t column_counts[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 16, 17, 31, 33, 64};
+static const int32_t levels[] = {ASDSL_LEVEL_PORTABLE, ASDSL_LEVEL_AVX2, ASDSL_LEVEL_AVXVNNI, ASDSL_LEVEL_AVX512};
+
+static struct matmul_job job_of(const struct test_case *c, enum matmul_epilogue epilogue, int32_t n, float *out) {
+    return (struct matmul_job){.w = c->w.data,
+                               .w2 = epilogue == EPILOGUE_SILU_MUL ? c->w2.data : NULL,
+                               .rows = c->rows,
+                               .cols = c->cols,
+                               .act = c->act.data,
+                               .act_stride = activation_row_bytes(c->t->activation, c->cols),
+                               .n = n,
+                               .out = out,
+                               .out_stride = (size_t)c->rows + 3,
+                               .bias = epilogue == EPILOGUE_STORE ? c->bias : NULL,
+                               .epilogue = epilogue};
+}
+
+static float start_value(size_t i) { return (float)(i % 17) - 8.0f; }
+
+/* Runs the slot that run_matmul.c would take, as one range or as two; out comes back compact, (n, rows). */
+static void run_slot(const struct test_case *c, const struct kernels *k, enum matmul_epilogue epilogue, int32_t n,
+                     int32_t split, float *out) {
+    size_t stride = (size_t)c->rows + 3, floats = (size_t)(n - 1) * stride + (size_t)c->rows;
+    struct guarded g = guarded_alloc(floats * 4, c->run % 2);
+    float *at = (float *)(void *)g.data;
+    for (size_t i = 0; i < floats; i++) at[i] = start_value(i % stride);
+    struct matmul_job job = job_of(c, epilogue, n, at);
+    matmul_fn *slot = n <= KERNEL_GEMV_MAX ? k->type[c->t->type].gemv : k->type[c->t->type].gemm;
+    int32_t groups = (c->rows + 15) / 16;
+    slot(&job, 0, split, NULL);
+    slot(&job, split, groups, NULL);
+    for (int32_t t = 0; t < n; t++) {
+        memcpy(out + (size_t)t * (size_t)c->rows, at + (size_t)t * stride, (size_t)c->rows * 4);
+        for (size_t i = (size_t)c->rows; i < stride && (size_t)t * stride + i < floats; i++) {
+            CHECK(at[(size_t)t * stride + i] == start_value(i), "%s.%s wrote past its rows", c->t->name, k->level);
+        }
+    }
+    guarded_free(&g);
+}
+
+/* Sum over inputs of |w| |x|, the offset of a weight counted by itself (its product is added by itself). */
+static double magnitude(const struct test_case *c, const void *w, int32_t row, int32_t t) {
+    const uint8_t *group = (const uint8_t *)w + (size_t)(row / 16) * group_bytes(c->t->type, c->cols);
+    const uint8_t *act = c->act.data + (size_t)t * activation_row_bytes(c->t->activation, c->cols);
+    double sum = 0;
+    for (int32_t k = 0; k < c->cols; k++) {
+        struct element e = layout_element(c->t->type, group, c->cols, row % 16, k);
+        double x = c->t->activation == ASDSL_ACT_F32    ? ((const float *)(const void *)act)[k]
+                   : c->t->activation == ASDSL_ACT_Q8_32 ? (double)((const struct act_q8_32 *)(const void *)act)[k / 32].d *
+                                                               ((const struct act_q8_32 *)(const void *)act)[k / 32].q[k % 32]
+                                                         : (double)((const struct act_q8_256 *)(const void *)act)[k / 256].d *
+                                                               ((const struct act_q8_256 *)(const void *)act)[k / 256].q[k % 256];
+        sum += (fabs((double)e.scale * e.q) + fabs((double)e.offset)) * fabs(x);
+    }
+    return sum;
+}
+
+/* A chain of `steps` fused steps on terms whose magnitudes sum to S errs by at most steps * 2^-24 * S; a term itself is
+ * rounded at most three times (the product of scales, the conversion of an integer above 2^24, the activation's sum). */
+static double chain_bound(const struct test_case *c, const void *w, int32_t row, int32_t t) {
+    int32_t blocks = c->cols / c->t->block, steps = c->t->type == ASDSL_Q4_1 || c->t->type == ASDSL_Q4_K ? 2 : 1;
+    return (blocks * steps + 4) * 0x1p-24 * magnitude(c, w, row, t);
+}
+
+static void check_bound(const struct test_case *c, enum matmul_epilogue epilogue) {
+    const struct kernels *reference = kernels_for(ASDSL_LEVEL_REFERENCE);
+    int32_t n = c->rows > 64 ? 2 : 4; /* the reference is slow */
+    float *want = calloc((size_t)n * (size_t)c->rows, 4);
+    run_slot(c, reference, epilogue, n, 1, want);
+    for (int32_t t = 0; t < n; t++)
+        for (int32_t r = 0; r < c->rows; r++) {
+            size_t i = (size_t)t * (size_t)c->rows + (size_t)r;
+            double got = c->golden[epilogue][i], expected = want[i], bound = chain_bound(c, c->w.data, r, t);
+            bool exact = c->fill == EXTREME && c->cols == c->t->block && c->t->block > 1 && epilogue == EPILOGUE_STORE &&
+                         c->bias == NULL && magnitude(c, c->w.data, r, t) < 0x1p24;
+            if (epilogue == EPILOGUE_SILU_MUL) { /* |silu'| < 1.1; silu itself to 1e-6; sums of both weights err */
+                double up = magnitude(c, c->w2.data, r, t), gate = magnitude(c, c->w.data, r, t);
+                bound = 1.1 * bound * up + chain_bound(c, c->w2.data, r, t) * gate + 1e-6 * gate * up;
+            }
+            bound += 3 * 0x1p-24 * (fabs(expected) + 8) + 1e-37;
+            if (exact) bound = 0;
+            CHECK(fabs(got - expected) <= bound, "%s rows %d cols %d fill %s epilogue %d row %d column %d: %.9g, not %.9g +- %g",
+                  c->t->name, c->rows, c->cols, fill_names[c->fill], epilogue, r, t, got, expected, bound);
+        }
+    free(want);
+}
+
+static void check_level(const struct test_case *c, const struct kernels *k) {
+    float *out = malloc((size_t)MAX_COLUMNS * (size_t)c->rows * 4);
+    int32_t groups = (c->rows + 15) / 16, next = 0;
+    for (size_t i = 0; i < sizeof column_counts / sizeof *column_counts; i++) {
+        int32_t n = column_counts[i];
+        for (int32_t epilogue = EPILOGUE_STORE; epilogue <= EPILOGUE_SILU_MUL; epilogue++) {
+            if (epilogue != EPILOGUE_STORE && n != 1 && n != 3 && n != 33) continue;
+            int32_t split = next++ % (groups + 1);
+            run_slot(c, k, (enum matmul_epilogue)epilogue, n, split, out);
+            CHECK(memcmp(out, c->golden[epilogue], (size_t)n * (size_t)c->rows * 4) == 0,
+                  "%s.%s rows %d cols %d columns %d fill %s epilogue %d split %d: other bits than portable", c->t->name,
+                  k->level, c->rows, c->cols, n, fill_names[c->fill], epilogue, split);
+        }
+    }
+    free(out);
+}
+
+static void make_weights(struct test_case *c, struct guarded *w) {
+    size_t blocks = (size_t)c->rows * (size_t)c->cols / (size_t)c->t->block, bytes = blocks * (size_t)c->t->block_bytes;
+    struct guarded rows = guarded_alloc(bytes, c->run % 2), back = guarded_alloc(bytes, c->run % 2);
+    int32_t groups = (c->rows + 15) / 16;
+    fill_rows(rows.data, c->t, blocks, c->fill);
+    *w = guarded_alloc((size_t)interleaved_bytes(c->t, c->rows, c->cols), c->run % 2);
+    memset(w->data, 0xa5, w->bytes);
+    repack_for(c->t->type, 1)(rows.data, w->data, c->rows, c->cols, 0, groups / 2);
+    repack_for(c->t->type, 1)(rows.data, w->data, c->rows, c->cols, groups / 2, groups);
+    repack_for(c->t->type, 0)(w->data, back.data, c->rows, c->cols, 0, groups);
+    CHECK(memcmp(rows.data, back.data, bytes) == 0, "%s rows %d cols %d: repacking lost bytes", c->t->name, c->rows, c->cols);
+    guarded_free(&rows);
+    guarded_free(&back);
+}
+
+static void make_activations(struct test_case *c, uint32_t usable) {
+    size_t stride = activation_row_bytes(c->t->activation, c->cols);
+    float *x = malloc((size_t)MAX_COLUMNS * (size_t)c->cols * 4);
+    fill_activations(x, MAX_COLUMNS, c->cols, c->fill);
+    c->act = guarded_alloc(stride * MAX_COLUMNS, c->run % 2);
+    if (c->t->activation == ASDSL_ACT_F32) {
+        for (int32_t t = 0; t < MAX_COLUMNS; t++) memcpy(c->act.data + (size_t)t * stride, x + (size_t)t * (size_t)c->cols, (size_t)c->cols * 4);
+    } else {
+        struct guarded in = guarded_alloc((size_t)c->cols * 4, c->run % 2), other = guarded_alloc(stride, c->run % 2);
+        for (int32_t t = 0; t < MAX_COLUMNS; t++) {
+            memcpy(in.data, x + (size_t)t * (size_t)c->cols, in.bytes);
+            for (int32_t l = -1; l < (int32_t)(sizeof levels / sizeof *levels); l++) { /* -1: the oracle */
+                if (l >= 0 && !(usable >> levels[l] & 1)) continue;
+                const struct kernels *k = kernels_for(l < 0 ? ASDSL_LEVEL_REFERENCE : levels[l]);
+                quantize_row_fn *f = c->t->activation == ASDSL_ACT_Q8_32 ? k->quantize_q8_32 : k->quantize_q8_256;
+                memset(other.data, 0, stride);
+                f((const float *)(const void *)in.data, c->cols, other.data);
+                if (l < 0) {
+                    memcpy(c->act.data + (size_t)t * stride, other.data, stride);
+                } else {
+                    CHECK(memcmp(c->act.data + (size_t)t * stride, other.data, stride) == 0,
+                          "quantize %s cols %d: other bits than the reference", k->level, c->cols);
+                }
+            }
+        }
+        guarded_free(&in);
+        guarded_free(&other);
+    }
+    free(x);
+}
+
+static void check_case(const struct type_facts *t, int32_t rows, int32_t cols, enum fill fill, int32_t run, uint32_t usable) {
+    struct test_case c = {.t = t, .rows = rows, .cols = cols, .fill = fill, .run = run};
+    make_weights(&c, &c.w);
+    make_weights(&c, &c.w2);
+    make_activations(&c, usable);
+    if (run % 3 == 0) {
+        c.bias = malloc((size_t)rows * 4);
+        for (int32_t i = 0; i < rows; i++) c.bias[i] = uniform() * 8;
+    }
+    for (int32_t e = 0; e < 3; e++) {
+        c.golden[e] = malloc((size_t)MAX_COLUMNS * (size_t)rows * 4);
+        run_slot(&c, kernels_for(ASDSL_LEVEL_PORTABLE), (enum matmul_epilogue)e, MAX_COLUMNS, 0, c.golden[e]);
+        check_bound(&c, (enum matmul_epilogue)e);
+    }
+    for (size_t l = 0; l < sizeof levels / sizeof *levels; l++)
+        if (usable >> levels[l] & 1) check_level(&c, kernels_for(levels[l]));
+    float *row = malloc((size_t)cols * 4), *want = malloc((size_t)cols * 4);
+    for (int32_t r = 0; r < rows; r += 7)
+        for (size_t l = 0; l < sizeof levels / sizeof *levels; l++) {
+            if (!(usable >> levels[l] & 1)) continue;
+            kernels_for(ASDSL_LEVEL_REFERENCE)->type[t->type].gather_row(c.w.data, rows, cols, r, want);
+            kernels_for(levels[l])->type[t->type].gather_row(c.w.data, rows, cols, r, row);
+            CHECK(memcmp(row, want, (size_t)cols * 4) == 0, "%s gather_row %d of %d", t->name, r, rows);
+        }
+    free(row);
+    free(want);
+    for (int32_t e = 0; e < 3; e++) free(c.golden[e]);
+    free(c.bias);
+    guarded_free(&c.w);
+    guarded_free(&c.w2);
+    guarded_free(&c.act);
+}
+
+/* NaN and infinity: no crash, the same bits at every level, and a scale that shows the fault. */
+static void check_not_finite(uint32_t usable) {
+    float x[512];
+    static _Alignas(64) uint8_t first[2048], other[2048];
+    for (int kind = 0; kind < 4; kind++)
+        for (int at = 0; at < 512; at += 37) {
+            for (int i = 0; i < 512; i++) x[i] = uniform();
+            x[at] = kind == 0 ? NAN : kind == 1 ? INFINITY : kind == 2 ? -INFINITY : 0x1p-130f;
+            if (kind == 3)
+                for (int i = 0; i < 512; i++) x[i] = i == at ? 0x1p-130f : 0.0f;
+            for (size_t l = 0; l < sizeof levels / sizeof *levels; l++) {
+                if (!(usable >> levels[l] & 1)) continue;
+                const struct kernels *k = kernels_for(levels[l]);
+                memset(other, 0, sizeof other);
+                k->quantize_q8_32(x, 512, other);
+                struct act_q8_32 *a = (struct act_q8_32 *)(void *)other;
+                CHECK(kind == 3 ? a[at / 32].d == 0 : isnan(a[at / 32].d), "q8_32 %s: a fault at %d is hidden", k->level, at);
+                if (levels[l] == ASDSL_LEVEL_PORTABLE) memcpy(first, other, sizeof first);
+                CHECK(memcmp(first, other, sizeof first) == 0, "q8_32 %s: faults give other bits", k->level);
+            }
+            for (size_t l = 0; l < sizeof levels / sizeof *levels; l++) {
+                if (!(usable >> levels[l] & 1)) continue;
+                const struct kernels *k = kernels_for(levels[l]);
+                memset(other, 0, sizeof other);
+                k->quantize_q8_256(x, 512, other);
+                struct act_q8_256 *a = (struct act_q8_256 *)(void *)other;
+                CHECK(kind == 3 ? a[at / 256].d == 0 : isnan(a[at / 256].d), "q8_256 %s: a fault at %d is hidden", k->level, at);
+                if (levels[l] == ASDSL_LEVEL_PORTABLE) memcpy(first, other, sizeof first);
+                CHECK(memcmp(first, other, sizeof first) == 0, "q8_256 %s: faults give other bits", k->level);
+            }
+        }
+}
+
+int main(void) {
+    static const int32_t types[] = {ASDSL_F32,  ASDSL_F16,  ASDSL_BF16, ASDSL_Q4_0,
+                                    ASDSL_Q4_1, ASDSL_Q8_0, ASDSL_Q4_K, ASDSL_Q6_K};
+    static const int32_t row_counts[] = {1, 15, 16, 17, 172, 192};
+    struct asdsl_info info;
+    if (asdsl_cpu_info(&info) != 0) return 1;
+    int32_t run = 0;
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+        const struct type_facts *t = type_facts(types[i]);
+        int32_t widths[4] = {t->block, 3 * t->block, t->block == 1 ? 192 : t->block * 2, t->block == 32 ? 576 : 5 * t->block};
+        for (int32_t w = 0; w < 4; w++)
+            for (size_t r = 0; r < sizeof row_counts / sizeof *row_counts; r++, run++) {
+                if (row_counts[r] > 64 && w % 2 == 0) continue;
+                check_case(t, row_counts[r], widths[w], (enum fill)(run % FILLS), run, info.levels);
+            }
+        check_case(t, 16, t->block, EXTREME, 1, info.levels); /* no bias, one block: exact */
+    }
+    check_not_finite(info.levels);
+    printf("kernels_matmul: %d checks, %d failures, levels 0x%x\n", checks, failures, info.levels);
+    return failures ? 1 : 0;
+}
