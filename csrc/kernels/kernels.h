@@ -58,8 +58,8 @@ typedef double int8_peak_fn(int64_t iterations);
 struct type_kernels {
     matmul_fn *gemv; /* 1 .. KERNEL_GEMV_MAX columns */
     matmul_fn *gemm; /* more columns; bit-identical with gemv */
-    const char *gemv_name, *gemm_name; /* "q4_1.gemv.avx2": what struct step's slot says */
     gather_row_fn *gather_row;
+    const char *gemv_name, *gemm_name, *gather_row_name; /* "q4_1.gemv.avx2": what struct step's slot says */
 };
 
 struct kernels {
@@ -72,6 +72,9 @@ struct kernels {
     kv_append_fn *kv_append;
     top_k_fn *top_k;
     int8_peak_fn *int8_peak;
+    /* "rms_norm.avx2": likewise */
+    const char *quantize_q8_32_name, *quantize_q8_256_name, *rms_norm_name, *rope_head_name, *attention_chunks_name,
+        *attention_merge_name, *kv_append_name, *top_k_name, *int8_peak_name;
 };
 
 /* table.c. NULL: this build or CPU lacks the level. The mask of usable levels comes from cpu.c. */

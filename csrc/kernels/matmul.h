@@ -64,29 +64,40 @@ static inline void matmul_finish(const struct matmul_job *job, int32_t g, int32_
     }
 }
 
-/* tiles[n]: the tile of n columns, 1 .. TILE_COLS. */
+/* tiles[n]: the tile of n columns, 1 .. TILE_COLS. Row groups are taken in blocks of up to `block`: a tile of columns
+ * stays in the first cache while the block's records come out of the second, so the activations, which may not fit there,
+ * are read once for each block and not once for each group. */
 static inline void matmul_run(const struct matmul_job *job, int32_t begin, int32_t end, int32_t type,
-                              tile_fn *const *tiles) {
-    _Alignas(64) float sums[TILE_SUMS * KERNEL_ROWS], sums2[TILE_SUMS * KERNEL_ROWS];
+                              tile_fn *const *tiles, int32_t block) {
+    _Alignas(64) float sums[TILE_COLS * KERNEL_ROWS], sums2[TILE_COLS * KERNEL_ROWS];
     size_t stride = (size_t)group_bytes(type, job->cols);
     int32_t n_tiles = (job->n + TILE_COLS - 1) / TILE_COLS;
-    for (int32_t g = begin; g < end; g++) {
-        struct tile t = {.act_stride = job->act_stride, .cols = job->cols};
-        for (int32_t i = 0, t0 = 0; i < n_tiles; i++) {
-            int32_t n = (job->n - t0 + (n_tiles - i) - 1) / (n_tiles - i);
+    struct tile t = {.act_stride = job->act_stride, .cols = job->cols};
+    for (int32_t first = begin; first < end; first += block) {
+        int32_t last = end - first < block ? end : first + block;
+        for (int32_t i = 0, t0 = 0, n; i < n_tiles; i++, t0 += n) {
+            n = (job->n - t0 + (n_tiles - i) - 1) / (n_tiles - i);
             t.act = (const uint8_t *)job->act + (size_t)t0 * job->act_stride;
-            t.group = (const uint8_t *)job->w + (size_t)g * stride;
-            t.sums = sums;
-            tiles[n](&t);
-            if (job->epilogue == EPILOGUE_SILU_MUL) {
-                t.group = (const uint8_t *)job->w2 + (size_t)g * stride;
-                t.sums = sums2;
+            for (int32_t g = first; g < last; g++) {
+                t.group = (const uint8_t *)job->w + (size_t)g * stride;
+                t.sums = sums;
                 tiles[n](&t);
+                if (job->epilogue == EPILOGUE_SILU_MUL) {
+                    t.group = (const uint8_t *)job->w2 + (size_t)g * stride;
+                    t.sums = sums2;
+                    tiles[n](&t);
+                }
+                matmul_finish(job, g, t0, n, sums, sums2);
             }
-            matmul_finish(job, g, t0, n, sums, sums2);
-            t0 += n;
         }
     }
+}
+
+/* Groups whose records (both weights') take up to 128 KB, a part of any second cache; 8 at most. */
+static inline int32_t matmul_block(const struct matmul_job *job, int32_t type) {
+    uint64_t bytes = group_bytes(type, job->cols) * (job->epilogue == EPILOGUE_SILU_MUL ? 2 : 1);
+    uint64_t groups = (128 << 10) / (bytes ? bytes : 1);
+    return groups < 1 ? 1 : groups > 8 ? 8 : (int32_t)groups;
 }
 
 #define MATMUL_TILE(NAME, N, PREFETCH)                                                                                 \
@@ -111,12 +122,12 @@ static inline void matmul_run(const struct matmul_job *job, int32_t begin, int32
     void KERNEL(NAME##_gemv)(const struct matmul_job *job, int32_t begin, int32_t end, void *scratch) {                \
         static tile_fn *const tiles[] = {NULL, MATMUL_TILES(MATMUL_TILE_NAME, NAME, 1)};                               \
         (void)scratch;                                                                                                 \
-        matmul_run(job, begin, end, TYPE, tiles);                                                                      \
+        matmul_run(job, begin, end, TYPE, tiles, 1);                                                                   \
     }                                                                                                                  \
     void KERNEL(NAME##_gemm)(const struct matmul_job *job, int32_t begin, int32_t end, void *scratch) {                \
         static tile_fn *const tiles[] = {NULL, MATMUL_TILES(MATMUL_TILE_NAME, NAME, 0)};                               \
         (void)scratch;                                                                                                 \
-        matmul_run(job, begin, end, TYPE, tiles);                                                                      \
+        matmul_run(job, begin, end, TYPE, tiles, matmul_block(job, TYPE));                                             \
     }
 
 #endif

@@ -17,7 +17,7 @@
                 x[c] = fv_set1(value);                                                                                 \
             }                                                                                                          \
             for (int s = 0; s < strips; s++) {                                                                         \
-                const uint8_t *w = t->group + s / HALVES * stride + KERNEL_ROWS * BYTES * k + s % HALVES * LANES * BYTES; \
+                const uint8_t *w = t->group + s / HALVES * stride + KERNEL_ROWS * BYTES * k + s % HALVES * LANES * BYTES;\
                 fv weights = LOAD(w);                                                                                  \
                 for (int c = 0; c < n; c++) sums[s * n + c] = fv_fma(weights, x[c], sums[s * n + c]);                  \
             }                                                                                                          \
@@ -41,12 +41,12 @@
     matmul_fn KERNEL(NAME##_gemv), KERNEL(NAME##_gemm);                                                                \
     void KERNEL(NAME##_gemm)(const struct matmul_job *job, int32_t begin, int32_t end, void *scratch) {                \
         (void)scratch;                                                                                                 \
-        matmul_run(job, begin, end, TYPE, NAME##_tiles);                                                               \
+        matmul_run(job, begin, end, TYPE, NAME##_tiles, matmul_block(job, TYPE));                                      \
     }                                                                                                                  \
     void KERNEL(NAME##_gemv)(const struct matmul_job *job, int32_t begin, int32_t end, void *scratch) {                \
         (void)scratch;                                                                                                 \
         if (job->n == 1) begin = few_columns(job, begin, end, TYPE, NAME##_groups);                                    \
-        matmul_run(job, begin, end, TYPE, NAME##_tiles);                                                               \
+        matmul_run(job, begin, end, TYPE, NAME##_tiles, 1);                                                            \
     }
 
 enum { GROUPS = 4 };

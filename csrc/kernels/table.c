@@ -32,8 +32,9 @@
     gather_row_fn name##_gather_row_##L;
 #define DECLARE_ROW(fn, slot, L) fn slot##_##L;
 #define FILL_TYPE(TYPE, name, L)                                                                                       \
-    [TYPE] = {name##_gemv_##L, name##_gemm_##L, #name ".gemv." #L, #name ".gemm." #L, name##_gather_row_##L},
-#define FILL_ROW(fn, slot, L) .slot = slot##_##L,
+    [TYPE] = {name##_gemv_##L,   name##_gemm_##L,   name##_gather_row_##L,                                             \
+              #name ".gemv." #L, #name ".gemm." #L, #name ".gather_row." #L},
+#define FILL_ROW(fn, slot, L) .slot = slot##_##L, .slot##_name = #slot "." #L,
 
 #define LEVEL(L)                                                                                                       \
     WEIGHT_TYPES(DECLARE_TYPE, L)                                                                                      \

@@ -1,0 +1,124 @@
+/* run_matmul.c: runners of embed, quantize, matmul, matmul_add and gate_up: operands -> jobs, row groups -> workers.
+ *
+ * Operands are resolved and validated (program.c); this file picks the slot by the number of columns and deals out row
+ * groups. Weights of one matmul are one sequence of row groups, so that small ones (k, v) do not end in a barrier each.
+ */
+#include "engine.h"
+
+enum { MAX_WEIGHTS = 3 };
+
+static int32_t groups_of(const struct asdsl_operand *w) {
+    return (int32_t)((w->rows + KERNEL_ROWS - 1) / KERNEL_ROWS);
+}
+
+/* Decode: 1, a group is 6 to 40 KB of weights. Prefill: what keeps 8 or more units for each worker, at most 8 groups,
+ * which share one pass over the activations. */
+static int32_t grain_of(int32_t groups, int32_t columns, int32_t workers) {
+    if (columns <= KERNEL_GEMV_MAX) return 1;
+    int32_t grain = groups / (8 * workers);
+    return grain < 1 ? 1 : grain > 8 ? 8 : grain;
+}
+
+/* One matrix product of a step: the job and its row groups. */
+struct part {
+    struct matmul_job job;
+    matmul_fn *slot;
+    const char *slot_name;
+    int32_t groups;
+};
+
+/* Bytes between activation rows: float rows say their stride, quantised rows lie one after the other. */
+static size_t act_stride_of(const struct asdsl_operand *in) {
+    bool floats = in->type == ASDSL_F32 || in->type == ASDSL_ACT_F32;
+    if (floats && in->stride) return sizeof(float) * (size_t)in->stride;
+    return activation_row_bytes((int32_t)in->type, (int32_t)in->cols);
+}
+
+/* Operand indices of the weight, a second weight and a bias (-1: none); `column`: where its outputs begin in a row. */
+static struct part part_of(const struct step *step, int32_t w, int32_t w2, int32_t bias, size_t column,
+                           enum matmul_epilogue epilogue) {
+    const struct asdsl_operand *out = &step->op->operand[0], *in = &step->op->operand[1], *weights = &step->op->operand[w];
+    const struct type_kernels *t = &step->k->type[weights->type];
+    bool gemv = step->rows <= KERNEL_GEMV_MAX;
+    return (struct part){.job = {.w = step->at[w],
+                                 .w2 = w2 < 0 ? NULL : step->at[w2],
+                                 .rows = (int32_t)weights->rows,
+                                 .cols = (int32_t)weights->cols,
+                                 .act = step->at[1],
+                                 .act_stride = act_stride_of(in),
+                                 .n = step->rows,
+                                 .out = (float *)step->at[0] + column,
+                                 .out_stride = out->stride,
+                                 .bias = bias < 0 ? NULL : step->at[bias],
+                                 .epilogue = epilogue},
+                         .slot = gemv ? t->gemv : t->gemm,
+                         .slot_name = gemv ? t->gemv_name : t->gemm_name,
+                         .groups = groups_of(weights)};
+}
+
+static void run_parts(struct step *step, const struct part *parts, int32_t n, struct worker *w) {
+    int32_t total = 0, begin, end;
+    if (w->index == 0) step->slot = parts[0].slot_name;
+    for (int32_t i = 0; i < n; i++) total += parts[i].groups;
+    work_begin(w, total, grain_of(total, parts[0].job.n, w->count));
+    while (work_next(w, &begin, &end)) {
+        int32_t base = 0;
+        for (int32_t i = 0; i < n; base += parts[i].groups, i++) {
+            int32_t from = begin > base ? begin - base : 0;
+            int32_t to = end - base < parts[i].groups ? end - base : parts[i].groups;
+            if (from < to) parts[i].slot(&parts[i].job, from, to, w->scratch);
+        }
+    }
+}
+
+void run_matmul(struct step *step, struct worker *w) {
+    struct part parts[MAX_WEIGHTS];
+    int32_t n = 0;
+    size_t column = 0;
+    for (int32_t i = 0; i < MAX_WEIGHTS; i++) {
+        if (!step->at[2 + i]) continue;
+        parts[n++] = part_of(step, 2 + i, -1, 5 + i, column, EPILOGUE_STORE);
+        column += step->op->operand[2 + i].rows;
+    }
+    run_parts(step, parts, n, w);
+}
+
+void run_matmul_add(struct step *step, struct worker *w) {
+    struct part part = part_of(step, 2, -1, 5, 0, EPILOGUE_ADD);
+    run_parts(step, &part, 1, w);
+}
+
+void run_gate_up(struct step *step, struct worker *w) {
+    struct part part = part_of(step, 2, 3, -1, 0, EPILOGUE_SILU_MUL);
+    run_parts(step, &part, 1, w);
+}
+
+void run_embed(struct step *step, struct worker *w) {
+    const struct asdsl_operand *out = &step->op->operand[0], *table = &step->op->operand[1];
+    const int32_t *tokens = (const int32_t *)(const void *)((const uint8_t *)step->params + step->params->tokens_offset);
+    int32_t begin, end;
+    if (w->index == 0) step->slot = step->k->type[table->type].gather_row_name;
+    work_begin(w, step->rows, 4);
+    while (work_next(w, &begin, &end))
+        for (int32_t t = begin; t < end; t++) {
+            step->k->type[table->type].gather_row(step->at[1], (int32_t)table->rows, (int32_t)table->cols, tokens[t],
+                                                  (float *)step->at[0] + (size_t)t * out->stride);
+        }
+}
+
+void run_quantize(struct step *step, struct worker *w) {
+    const struct asdsl_operand *in = &step->op->operand[0];
+    quantize_row_fn *const fns[] = {step->k->quantize_q8_32, step->k->quantize_q8_256};
+    static const int32_t types[] = {ASDSL_ACT_Q8_32, ASDSL_ACT_Q8_256};
+    int32_t begin, end;
+    if (w->index == 0) step->slot = step->at[1] ? step->k->quantize_q8_32_name : step->k->quantize_q8_256_name;
+    work_begin(w, step->rows, 4);
+    while (work_next(w, &begin, &end))
+        for (int32_t t = begin; t < end; t++)
+            for (int32_t i = 0; i < 2; i++) {
+                if (!step->at[1 + i]) continue;
+                size_t bytes = activation_row_bytes(types[i], (int32_t)in->cols);
+                fns[i]((const float *)step->at[0] + (size_t)t * in->stride, (int32_t)in->cols,
+                       (uint8_t *)step->at[1 + i] + (size_t)t * bytes);
+            }
+}
