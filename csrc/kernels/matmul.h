@@ -6,23 +6,45 @@
  * A row's sum is one chain in block order, whatever tile it falls in: results do not depend on the cut.
  *
  * A kernel writes `NAME_tile(t, n, prefetch)` for constant n and prefetch; MATMUL_SLOTS(NAME, type) makes the tiles of
- * each width and both slots of it. TILE_COLS per level: what leaves no spills.
+ * each width in TILES and both slots of it.
  */
 #ifndef ASDSL_MATMUL_H
 #define ASDSL_MATMUL_H
 #include "layout.h"
 #include "simd.h"
 
+/* Widest tile of each family: the largest that measured faster than the next smaller (Zen 4, clang 22, November 2026).
+ * More spill; on AVX2 the sign trick of 8-bit weights and the two halves of float weights fill 16 registers at 4. */
 #if defined(__AVX512F__) && !defined(ASDSL_EVEX_AS_AVXVNNI)
 enum { TILE_COLS = 8, TILE_HALVES_TO = 8 }; /* 32 registers; one half is the whole group */
+#define TILES_NIBBLES TILES_8
+#define TILES_BYTES TILES_8
+#define TILES_FLOATS TILES_8
+#elif defined(__AVXVNNI__) || defined(ASDSL_EVEX_AS_AVXVNNI)
+enum { TILE_COLS = 6, TILE_HALVES_TO = 3 }; /* 16 registers: float sums of both halves up to three columns */
+#define TILES_NIBBLES TILES_6
+#define TILES_BYTES TILES_6
+#define TILES_FLOATS TILES_4
 #elif defined(__AVX2__)
-enum { TILE_COLS = 6, TILE_HALVES_TO = 2 }; /* 16 registers; both halves at once up to two columns */
+enum { TILE_COLS = 6, TILE_HALVES_TO = 3 };
+#define TILES_NIBBLES TILES_6
+#define TILES_BYTES TILES_4
+#define TILES_FLOATS TILES_4
 #else
 enum { TILE_COLS = 2, TILE_HALVES_TO = 2 };
+#define TILES_NIBBLES TILES_2
+#define TILES_BYTES TILES_2
+#define TILES_FLOATS TILES_2
+#endif
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#define ROLLED _Pragma("clang loop unroll(disable)")
+#else
+#define UNROLL
+#define ROLLED
 #endif
 enum {
     HALVES = KERNEL_ROWS / LANES,
-    TILE_SUMS = 16,
     /* How far ahead of the reader one-pass tiles fetch into L2. PREFETCHT1 4.6 - 9 KB ahead gained 16 to 57 % where
      * weights come from memory (notes of the prototypes, Emerald Rapids, 2026); NTA lost 40 %. */
     PREFETCH_BYTES = 6144,
@@ -64,14 +86,14 @@ static inline void matmul_finish(const struct matmul_job *job, int32_t g, int32_
     }
 }
 
-/* tiles[n]: the tile of n columns, 1 .. TILE_COLS. Row groups are taken in blocks of up to `block`: a tile of columns
+/* tiles[n]: the tile of n columns, 1 .. widest. Row groups are taken in blocks of up to `block`: a tile of columns
  * stays in the first cache while the block's records come out of the second, so the activations, which may not fit there,
  * are read once for each block and not once for each group. */
 static inline void matmul_run(const struct matmul_job *job, int32_t begin, int32_t end, int32_t type,
-                              tile_fn *const *tiles, int32_t block) {
+                              tile_fn *const *tiles, int32_t widest, int32_t block) {
     _Alignas(64) float sums[TILE_COLS * KERNEL_ROWS], sums2[TILE_COLS * KERNEL_ROWS];
     size_t stride = (size_t)group_bytes(type, job->cols);
-    int32_t n_tiles = (job->n + TILE_COLS - 1) / TILE_COLS;
+    int32_t n_tiles = (job->n + widest - 1) / widest;
     struct tile t = {.act_stride = job->act_stride, .cols = job->cols};
     for (int32_t first = begin; first < end; first += block) {
         int32_t last = end - first < block ? end : first + block;
@@ -104,30 +126,25 @@ static inline int32_t matmul_block(const struct matmul_job *job, int32_t type) {
     static void NAME##_tile_##N##_##PREFETCH(const struct tile *t) {                                                   \
         NAME##_tile(t, N, PREFETCH);                                                                                   \
     }
-#if defined(__AVX2__)
-#if defined(__AVX512F__) && !defined(ASDSL_EVEX_AS_AVXVNNI)
-#define MATMUL_TILES(X, NAME, P) X(NAME, 1, P) X(NAME, 2, P) X(NAME, 3, P) X(NAME, 4, P) X(NAME, 5, P) X(NAME, 6, P)   \
-    X(NAME, 7, P) X(NAME, 8, P)
-#else
-#define MATMUL_TILES(X, NAME, P) X(NAME, 1, P) X(NAME, 2, P) X(NAME, 3, P) X(NAME, 4, P) X(NAME, 5, P) X(NAME, 6, P)
-#endif
-#else
-#define MATMUL_TILES(X, NAME, P) X(NAME, 1, P) X(NAME, 2, P)
-#endif
+#define TILES_2(X, NAME, P) X(NAME, 1, P) X(NAME, 2, P)
+#define TILES_4(X, NAME, P) TILES_2(X, NAME, P) X(NAME, 3, P) X(NAME, 4, P)
+#define TILES_6(X, NAME, P) TILES_4(X, NAME, P) X(NAME, 5, P) X(NAME, 6, P)
+#define TILES_8(X, NAME, P) TILES_6(X, NAME, P) X(NAME, 7, P) X(NAME, 8, P)
 #define MATMUL_TILE_NAME(NAME, N, P) NAME##_tile_##N##_##P,
-#define MATMUL_SLOTS(NAME, TYPE)                                                                                       \
-    MATMUL_TILES(MATMUL_TILE, NAME, 0)                                                                                 \
-    MATMUL_TILES(MATMUL_TILE, NAME, 1)                                                                                 \
+#define TILES_IN(tiles) ((int32_t)(sizeof(tiles) / sizeof *(tiles)) - 1)
+#define MATMUL_SLOTS(NAME, TYPE, TILES)                                                                                \
+    TILES(MATMUL_TILE, NAME, 0)                                                                                        \
+    TILES(MATMUL_TILE, NAME, 1)                                                                                        \
     matmul_fn KERNEL(NAME##_gemv), KERNEL(NAME##_gemm);                                                                \
     void KERNEL(NAME##_gemv)(const struct matmul_job *job, int32_t begin, int32_t end, void *scratch) {                \
-        static tile_fn *const tiles[] = {NULL, MATMUL_TILES(MATMUL_TILE_NAME, NAME, 1)};                               \
+        static tile_fn *const tiles[] = {NULL, TILES(MATMUL_TILE_NAME, NAME, 1)};                                      \
         (void)scratch;                                                                                                 \
-        matmul_run(job, begin, end, TYPE, tiles, 1);                                                                   \
+        matmul_run(job, begin, end, TYPE, tiles, TILES_IN(tiles), 1);                                                  \
     }                                                                                                                  \
     void KERNEL(NAME##_gemm)(const struct matmul_job *job, int32_t begin, int32_t end, void *scratch) {                \
-        static tile_fn *const tiles[] = {NULL, MATMUL_TILES(MATMUL_TILE_NAME, NAME, 0)};                               \
+        static tile_fn *const tiles[] = {NULL, TILES(MATMUL_TILE_NAME, NAME, 0)};                                      \
         (void)scratch;                                                                                                 \
-        matmul_run(job, begin, end, TYPE, tiles, matmul_block(job, TYPE));                                             \
+        matmul_run(job, begin, end, TYPE, tiles, TILES_IN(tiles), matmul_block(job, TYPE));                            \
     }
 
 #endif

@@ -3,7 +3,7 @@
  * Inside a block the dot is an exact integer; between blocks a row's sum is
  *   q4_0, q8_0   sum = fma(dot, d_w * d_a, sum)
  *   q4_1         sum = fma(m_w, s_a, fma(dot, d_w * d_a, sum))
- * in block order. Compiled once per level. n columns; `halves` vectors of LANES rows at once, from half h on.
+ * in block order. Compiled once per level.
  */
 #include "matmul.h"
 
@@ -15,119 +15,96 @@ SIMD_INLINE fv set1_at(const uint8_t *p) {
     return fv_set1(x);
 }
 
-/* Four lines of nibbles against n columns: dots[c * halves + s]. */
-SIMD_INLINE void dot_nibbles(dot4 *dots, const uint8_t *lines, const uint8_t *act, size_t stride, int n, int halves) {
-    for (int l = 0; l < 4; l++) {
-        bv low[2], high[2];
-        for (int s = 0; s < halves; s++) {
-            bv x = bv_load(lines + LINE * l + 4 * LANES * s);
-            low[s] = bv_and(x, bv_set1(15));
-            high[s] = bv_and(bv_shr(x, 4), bv_set1(15));
-        }
-        for (int c = 0; c < n; c++) {
-            av a = av_load(act + (size_t)c * stride + 4 * l);
-            for (int s = 0; s < halves; s++) dots[c * halves + s] = dot4_add(dots[c * halves + s], low[s], a);
-        }
-        for (int c = 0; c < n; c++) {
-            av a = av_load(act + (size_t)c * stride + 16 + 4 * l);
-            for (int s = 0; s < halves; s++) dots[c * halves + s] = dot4_add(dots[c * halves + s], high[s], a);
+/* Four lines of nibbles against n columns. */
+SIMD_INLINE void dot_nibbles(dot4 *dots, const uint8_t *lines, const uint8_t *act, size_t stride, int n) {
+    UNROLL for (int l = 0; l < 4; l++) {
+        bv x = bv_load(lines + LINE * l), low = bv_and(x, bv_set1(15)), high = bv_and(bv_shr(x, 4), bv_set1(15));
+        UNROLL for (int c = 0; c < n; c++) dots[c] = dot4_add(dots[c], low, av_load(act + (size_t)c * stride + 4 * l));
+        UNROLL for (int c = 0; c < n; c++) {
+            dots[c] = dot4_add(dots[c], high, av_load(act + (size_t)c * stride + 16 + 4 * l));
         }
     }
 }
 
-SIMD_INLINE void store_sums(const struct tile *t, const fv *sums, int h, int n, int halves) {
-    for (int c = 0; c < n; c++)
-        for (int s = 0; s < halves; s++) fv_store(t->sums + c * KERNEL_ROWS + (h + s) * LANES, sums[c * halves + s]);
-}
+SIMD_INLINE const int32_t *i32_at(const uint8_t *p) { return (const int32_t *)(const void *)p; }
 
-SIMD_INLINE void q4_1_body(const struct tile *t, int h, const int n, const int halves, const int prefetch) {
-    fv sums[TILE_SUMS];
-    const uint8_t *record = t->group, *act = t->act;
-    const size_t stride = t->act_stride;
-    for (int i = 0; i < n * halves; i++) sums[i] = fv_zero();
-    for (int32_t b = t->cols / BLOCK; b > 0; b--, record += Q4_1_RECORD, act += ACT) {
-        dot4 dots[TILE_SUMS];
-        if (prefetch) prefetch_ahead(record, Q4_1_RECORD);
-        for (int i = 0; i < n * halves; i++) dots[i] = dot4_start(NULL);
-        dot_nibbles(dots, record + LINE + 4 * LANES * h, act, stride, n, halves);
-        for (int s = 0; s < halves; s++) {
-            fv d = fv_load_f16(record + 2 * LANES * (h + s)), m = fv_load_f16(record + 32 + 2 * LANES * (h + s));
-            for (int c = 0; c < n; c++) {
-                const uint8_t *a = act + (size_t)c * stride;
-                fv *sum = &sums[c * halves + s];
-                fv dot = fv_from_i32(dot4_sum(dots[c * halves + s], NULL));
-                *sum = fv_fma(dot, fv_mul(d, set1_at(a + AT_D)), *sum);
-                *sum = fv_fma(m, set1_at(a + AT_S), *sum);
-            }
-        }
-    }
-    store_sums(t, sums, h, n, halves);
-}
-
-/* One block of q4_0 or q8_0: scales at d, lines at q. */
-SIMD_INLINE void scale_dots(fv *sums, const iv *dots, const uint8_t *d, const uint8_t *act, size_t stride, int n,
-                            int halves) {
-    for (int s = 0; s < halves; s++) {
-        fv d_w = fv_load_f16(d + 2 * LANES * s);
-        for (int c = 0; c < n; c++) {
-            fv scale = fv_mul(d_w, set1_at(act + (size_t)c * stride + AT_D));
-            sums[c * halves + s] = fv_fma(fv_from_i32(dots[c * halves + s]), scale, sums[c * halves + s]);
-        }
+/* One block, LANES rows, n columns. scales: f16 of the rows; lines: their quants. */
+SIMD_INLINE void q4_1_block(fv *sums, const uint8_t *scales, const uint8_t *lines, const uint8_t *act, size_t stride,
+                            int n) {
+    dot4 dots[TILE_COLS];
+    UNROLL for (int c = 0; c < n; c++) dots[c] = dot4_start(NULL);
+    dot_nibbles(dots, lines, act, stride, n);
+    fv d = fv_load_f16(scales), m = fv_load_f16(scales + 32);
+    UNROLL for (int c = 0; c < n; c++) {
+        const uint8_t *a = act + (size_t)c * stride;
+        sums[c] = fv_fma(fv_from_i32(dot4_sum(dots[c], NULL)), fv_mul(d, set1_at(a + AT_D)), sums[c]);
+        sums[c] = fv_fma(m, set1_at(a + AT_S), sums[c]);
     }
 }
 
-SIMD_INLINE void q4_0_block(fv *sums, const uint8_t *d, const uint8_t *lines, const uint8_t *act, size_t stride, int n,
-                            int halves) {
-    dot4 dots[TILE_SUMS];
-    iv exact[TILE_SUMS];
-    for (int i = 0; i < n * halves; i++) {
-        dots[i] = dot4_start((const int32_t *)(const void *)(act + (size_t)(i / halves) * stride + AT_MINUS8));
+SIMD_INLINE void q4_0_block(fv *sums, const uint8_t *scales, const uint8_t *lines, const uint8_t *act, size_t stride,
+                            int n) {
+    dot4 dots[TILE_COLS];
+    UNROLL for (int c = 0; c < n; c++) dots[c] = dot4_start(i32_at(act + (size_t)c * stride + AT_MINUS8));
+    dot_nibbles(dots, lines, act, stride, n);
+    fv d = fv_load_f16(scales);
+    UNROLL for (int c = 0; c < n; c++) {
+        const uint8_t *a = act + (size_t)c * stride;
+        iv dot = dot4_sum(dots[c], i32_at(a + AT_MINUS8));
+        sums[c] = fv_fma(fv_from_i32(dot), fv_mul(d, set1_at(a + AT_D)), sums[c]);
     }
-    dot_nibbles(dots, lines, act, stride, n, halves);
-    for (int i = 0; i < n * halves; i++) {
-        exact[i] = dot4_sum(dots[i], (const int32_t *)(const void *)(act + (size_t)(i / halves) * stride + AT_MINUS8));
-    }
-    scale_dots(sums, exact, d, act, stride, n, halves);
 }
 
-SIMD_INLINE void q8_0_block(fv *sums, const uint8_t *d, const uint8_t *lines, const uint8_t *act, size_t stride, int n,
-                            int halves) {
-    dot8 dots[TILE_SUMS];
-    iv exact[TILE_SUMS];
-    for (int i = 0; i < n * halves; i++) {
-        dots[i] = dot8_start((const int32_t *)(const void *)(act + (size_t)(i / halves) * stride + AT_MINUS128));
+SIMD_INLINE void q8_0_block(fv *sums, const uint8_t *scales, const uint8_t *lines, const uint8_t *act, size_t stride,
+                            int n) {
+    dot8 dots[TILE_COLS];
+    UNROLL for (int c = 0; c < n; c++) dots[c] = dot8_start(i32_at(act + (size_t)c * stride + AT_MINUS128));
+    UNROLL for (int l = 0; l < 8; l++) {
+        w8 w = w8_load(lines + LINE * l);
+        if (n > 3) SIMD_FORGET;
+        UNROLL for (int c = 0; c < n; c++) dots[c] = dot8_add(dots[c], w, av_load(act + (size_t)c * stride + 4 * l));
     }
-    for (int l = 0; l < 8; l++) {
-        w8 w[2];
-        for (int s = 0; s < halves; s++) w[s] = w8_load(lines + LINE * l + 4 * LANES * s);
-        for (int c = 0; c < n; c++) {
-            av a = av_load(act + (size_t)c * stride + 4 * l);
-            for (int s = 0; s < halves; s++) dots[c * halves + s] = dot8_add(dots[c * halves + s], w[s], a);
-        }
+    fv d = fv_load_f16(scales);
+    UNROLL for (int c = 0; c < n; c++) {
+        fv scale = fv_mul(d, set1_at(act + (size_t)c * stride + AT_D));
+        sums[c] = fv_fma(fv_from_i32(dot8_sum(dots[c])), scale, sums[c]);
     }
-    for (int i = 0; i < n * halves; i++) exact[i] = dot8_sum(dots[i]);
-    scale_dots(sums, exact, d, act, stride, n, halves);
 }
 
-/* Records hold two blocks; an odd last one is found by the same formula (layout.h). */
-#define PAIRED_BODY(NAME, PAIR_BYTES, BLOCK_LINES)                                                                     \
+/* The walk over a row group: `halves` vectors of LANES rows from half h on. STEP: block i of a record, whose scales come
+ * first (32 bytes to a block of a pair), then its lines. */
+#define STEP(NAME, i, LINES)                                                                                           \
+    do {                                                                                                               \
+        const uint8_t *scales = record + 32 * (i) + 2 * LANES * h, *lines = record + LINE + LINES * LINE * (i);        \
+        if (prefetch) prefetch_ahead(lines, LINES * LINE + ((i) ? 0 : LINE));                                          \
+        UNROLL for (int s = 0; s < halves; s++) {                                                                      \
+            NAME##_block(sums[s], scales + 2 * LANES * s, lines + 4 * LANES * (h + s), act, stride, n);                \
+            SIMD_FORGET;                                                                                               \
+        }                                                                                                              \
+        act += ACT;                                                                                                    \
+    } while (0)
+#define BODY(NAME, WALK)                                                                                               \
     SIMD_INLINE void NAME##_body(const struct tile *t, int h, const int n, const int halves, const int prefetch) {     \
-        fv sums[TILE_SUMS];                                                                                            \
+        fv sums[2][TILE_COLS];                                                                                         \
         const uint8_t *record = t->group, *act = t->act;                                                               \
         const size_t stride = t->act_stride;                                                                           \
-        int32_t n_blocks = t->cols / BLOCK;                                                                            \
-        for (int i = 0; i < n * halves; i++) sums[i] = fv_zero();                                                      \
-        for (int32_t b = 0; b < n_blocks; b++, act += ACT) {                                                           \
-            int32_t odd = b & 1;                                                                                       \
-            if (prefetch) prefetch_ahead(record + odd * (PAIR_BYTES / 2), PAIR_BYTES / 2);                             \
-            NAME##_block(sums, record + 32 * odd + 2 * LANES * h,                                                      \
-                         record + LINE + BLOCK_LINES * LINE * odd + 4 * LANES * h, act, stride, n, halves);            \
-            record += odd ? PAIR_BYTES : 0;                                                                            \
-        }                                                                                                              \
-        store_sums(t, sums, h, n, halves);                                                                             \
+        const int32_t n_blocks = t->cols / BLOCK;                                                                      \
+        UNROLL for (int i = 0; i < n; i++) sums[0][i] = sums[1][i] = fv_zero();                                        \
+        WALK                                                                                                           \
+        UNROLL for (int s = 0; s < halves; s++)                                                                        \
+            UNROLL for (int c = 0; c < n; c++) fv_store(t->sums + c * KERNEL_ROWS + (h + s) * LANES, sums[s][c]);      \
     }
-PAIRED_BODY(q4_0, Q4_0_PAIR, 4)
-PAIRED_BODY(q8_0, Q8_0_PAIR, 8)
+#define SINGLES(NAME, RECORD_BYTES, LINES)                                                                             \
+    ROLLED for (int32_t b = 0; b < n_blocks; b++, record += RECORD_BYTES) STEP(NAME, 0, LINES);
+#define PAIRS(NAME, RECORD_BYTES, LINES)                                                                               \
+    ROLLED for (int32_t b = 0; b < n_blocks / 2; b++, record += RECORD_BYTES) {                                        \
+        STEP(NAME, 0, LINES);                                                                                          \
+        STEP(NAME, 1, LINES);                                                                                          \
+    }                                                                                                                  \
+    if (n_blocks % 2) STEP(NAME, 0, LINES);
+BODY(q4_0, PAIRS(q4_0, Q4_0_PAIR, 4))
+BODY(q4_1, SINGLES(q4_1, Q4_1_RECORD, 4))
+BODY(q8_0, PAIRS(q8_0, Q8_0_PAIR, 8))
 
 /* With 8 lanes a wide tile walks its records once for each half: its sums and dots fill the registers. */
 #define TILE_OF_BODY(NAME)                                                                                             \
@@ -140,6 +117,6 @@ TILE_OF_BODY(q4_0)
 TILE_OF_BODY(q4_1)
 TILE_OF_BODY(q8_0)
 
-MATMUL_SLOTS(q4_0, ASDSL_Q4_0)
-MATMUL_SLOTS(q4_1, ASDSL_Q4_1)
-MATMUL_SLOTS(q8_0, ASDSL_Q8_0)
+MATMUL_SLOTS(q4_0, ASDSL_Q4_0, TILES_NIBBLES)
+MATMUL_SLOTS(q4_1, ASDSL_Q4_1, TILES_NIBBLES)
+MATMUL_SLOTS(q8_0, ASDSL_Q8_0, TILES_BYTES)

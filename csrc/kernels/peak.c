@@ -17,8 +17,10 @@ double KERNEL(int8_peak)(int64_t iterations) {
     av a = av_load(bytes);
     for (int i = 0; i < SUMS; i++) sums[i] = dot4_start(NULL);
     for (int64_t n = 0; n < iterations; n++) {
-        SIMD_OPAQUE(w); /* or the product would be computed once */
-        for (int i = 0; i < SUMS; i++) sums[i] = dot4_add(sums[i], w, a);
+        for (int i = 0; i < SUMS; i++) {
+            SIMD_OPAQUE(w); /* or one product would serve all the sums */
+            sums[i] = dot4_add(sums[i], w, a);
+        }
     }
     for (int i = 0; i < SUMS; i++) SIMD_OPAQUE(sums[i]);
     return (double)iterations * SUMS * LANES * 4;

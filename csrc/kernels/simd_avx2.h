@@ -22,6 +22,8 @@ SIMD_INLINE __m256i simd_first8(int n) {
 /* The compiler forgets what it knows of x: for probes. */
 #define SIMD_OPAQUE(x) __asm__ volatile("" : "+x"(x))
 
+/* With 16 registers: keeps the compiler from holding loaded values for a later use, which ends in spills. */
+#define SIMD_FORGET __asm__ volatile("" ::: "memory")
 /* ---- floats ---- */
 SIMD_INLINE f32x16 f32x16_zero(void) { return (f32x16){_mm256_setzero_ps(), _mm256_setzero_ps()}; }
 SIMD_INLINE f32x16 f32x16_set1(float x) { return (f32x16){_mm256_set1_ps(x), _mm256_set1_ps(x)}; }

@@ -12,41 +12,12 @@ typedef i32x16 mask16; /* all ones or all zeros per lane */
 #define SIMD_PREFETCH(address) __builtin_prefetch(address, 0, 2)
 #define SIMD_EACH for (int i = 0; i < 16; i++)
 
+typedef double simd_f64x16 __attribute__((vector_size(128)));
+typedef int64_t simd_i64x16 __attribute__((vector_size(128)));
+typedef uint64_t simd_u64x16 __attribute__((vector_size(128)));
+typedef uint16_t simd_u16x16 __attribute__((vector_size(32)));
+
 /* ---- scalars that the vectors are made of ---- */
-/* a * b + c with one rounding. Where the target has no such instruction: the product is exact in double; the sum is
- * rounded to odd there (error by 2Sum), after which rounding to float is exact (Boldo and Melquiond 2008). */
-SIMD_INLINE float simd_fma(float a, float b, float c) {
-#if defined(__FMA__) || defined(__aarch64__)
-    return __builtin_fmaf(a, b, c);
-#else
-    double p = (double)a * (double)b, q = c, s = p + q;
-    double back = s - p, error = (p - (s - back)) + (q - back);
-    uint64_t bits, error_bits;
-    memcpy(&bits, &s, 8);
-    memcpy(&error_bits, &error, 8);
-    /* Only a finite, even sum with a remainder moves; NaN errors (from infinities) do not. */
-    uint64_t inexact = (uint64_t)(error < 0.0) | (uint64_t)(error > 0.0);
-    uint64_t towards_zero = (bits ^ error_bits) >> 63;
-    bits += (inexact & ~bits & 1) * (1 - 2 * towards_zero);
-    memcpy(&s, &bits, 8);
-    return (float)s;
-#endif
-}
-SIMD_INLINE float simd_f16_to_f32(uint16_t h) {
-    uint32_t sign = (uint32_t)(h & 0x8000) << 16, exponent = h >> 10 & 31, mantissa = h & 0x3ff, bits;
-    float f;
-    if (exponent == 31) {
-        bits = 0x7f800000u | mantissa << 13 | (mantissa ? 0x400000u : 0); /* NaN comes out quiet */
-    } else if (exponent) {
-        bits = (exponent + 112) << 23 | mantissa << 13;
-    } else {
-        f = (float)mantissa * 0x1p-24f;
-        memcpy(&bits, &f, 4);
-    }
-    bits |= sign;
-    memcpy(&f, &bits, 4);
-    return f;
-}
 SIMD_INLINE uint16_t simd_f32_to_f16(float f) { /* nearest even */
     uint32_t bits;
     memcpy(&bits, &f, 4);
@@ -68,6 +39,7 @@ SIMD_INLINE int32_t simd_round_i32(float x) {
 }
 /* The compiler forgets what it knows of x: for probes. */
 #define SIMD_OPAQUE(x) __asm__ volatile("" : "+m"(x))
+#define SIMD_FORGET ((void)0) /* simd_avx2.h */
 
 /* ---- floats ---- */
 SIMD_INLINE f32x16 f32x16_set1(float x) { return (f32x16){x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x}; }
@@ -93,9 +65,22 @@ SIMD_INLINE f32x16 f32x16_add(f32x16 a, f32x16 b) { return a + b; }
 SIMD_INLINE f32x16 f32x16_sub(f32x16 a, f32x16 b) { return a - b; }
 SIMD_INLINE f32x16 f32x16_mul(f32x16 a, f32x16 b) { return a * b; }
 SIMD_INLINE f32x16 f32x16_div(f32x16 a, f32x16 b) { return a / b; }
-SIMD_INLINE f32x16 f32x16_fma(f32x16 a, f32x16 b, f32x16 c) { /* a * b + c */
-    SIMD_EACH c[i] = simd_fma(a[i], b[i], c[i]);
+/* a * b + c with one rounding. Where the target has no such instruction: the product is exact in double; the sum is
+ * rounded to odd there (error by 2Sum), after which rounding to float is exact (Boldo and Melquiond 2008). */
+SIMD_INLINE f32x16 f32x16_fma(f32x16 a, f32x16 b, f32x16 c) {
+#if defined(__aarch64__)
+    SIMD_EACH c[i] = __builtin_fmaf(a[i], b[i], c[i]);
     return c;
+#else
+    simd_f64x16 p = __builtin_convertvector(a, simd_f64x16) * __builtin_convertvector(b, simd_f64x16);
+    simd_f64x16 q = __builtin_convertvector(c, simd_f64x16), s = p + q, back = s - p;
+    simd_f64x16 error = (p - (s - back)) + (q - back);
+    simd_u64x16 bits = (simd_u64x16)s;
+    /* Only an even sum with a remainder moves, by one unit, towards the remainder; a NaN remainder (infinities) is none. */
+    simd_u64x16 inexact = (simd_u64x16)((error < 0.0) | (error > 0.0)), unit = inexact & ~bits & 1;
+    simd_u64x16 towards_zero = 0 - ((bits ^ (simd_u64x16)error) >> 63);
+    return __builtin_convertvector((simd_f64x16)(bits + ((unit ^ towards_zero) - towards_zero)), f32x16);
+#endif
 }
 SIMD_INLINE f32x16 f32x16_sqrt(f32x16 a) {
     SIMD_EACH a[i] = __builtin_sqrtf(a[i]);
@@ -143,7 +128,7 @@ SIMD_INLINE i32x16 i32x16_and(i32x16 a, i32x16 b) { return a & b; }
 SIMD_INLINE f32x16 f32x16_from_i32(i32x16 a) { return __builtin_convertvector(a, f32x16); }
 /* Nearest, ties to even; INT32_MIN for NaN and what does not fit. */
 SIMD_INLINE i32x16 f32x16_to_i32(f32x16 a) {
-    i32x16 r;
+    i32x16 r = {0};
     SIMD_EACH r[i] = simd_round_i32(a[i]);
     return r;
 }
@@ -158,9 +143,15 @@ SIMD_INLINE int32_t i32x16_sum(i32x16 a) {
 
 /* ---- half floats ---- */
 SIMD_INLINE f32x16 f32x16_load_f16(const uint16_t *p) {
-    f32x16 a;
-    SIMD_EACH a[i] = simd_f16_to_f32(p[i]);
-    return a;
+    simd_u16x16 half;
+    memcpy(&half, p, 32);
+    u32x16 h = __builtin_convertvector(half, u32x16), exponent = h >> 10 & 31, mantissa = h & 0x3ff;
+    u32x16 normal = (exponent + 112) << 23 | mantissa << 13, quiet = (u32x16)(mantissa != 0) & 0x400000;
+    u32x16 tiny = (u32x16)(__builtin_convertvector((i32x16)mantissa, f32x16) * 0x1p-24f);
+    u32x16 special = 0x7f800000 | mantissa << 13 | quiet; /* NaN comes out quiet */
+    u32x16 is_tiny = (u32x16)(exponent == 0), is_special = (u32x16)(exponent == 31);
+    normal = (is_tiny & tiny) | (~is_tiny & normal);
+    return (f32x16)((is_special & special) | (~is_special & normal) | (h & 0x8000) << 16);
 }
 SIMD_INLINE void f32x16_store_f16(uint16_t *p, f32x16 a) { SIMD_EACH p[i] = simd_f32_to_f16(a[i]); } /* nearest even */
 SIMD_INLINE f32x16 f32x16_load_bf16(const uint16_t *p) {
@@ -190,6 +181,9 @@ SIMD_INLINE float f32x16_hmax(f32x16 a) {
  */
 enum { LANES = 16 };
 typedef int16_t simd_i16x8 __attribute__((vector_size(16)));
+typedef int32_t simd_i32x4 __attribute__((vector_size(16)));
+typedef int8_t simd_i8x8 __attribute__((vector_size(8)));
+typedef uint8_t simd_u8x8 __attribute__((vector_size(8)));
 typedef uint8_t simd_u8x64 __attribute__((vector_size(64)));
 typedef uint16_t simd_u16x32 __attribute__((vector_size(64)));
 typedef f32x16 fv;
@@ -219,8 +213,10 @@ SIMD_INLINE bv bv_or(bv a, bv b) { return a | b; }
 #define bv_shl(a, bits) ((bv)((simd_u16x32)(a) << bits)) /* bits cross into the neighbouring byte: mask after */
 #define bv_shr(a, bits) ((bv)((simd_u16x32)(a) >> bits))
 SIMD_INLINE av av_load(const void *p) {
-    const int8_t *a = p;
-    return (av){a[0], a[1], a[2], a[3], a[0], a[1], a[2], a[3]};
+    simd_i8x8 a;
+    memcpy(&a, p, 4);
+    memcpy((char *)&a + 4, p, 4);
+    return __builtin_convertvector(a, simd_i16x8);
 }
 
 /* Products in int16, two rows (8 weights) to a part. The bounds are those of simd_avx2.h, halved: a lane holds one
@@ -228,17 +224,21 @@ SIMD_INLINE av av_load(const void *p) {
 typedef struct { simd_i16x8 part[8]; } dot4;
 SIMD_INLINE dot4 simd_madd(dot4 acc, bv w, av a) {
     SIMD_PARTS {
-        simd_i16x8 w16;
-        for (int k = 0; k < 8; k++) w16[k] = w[8 * i + k];
-        acc.part[i] += w16 * a;
+        simd_u8x8 part;
+        memcpy(&part, (const char *)&w + 8 * i, 8);
+        acc.part[i] += __builtin_convertvector(part, simd_i16x8) * a;
     }
     return acc;
 }
-SIMD_INLINE iv simd_fold(dot4 acc) { /* the four lanes of each row, as int32 */
+/* The four lanes of each row, as int32. */
+SIMD_INLINE iv simd_fold(dot4 acc) {
     iv sum;
-    SIMD_EACH {
-        simd_i16x8 part = acc.part[i / 2];
-        sum[i] = (part[i % 2 * 4] + part[i % 2 * 4 + 1]) + (part[i % 2 * 4 + 2] + part[i % 2 * 4 + 3]);
+    for (int i = 0; i < 4; i++) { /* four rows */
+        simd_i32x4 a = (simd_i32x4)acc.part[2 * i], b = (simd_i32x4)acc.part[2 * i + 1];
+        a = (a << 16 >> 16) + (a >> 16);
+        b = (b << 16 >> 16) + (b >> 16);
+        a = __builtin_shufflevector(a, b, 0, 2, 4, 6) + __builtin_shufflevector(a, b, 1, 3, 5, 7);
+        memcpy((char *)&sum + 16 * i, &a, 16);
     }
     return sum;
 }
@@ -256,9 +256,9 @@ SIMD_INLINE dot8 dot8_start(const int32_t *minus128) { return (void)minus128, iv
 SIMD_INLINE dot8 dot8_add(dot8 acc, w8 w, av a) {
     dot4 products;
     SIMD_PARTS {
-        simd_i16x8 w16;
-        for (int k = 0; k < 8; k++) w16[k] = (int8_t)w[8 * i + k];
-        products.part[i] = w16 * a;
+        simd_i8x8 part;
+        memcpy(&part, (const char *)&w + 8 * i, 8);
+        products.part[i] = __builtin_convertvector(part, simd_i16x8) * a;
     }
     return acc + simd_fold(products);
 }
