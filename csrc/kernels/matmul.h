@@ -45,9 +45,14 @@ enum { TILE_COLS = 2, TILE_HALVES_TO = 2 };
 #endif
 enum {
     HALVES = KERNEL_ROWS / LANES,
-    /* How far ahead of the reader one-pass tiles fetch into L2. PREFETCHT1 4.6 - 9 KB ahead gained 16 to 57 % where
-     * weights come from memory (notes of the prototypes, Emerald Rapids, 2026); NTA lost 40 %. */
-    PREFETCH_BYTES = 6144,
+    /* How far ahead of the reader one-pass tiles fetch into L2, a few lines at each step (bursts of 36 and more lines lost
+     * half the speed). Zen 4 VM, 2 cores, 96 MB of weights, November 2026, GB/s with 1 thread at 1 / 2 / 6 / 8 KB:
+     *   avx512 q4_1 33 29 23 25   q8_0 36 38 31 22   q4_k 31 27 27 26   q6_k 10 12 23 24   (a plain read loop: 26)
+     *   avx2   q4_1 30 16 28 33   q8_0 31 14 15 14   q4_k 26 12 27 31   q6_k 13 11 19 23
+     * q6_k does not read its lines in order, so it must be a record ahead. An Emerald Rapids VM liked 4.6 to 9 KB; its NTA
+     * lost 40 %. */
+    PREFETCH_NEAR = 1024,
+    PREFETCH_FAR = 8192,
 };
 
 struct tile {
@@ -59,9 +64,9 @@ struct tile {
 };
 typedef void tile_fn(const struct tile *t);
 
-/* A line of every LINE in [at, at + bytes), PREFETCH_BYTES ahead. */
-SIMD_INLINE void prefetch_ahead(const uint8_t *at, int32_t bytes) {
-    for (int32_t i = 0; i < bytes; i += LINE) SIMD_PREFETCH(at + PREFETCH_BYTES + i);
+/* The lines of [at, at + bytes). */
+SIMD_INLINE void prefetch_lines(const uint8_t *at, int32_t bytes) {
+    for (int32_t i = 0; i < bytes; i += LINE) SIMD_PREFETCH(at + i);
 }
 
 /* sums of one or two weights -> out, columns [t0, t0 + n), rows of group g. Rows past the matrix are not written. */

@@ -39,8 +39,10 @@ SIMD_INLINE void q4_k_sub_block(iv *totals, iv scale, const uint8_t *lines, cons
 }
 
 /* One record, LANES rows from half h on. */
-SIMD_INLINE void q4_k_record(float *sums, const uint8_t *record, int h, const uint8_t *act, size_t stride, int n) {
+SIMD_INLINE void q4_k_record(float *sums, const uint8_t *record, int h, const uint8_t *act, size_t stride, int n,
+                             int prefetch) {
     const uint8_t *lines = record + 4 * LINE + 4 * LANES * h, *scales = record + LINE + 4 * LANES * h;
+    if (prefetch) prefetch_lines(record + PREFETCH_NEAR, 4 * LINE);
     bv low = bv_set1(15), high = bv_set1(0x30);
     bv s = bv_load(scales), m = bv_load(scales + LINE), tops = bv_load(scales + 2 * LINE);
     bv s_first = bv_or(bv_and(s, low), bv_and(bv_shl(tops, 4), high)); /* scales of sub-blocks 0-3 */
@@ -50,9 +52,11 @@ SIMD_INLINE void q4_k_record(float *sums, const uint8_t *record, int h, const ui
     iv totals[TILE_COLS];
     UNROLL for (int c = 0; c < n; c++) totals[c] = iv_zero();
     ROLLED for (int j = 0; j < 4; j++) {
+        if (prefetch) prefetch_lines(lines + PREFETCH_NEAR + 4 * LINE * j, 4 * LINE);
         q4_k_sub_block(totals, iv_pick_pairs(s_first, j, j), lines + 4 * LINE * j, act + 32 * j, stride, n);
     }
     ROLLED for (int j = 0; j < 4; j++) {
+        if (prefetch) prefetch_lines(lines + PREFETCH_NEAR + 4 * LINE * (4 + j), 4 * LINE);
         q4_k_sub_block(totals, iv_pick_pairs(s_last, j, j), lines + 4 * LINE * (4 + j), act + 128 + 32 * j, stride, n);
     }
     add_scaled(sums, totals, fv_load_f16(record + 2 * LANES * h), act, stride, n);
@@ -70,7 +74,7 @@ SIMD_INLINE void q4_k_record(float *sums, const uint8_t *record, int h, const ui
  * of inputs i, i + 32, i + 64 and i + 96, byte i of ql the low nibbles of i and i + 64, byte i + 32 those of the others.
  * A line of ql and qh is loaded again for each of the sub-blocks it serves: dearer in loads, but no weight waits. */
 SIMD_INLINE void q6_k_record(float *sums, const uint8_t *record, const uint8_t *d, int h, const uint8_t *act,
-                             size_t stride, int n) {
+                             size_t stride, int n, int prefetch) {
     const bv low = bv_set1(15), high = bv_set1(0x30);
     const uint8_t *ql = record + 4 * LANES * h, *qh = ql + 32 * LINE, *scales = ql + 48 * LINE, *a = act;
     iv totals[TILE_COLS];
@@ -79,6 +83,10 @@ SIMD_INLINE void q6_k_record(float *sums, const uint8_t *record, const uint8_t *
         UNROLL for (int sub = 0; sub < 8; sub++) { /* 16 inputs */
             const int quarter = sub / 2, odd = sub % 2;
             SIMD_FORGET;
+            if (prefetch) { /* 16 times 3 of the 52 lines; the scales' 4 with the first of each half */
+                prefetch_lines(record + PREFETCH_FAR + LINE * 3 * (8 * half + sub), 3 * LINE);
+                if (sub == 0) prefetch_lines(scales + PREFETCH_FAR, 2 * LINE);
+            }
             const int32_t *minus32 = act_at(act, 0, 0)->minus32 + 8 * half + sub;
             const int16_t *pairs = act_at(act, 0, 0)->minus32_pairs[8 * half + sub];
             dot6 dots[TILE_COLS];
@@ -110,8 +118,8 @@ SIMD_INLINE void q4_k_tile(const struct tile *t, const int n, const int prefetch
     const uint8_t *record = t->group, *act = t->act;
     zero_sums(t, n);
     ROLLED for (int32_t b = t->cols / BLOCK; b > 0; b--, record += Q4_K_RECORD, act += ACT) {
-        if (prefetch) prefetch_ahead(record, Q4_K_RECORD);
-        ROLLED for (int h = 0; h < HALVES; h++) q4_k_record(t->sums + LANES * h, record, h, act, t->act_stride, n);
+        q4_k_record(t->sums, record, 0, act, t->act_stride, n, prefetch);
+        if (HALVES > 1) q4_k_record(t->sums + LANES, record, 1, act, t->act_stride, n, 0);
     }
 }
 
@@ -119,8 +127,8 @@ SIMD_INLINE void q6_k_tile(const struct tile *t, const int n, const int prefetch
     const uint8_t *d = t->group, *record = d + q6_k_header_bytes(t->cols), *act = t->act;
     zero_sums(t, n);
     ROLLED for (int32_t b = t->cols / BLOCK; b > 0; b--, record += Q6_K_RECORD, act += ACT, d += 32) {
-        if (prefetch) prefetch_ahead(record, Q6_K_RECORD);
-        ROLLED for (int h = 0; h < HALVES; h++) q6_k_record(t->sums + LANES * h, record, d, h, act, t->act_stride, n);
+        q6_k_record(t->sums, record, d, 0, act, t->act_stride, n, prefetch);
+        if (HALVES > 1) q6_k_record(t->sums + LANES, record, d, 1, act, t->act_stride, n, 0);
     }
 }
 

@@ -76,7 +76,7 @@ SIMD_INLINE void q8_0_block(fv *sums, const uint8_t *scales, const uint8_t *line
 #define STEP(NAME, i, LINES)                                                                                           \
     do {                                                                                                               \
         const uint8_t *scales = record + 32 * (i) + 2 * LANES * h, *lines = record + LINE + LINES * LINE * (i);        \
-        if (prefetch) prefetch_ahead(lines, LINES * LINE + ((i) ? 0 : LINE));                                          \
+        if (prefetch) prefetch_lines(lines + PREFETCH_NEAR, LINES * LINE + ((i) ? 0 : LINE));                          \
         UNROLL for (int s = 0; s < halves; s++) {                                                                      \
             NAME##_block(sums[s], scales + 2 * LANES * s, lines + 4 * LANES * (h + s), act, stride, n);                \
             SIMD_FORGET;                                                                                               \

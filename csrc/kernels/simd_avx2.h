@@ -4,6 +4,7 @@
  * ASDSL_EVEX_AS_AVXVNNI compiles the AVX-VNNI code with the EVEX encoding of the same instruction, so that tests can
  * run it on a CPU that has AVX-512 VNNI but hides AVX-VNNI.
  */
+/* clang-format off: one line to a function reads as a table */
 #include <immintrin.h>
 
 typedef struct { __m256 lo, hi; } f32x16;

@@ -2,6 +2,7 @@
  *
  * Owns the 16-lane types and what the matmul kernels need of bytes and nibbles (end of the file). Knows no layout.
  */
+/* clang-format off: one line to a function reads as a table */
 #include <immintrin.h>
 
 typedef __m512 f32x16;

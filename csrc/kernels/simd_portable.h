@@ -4,6 +4,7 @@
  * gives the bits that the x86 levels give, which is why fused multiply-add and half floats are spelled out.
  * Included by simd.h alone.
  */
+/* clang-format off: one line to a function reads as a table */
 typedef float f32x16 __attribute__((vector_size(64)));
 typedef int32_t i32x16 __attribute__((vector_size(64)));
 typedef uint32_t u32x16 __attribute__((vector_size(64)));
