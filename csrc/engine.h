@@ -22,7 +22,7 @@ struct worker {
     void *scratch; /* private, 64-byte aligned */
     size_t scratch_bytes;
     /* work_begin/work_next state: */
-    int32_t band_next, band_end, tail_end, grain;
+    int32_t band_next, band_end, tail_begin, tail_end, grain;
     uint32_t phase;
 };
 

@@ -1,0 +1,30 @@
+/* pool.h: the persistent threads of one engine. What they run is the caller's; placement is decided once, here. */
+#ifndef ASDSL_POOL_H
+#define ASDSL_POOL_H
+#include "cpu.h"
+#include "engine.h"
+
+enum { POOL_MAX_THREADS = 256, POOL_SPIN_US = 1500 };
+
+/* Called by every worker of a run, worker 0 on the calling thread. Runs end with a barrier. */
+typedef void pool_job(void *context, struct worker *w);
+
+/* n_threads workers, the caller included. spin_us < 0: default. NULL with the error text set. */
+struct pool *pool_create(int32_t n_threads, int32_t spin_us, bool pin, const struct cpu_cores *cores);
+void pool_destroy(struct pool *pool); /* joins all threads; no run may be under way */
+
+int32_t pool_threads(const struct pool *pool);
+
+/* One run at a time (the engine's mutex sees to it). While it runs the calling thread has the engine's floating-point
+ * control word and the first core to itself; it gets its own back afterwards. */
+void pool_run(struct pool *pool, pool_job *job, void *context);
+
+/* A worker that runs alone: no bands, no barriers, the scratch of worker 0. For small steps, inside a run. */
+struct worker *pool_alone(struct pool *pool);
+
+/* Scratch of at least `bytes` for each worker from the next run on; false: refused. Not during a run. */
+bool pool_reserve_scratch(struct pool *pool, size_t bytes);
+
+double clock_ns(void); /* monotonic */
+
+#endif
