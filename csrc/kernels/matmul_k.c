@@ -82,7 +82,7 @@ SIMD_INLINE void q6_k_record(float *sums, const uint8_t *record, const uint8_t *
     ROLLED for (int half = 0; half < 2; half++, ql += 16 * LINE, qh += 8 * LINE, scales += 2 * LINE, a += 128) {
         UNROLL for (int sub = 0; sub < 8; sub++) { /* 16 inputs */
             const int quarter = sub / 2, odd = sub % 2;
-            SIMD_FORGET;
+            if (n > 2 || LANES == 8) SIMD_FORGET; /* else a line loaded for one sub-block may wait for the next */
             if (prefetch) { /* 16 times 3 of the 52 lines; the scales' 4 with the first of each half */
                 prefetch_lines(record + PREFETCH_FAR + LINE * 3 * (8 * half + sub), 3 * LINE);
                 if (sub == 0) prefetch_lines(scales + PREFETCH_FAR, 2 * LINE);

@@ -12,7 +12,7 @@ typedef __mmask16 mask16;
 #define SIMD_PREFETCH(address) _mm_prefetch((const char *)(address), _MM_HINT_T1) /* into L2 */
 /* The compiler forgets what it knows of x: for probes. */
 #define SIMD_OPAQUE(x) __asm__ volatile("" : "+v"(x))
-#define SIMD_FORGET ((void)0) /* simd_avx2.h */
+#define SIMD_FORGET __asm__ volatile("" ::: "memory") /* simd_avx2.h */
 
 /* ---- floats ---- */
 SIMD_INLINE f32x16 f32x16_zero(void) { return _mm512_setzero_ps(); }
