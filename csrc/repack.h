@@ -9,9 +9,9 @@ struct repack_buffer {
     uint64_t bytes;
 };
 
-/* Checks the job's type, layouts, shape and both byte ranges, then repacks on all workers. `same_buffer`: src and dst are
- * one buffer, so the ranges may not overlap. The caller holds both buffers and the engine's mutex, and has refused a
- * read-only dst. ASDSL_OK, or a negative status with the error text set and nothing written. */
+/* Checks the job's type, layouts, shape and both byte ranges, then repacks on all workers. `same_buffer`: src and dst
+ * are one buffer, so the ranges may not overlap. The caller holds both buffers and the engine's mutex, and has refused
+ * a read-only dst. ASDSL_OK, or a negative status with the error text set and nothing written. */
 int32_t repack_run(struct pool *pool, const struct asdsl_repack_job *job, struct repack_buffer src,
                    struct repack_buffer dst, bool same_buffer);
 

@@ -7,9 +7,7 @@
 
 enum { MAX_WEIGHTS = 3 };
 
-static int32_t groups_of(const struct asdsl_operand *w) {
-    return (int32_t)((w->rows + KERNEL_ROWS - 1) / KERNEL_ROWS);
-}
+static int32_t groups_of(const struct asdsl_operand *w) { return (int32_t)((w->rows + KERNEL_ROWS - 1) / KERNEL_ROWS); }
 
 /* Decode: 1, a group is 6 to 40 KB of weights. Prefill: what keeps 8 or more units for each worker, at most 8 groups,
  * which share one pass over the activations. */
@@ -37,7 +35,8 @@ static size_t act_stride_of(const struct asdsl_operand *in) {
 /* Operand indices of the weight, a second weight and a bias (-1: none); `column`: where its outputs begin in a row. */
 static struct part part_of(const struct step *step, int32_t w, int32_t w2, int32_t bias, size_t column,
                            enum matmul_epilogue epilogue) {
-    const struct asdsl_operand *out = &step->op->operand[0], *in = &step->op->operand[1], *weights = &step->op->operand[w];
+    const struct asdsl_operand *out = &step->op->operand[0], *in = &step->op->operand[1],
+                               *weights = &step->op->operand[w];
     const struct type_kernels *t = &step->k->type[weights->type];
     bool gemv = step->rows <= KERNEL_GEMV_MAX;
     return (struct part){.job = {.w = step->at[w],
@@ -95,7 +94,8 @@ void run_gate_up(struct step *step, struct worker *w) {
 
 void run_embed(struct step *step, struct worker *w) {
     const struct asdsl_operand *out = &step->op->operand[0], *table = &step->op->operand[1];
-    const int32_t *tokens = (const int32_t *)(const void *)((const uint8_t *)step->params + step->params->tokens_offset);
+    const int32_t *tokens =
+        (const int32_t *)(const void *)((const uint8_t *)step->params + step->params->tokens_offset);
     int32_t begin, end;
     if (w->index == 0) step->slot = step->k->type[table->type].gather_row_name;
     work_begin(w, step->rows, 4);

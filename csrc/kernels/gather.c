@@ -1,5 +1,5 @@
-/* gather.c: one row of an interleaved matrix as floats, to the bit what the published formulas give (`gguf.quants` of the
- * Python package): every product below is exact in float, the one addition rounds. Compiled once per level.
+/* gather.c: one row of an interleaved matrix as floats, to the bit what the published formulas give (`gguf.quants` of
+ * the Python package): every product below is exact in float, the one addition rounds. Compiled once per level.
  */
 #include "layout.h"
 

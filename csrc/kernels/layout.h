@@ -13,10 +13,10 @@
  *   q8_0       records of 16 x 64, 1088 bytes: d_a, d_b, 8 lines of a, 8 lines of b; odd last block 576 bytes
  *   q4_k       records of 16 x 256, 2304 bytes: f16 d[16], f16 dmin[16]; a line of scale nibbles, a line of minimum
  *              nibbles, a line of 2-bit tops; then 4 lines for each sub-block of 32 inputs, as q4_1's.
- *              16-byte quarter L of the three lines serves rows 4L .. 4L+3, byte 4j + r' that of row 4L + r': low nibble
- *              sub-block j (0-3), high nibble j + 4; tops: bits 0-1 scale j, 2-3 scale j+4, 4-5 minimum j, 6-7 j+4
- *   q6_k       header: f16 d[16] for each block of 256, padded to whole lines; then records of 3328 bytes:
- *              32 lines ql, 16 lines qh (the bytes of a GGUF block, in order), 4 lines of int8 scales (4 of each row)
+ *              16-byte quarter L of the three lines serves rows 4L .. 4L+3, byte 4j + r' that of row 4L + r': low
+ * nibble sub-block j (0-3), high nibble j + 4; tops: bits 0-1 scale j, 2-3 scale j+4, 4-5 minimum j, 6-7 j+4 q6_k
+ * header: f16 d[16] for each block of 256, padded to whole lines; then records of 3328 bytes: 32 lines ql, 16 lines qh
+ * (the bytes of a GGUF block, in order), 4 lines of int8 scales (4 of each row)
  */
 #ifndef ASDSL_LAYOUT_H
 #define ASDSL_LAYOUT_H

@@ -45,12 +45,12 @@ enum { TILE_COLS = 2, TILE_HALVES_TO = 2 };
 #endif
 enum {
     HALVES = KERNEL_ROWS / LANES,
-    /* How far ahead of the reader one-pass tiles fetch into L2, a few lines at each step (bursts of 36 and more lines lost
-     * half the speed). Zen 4 VM, 2 cores, 96 MB of weights, November 2026, GB/s with 1 thread at 1 / 2 / 6 / 8 KB:
+    /* How far ahead of the reader one-pass tiles fetch into L2, a few lines at each step (bursts of 36 and more lines
+     * lost half the speed). Zen 4 VM, 2 cores, 96 MB of weights, November 2026, GB/s with 1 thread at 1 / 2 / 6 / 8 KB:
      *   avx512 q4_1 33 29 23 25   q8_0 36 38 31 22   q4_k 31 27 27 26   q6_k 10 12 23 24   (a plain read loop: 26)
      *   avx2   q4_1 30 16 28 33   q8_0 31 14 15 14   q4_k 26 12 27 31   q6_k 13 11 19 23
-     * q6_k does not read its lines in order, so it must be a record ahead. An Emerald Rapids VM liked 4.6 to 9 KB; its NTA
-     * lost 40 %. */
+     * q6_k does not read its lines in order, so it must be a record ahead. An Emerald Rapids VM liked 4.6 to 9 KB; its
+     * NTA lost 40 %. */
     PREFETCH_NEAR = 1024,
     PREFETCH_FAR = 8192,
 };
@@ -92,8 +92,8 @@ static inline void matmul_finish(const struct matmul_job *job, int32_t g, int32_
 }
 
 /* tiles[n]: the tile of n columns, 1 .. widest. Row groups are taken in blocks of up to `block`: a tile of columns
- * stays in the first cache while the block's records come out of the second, so the activations, which may not fit there,
- * are read once for each block and not once for each group. */
+ * stays in the first cache while the block's records come out of the second, so the activations, which may not fit
+ * there, are read once for each block and not once for each group. */
 static inline void matmul_run(const struct matmul_job *job, int32_t begin, int32_t end, int32_t type,
                               tile_fn *const *tiles, int32_t widest, int32_t block) {
     _Alignas(64) float sums[TILE_COLS * KERNEL_ROWS], sums2[TILE_COLS * KERNEL_ROWS];
@@ -128,9 +128,7 @@ static inline int32_t matmul_block(const struct matmul_job *job, int32_t type) {
 }
 
 #define MATMUL_TILE(NAME, N, PREFETCH)                                                                                 \
-    static void NAME##_tile_##N##_##PREFETCH(const struct tile *t) {                                                   \
-        NAME##_tile(t, N, PREFETCH);                                                                                   \
-    }
+    static void NAME##_tile_##N##_##PREFETCH(const struct tile *t) { NAME##_tile(t, N, PREFETCH); }
 #define TILES_2(X, NAME, P) X(NAME, 1, P) X(NAME, 2, P)
 #define TILES_4(X, NAME, P) TILES_2(X, NAME, P) X(NAME, 3, P) X(NAME, 4, P)
 #define TILES_6(X, NAME, P) TILES_4(X, NAME, P) X(NAME, 5, P) X(NAME, 6, P)

@@ -17,7 +17,8 @@
                 x[c] = fv_set1(value);                                                                                 \
             }                                                                                                          \
             for (int s = 0; s < strips; s++) {                                                                         \
-                const uint8_t *w = t->group + s / HALVES * stride + KERNEL_ROWS * BYTES * k + s % HALVES * LANES * BYTES;\
+                const uint8_t *w =                                                                                     \
+                    t->group + s / HALVES * stride + KERNEL_ROWS * BYTES * k + s % HALVES * LANES * BYTES;             \
                 fv weights = LOAD(w);                                                                                  \
                 for (int c = 0; c < n; c++) sums[s * n + c] = fv_fma(weights, x[c], sums[s * n + c]);                  \
             }                                                                                                          \

@@ -4,8 +4,8 @@
  * 8 * 63 * 32 * 15 * 127 = 30.7 M for q4_k, 16 * 128 * 16 * 32 * 127 = 133 M for q6_k); between blocks a row's sum is
  *   q4_k   sum = fma(minima, dmin_w * d_a, fma(total, d_w * d_a, sum))      minima = sum of minimum * -sum(q)
  *   q6_k   sum = fma(total, d_w * d_a, sum)
- * in block order. Compiled once per level. The float sums of a tile rest in memory: they are touched once in 256 inputs,
- * and the registers belong to the integers.
+ * in block order. Compiled once per level. The float sums of a tile rest in memory: they are touched once in 256
+ * inputs, and the registers belong to the integers.
  */
 #include "matmul.h"
 
@@ -17,7 +17,8 @@ SIMD_INLINE const struct act_q8_256 *act_at(const uint8_t *act, size_t stride, i
 
 /* sums += float(totals) * (d * d_a) for n columns of LANES rows. */
 SIMD_INLINE void add_scaled(float *sums, const iv *totals, fv d, const uint8_t *act, size_t stride, int n) {
-    UNROLL for (int c = 0; c < n; c++) {
+    UNROLL
+    for (int c = 0; c < n; c++) {
         float *sum = sums + c * KERNEL_ROWS;
         fv scale = fv_mul(d, fv_set1(act_at(act, stride, c)->d));
         fv_store(sum, fv_fma(fv_from_i32(totals[c]), scale, fv_load(sum)));
@@ -27,15 +28,20 @@ SIMD_INLINE void add_scaled(float *sums, const iv *totals, fv d, const uint8_t *
 /* Sub-blocks whose scales are the bytes j of `scales`: one of 32 inputs, 4 lines. */
 SIMD_INLINE void q4_k_sub_block(iv *totals, iv scale, const uint8_t *lines, const uint8_t *act, size_t stride, int n) {
     dot4k dots[TILE_COLS];
-    UNROLL for (int c = 0; c < n; c++) dots[c] = dot4k_zero();
-    UNROLL for (int l = 0; l < 4; l++) {
+    UNROLL
+    for (int c = 0; c < n; c++) dots[c] = dot4k_zero();
+    UNROLL
+    for (int l = 0; l < 4; l++) {
         bv x = bv_load(lines + LINE * l), low = dot4k_low(x), high = dot4k_high(x);
-        UNROLL for (int c = 0; c < n; c++) dots[c] = dot4k_add_low(dots[c], low, av_load(act + (size_t)c * stride + 4 * l));
-        UNROLL for (int c = 0; c < n; c++) {
+        UNROLL
+        for (int c = 0; c < n; c++) dots[c] = dot4k_add_low(dots[c], low, av_load(act + (size_t)c * stride + 4 * l));
+        UNROLL
+        for (int c = 0; c < n; c++) {
             dots[c] = dot4k_add_high(dots[c], high, av_load(act + (size_t)c * stride + 16 + 4 * l));
         }
     }
-    UNROLL for (int c = 0; c < n; c++) totals[c] = dot4k_scaled(totals[c], dots[c], scale);
+    UNROLL
+    for (int c = 0; c < n; c++) totals[c] = dot4k_scaled(totals[c], dots[c], scale);
 }
 
 /* One record, LANES rows from half h on. */
@@ -50,37 +56,47 @@ SIMD_INLINE void q4_k_record(float *sums, const uint8_t *record, int h, const ui
     bv m_first = bv_or(bv_and(m, low), bv_and(tops, high));
     bv m_last = bv_or(bv_and(bv_shr(m, 4), low), bv_and(bv_shr(tops, 2), high));
     iv totals[TILE_COLS];
-    UNROLL for (int c = 0; c < n; c++) totals[c] = iv_zero();
-    ROLLED for (int j = 0; j < 4; j++) {
+    UNROLL
+    for (int c = 0; c < n; c++) totals[c] = iv_zero();
+    ROLLED
+    for (int j = 0; j < 4; j++) {
         if (prefetch) prefetch_lines(lines + PREFETCH_NEAR + 4 * LINE * j, 4 * LINE);
         q4_k_sub_block(totals, iv_pick_pairs(s_first, j, j), lines + 4 * LINE * j, act + 32 * j, stride, n);
     }
-    ROLLED for (int j = 0; j < 4; j++) {
+    ROLLED
+    for (int j = 0; j < 4; j++) {
         if (prefetch) prefetch_lines(lines + PREFETCH_NEAR + 4 * LINE * (4 + j), 4 * LINE);
         q4_k_sub_block(totals, iv_pick_pairs(s_last, j, j), lines + 4 * LINE * (4 + j), act + 128 + 32 * j, stride, n);
     }
     add_scaled(sums, totals, fv_load_f16(record + 2 * LANES * h), act, stride, n);
-    UNROLL for (int c = 0; c < n; c++) totals[c] = iv_zero();
-    UNROLL for (int p = 0; p < 4; p++) { /* sub-blocks 2p and 2p + 1 */
+    UNROLL
+    for (int c = 0; c < n; c++) totals[c] = iv_zero();
+    UNROLL
+    for (int p = 0; p < 4; p++) { /* sub-blocks 2p and 2p + 1 */
         iv minima = iv_pick_pairs(p < 2 ? m_first : m_last, p % 2 * 2, p % 2 * 2 + 1);
-        UNROLL for (int c = 0; c < n; c++) {
+        UNROLL
+        for (int c = 0; c < n; c++) {
             totals[c] = iv_dot_pairs(totals[c], minima, act_at(act, stride, c)->minus_sums + 2 * p);
         }
     }
     add_scaled(sums, totals, fv_load_f16(record + 32 + 2 * LANES * h), act, stride, n);
 }
 
-/* One record, LANES rows from half h on; d: their scales. Of each 128 inputs, byte i (0-31) of qh holds the two top bits
- * of inputs i, i + 32, i + 64 and i + 96, byte i of ql the low nibbles of i and i + 64, byte i + 32 those of the others.
- * A line of ql and qh is loaded again for each of the sub-blocks it serves: dearer in loads, but no weight waits. */
+/* One record, LANES rows from half h on; d: their scales. Of each 128 inputs, byte i (0-31) of qh holds the two top
+ * bits of inputs i, i + 32, i + 64 and i + 96, byte i of ql the low nibbles of i and i + 64, byte i + 32 those of the
+ * others. A line of ql and qh is loaded again for each of the sub-blocks it serves: dearer in loads, but no weight
+ * waits. */
 SIMD_INLINE void q6_k_record(float *sums, const uint8_t *record, const uint8_t *d, int h, const uint8_t *act,
                              size_t stride, int n, int prefetch) {
     const bv low = bv_set1(15), high = bv_set1(0x30);
     const uint8_t *ql = record + 4 * LANES * h, *qh = ql + 32 * LINE, *scales = ql + 48 * LINE, *a = act;
     iv totals[TILE_COLS];
-    UNROLL for (int c = 0; c < n; c++) totals[c] = iv_zero();
-    ROLLED for (int half = 0; half < 2; half++, ql += 16 * LINE, qh += 8 * LINE, scales += 2 * LINE, a += 128) {
-        UNROLL for (int sub = 0; sub < 8; sub++) { /* 16 inputs */
+    UNROLL
+    for (int c = 0; c < n; c++) totals[c] = iv_zero();
+    ROLLED
+    for (int half = 0; half < 2; half++, ql += 16 * LINE, qh += 8 * LINE, scales += 2 * LINE, a += 128) {
+        UNROLL
+        for (int sub = 0; sub < 8; sub++) { /* 16 inputs */
             const int quarter = sub / 2, odd = sub % 2;
             if (n > 2 || LANES == 8) SIMD_FORGET; /* else a line loaded for one sub-block may wait for the next */
             if (prefetch) { /* 16 times 3 of the 52 lines; the scales' 4 with the first of each half */
@@ -90,34 +106,41 @@ SIMD_INLINE void q6_k_record(float *sums, const uint8_t *record, const uint8_t *
             const int32_t *minus32 = act_at(act, 0, 0)->minus32 + 8 * half + sub;
             const int16_t *pairs = act_at(act, 0, 0)->minus32_pairs[8 * half + sub];
             dot6 dots[TILE_COLS];
-            UNROLL for (int c = 0; c < n; c++) {
+            UNROLL
+            for (int c = 0; c < n; c++) {
                 dots[c] = dot6_start((const int32_t *)(const void *)((const uint8_t *)minus32 + (size_t)c * stride),
                                      (const int16_t *)(const void *)((const uint8_t *)pairs + (size_t)c * stride));
             }
-            UNROLL for (int l = 0; l < 4; l++) {
+            UNROLL
+            for (int l = 0; l < 4; l++) {
                 bv x = bv_load(ql + LINE * (quarter % 2 * 8 + 4 * odd + l)), top = bv_load(qh + LINE * (4 * odd + l));
                 x = bv_and(quarter < 2 ? x : bv_shr(x, 4), low);
-                top = quarter == 0 ? bv_shl(top, 4) : quarter == 1 ? bv_shl(top, 2) : quarter == 2 ? top : bv_shr(top, 2);
+                if (quarter < 2) top = quarter == 0 ? bv_shl(top, 4) : bv_shl(top, 2);
+                if (quarter == 3) top = bv_shr(top, 2);
                 bv w = bv_or(x, bv_and(top, high));
-                UNROLL for (int c = 0; c < n; c++) {
+                UNROLL
+                for (int c = 0; c < n; c++) {
                     dots[c] = dot6_add(dots[c], w, av_load(a + (size_t)c * stride + 16 * sub + 4 * l));
                 }
             }
             iv scale = dot6_scale(bv_load(scales + LINE * (sub / 4)), sub % 4);
-            UNROLL for (int c = 0; c < n; c++) totals[c] = dot6_scaled(totals[c], dots[c], scale);
+            UNROLL
+            for (int c = 0; c < n; c++) totals[c] = dot6_scaled(totals[c], dots[c], scale);
         }
     }
     add_scaled(sums, totals, fv_load_f16(d + 2 * LANES * h), act, stride, n);
 }
 
 SIMD_INLINE void zero_sums(const struct tile *t, int n) {
-    UNROLL for (int c = 0; c < n; c++) f32x16_store(t->sums + c * KERNEL_ROWS, f32x16_zero());
+    UNROLL
+    for (int c = 0; c < n; c++) f32x16_store(t->sums + c * KERNEL_ROWS, f32x16_zero());
 }
 
 SIMD_INLINE void q4_k_tile(const struct tile *t, const int n, const int prefetch) {
     const uint8_t *record = t->group, *act = t->act;
     zero_sums(t, n);
-    ROLLED for (int32_t b = t->cols / BLOCK; b > 0; b--, record += Q4_K_RECORD, act += ACT) {
+    ROLLED
+    for (int32_t b = t->cols / BLOCK; b > 0; b--, record += Q4_K_RECORD, act += ACT) {
         q4_k_record(t->sums, record, 0, act, t->act_stride, n, prefetch);
         if (HALVES > 1) q4_k_record(t->sums + LANES, record, 1, act, t->act_stride, n, 0);
     }
@@ -126,7 +149,8 @@ SIMD_INLINE void q4_k_tile(const struct tile *t, const int n, const int prefetch
 SIMD_INLINE void q6_k_tile(const struct tile *t, const int n, const int prefetch) {
     const uint8_t *d = t->group, *record = d + q6_k_header_bytes(t->cols), *act = t->act;
     zero_sums(t, n);
-    ROLLED for (int32_t b = t->cols / BLOCK; b > 0; b--, record += Q6_K_RECORD, act += ACT, d += 32) {
+    ROLLED
+    for (int32_t b = t->cols / BLOCK; b > 0; b--, record += Q6_K_RECORD, act += ACT, d += 32) {
         q6_k_record(t->sums, record, d, 0, act, t->act_stride, n, prefetch);
         if (HALVES > 1) q6_k_record(t->sums + LANES, record, d, 1, act, t->act_stride, n, 0);
     }

@@ -17,10 +17,13 @@ SIMD_INLINE fv set1_at(const uint8_t *p) {
 
 /* Four lines of nibbles against n columns. */
 SIMD_INLINE void dot_nibbles(dot4 *dots, const uint8_t *lines, const uint8_t *act, size_t stride, int n) {
-    UNROLL for (int l = 0; l < 4; l++) {
+    UNROLL
+    for (int l = 0; l < 4; l++) {
         bv x = bv_load(lines + LINE * l), low = bv_and(x, bv_set1(15)), high = bv_and(bv_shr(x, 4), bv_set1(15));
-        UNROLL for (int c = 0; c < n; c++) dots[c] = dot4_add(dots[c], low, av_load(act + (size_t)c * stride + 4 * l));
-        UNROLL for (int c = 0; c < n; c++) {
+        UNROLL
+        for (int c = 0; c < n; c++) dots[c] = dot4_add(dots[c], low, av_load(act + (size_t)c * stride + 4 * l));
+        UNROLL
+        for (int c = 0; c < n; c++) {
             dots[c] = dot4_add(dots[c], high, av_load(act + (size_t)c * stride + 16 + 4 * l));
         }
     }
@@ -32,10 +35,12 @@ SIMD_INLINE const int32_t *i32_at(const uint8_t *p) { return (const int32_t *)(c
 SIMD_INLINE void q4_1_block(fv *sums, const uint8_t *scales, const uint8_t *lines, const uint8_t *act, size_t stride,
                             int n) {
     dot4 dots[TILE_COLS];
-    UNROLL for (int c = 0; c < n; c++) dots[c] = dot4_start(NULL);
+    UNROLL
+    for (int c = 0; c < n; c++) dots[c] = dot4_start(NULL);
     dot_nibbles(dots, lines, act, stride, n);
     fv d = fv_load_f16(scales), m = fv_load_f16(scales + 32);
-    UNROLL for (int c = 0; c < n; c++) {
+    UNROLL
+    for (int c = 0; c < n; c++) {
         const uint8_t *a = act + (size_t)c * stride;
         sums[c] = fv_fma(fv_from_i32(dot4_sum(dots[c], NULL)), fv_mul(d, set1_at(a + AT_D)), sums[c]);
         sums[c] = fv_fma(m, set1_at(a + AT_S), sums[c]);
@@ -45,10 +50,12 @@ SIMD_INLINE void q4_1_block(fv *sums, const uint8_t *scales, const uint8_t *line
 SIMD_INLINE void q4_0_block(fv *sums, const uint8_t *scales, const uint8_t *lines, const uint8_t *act, size_t stride,
                             int n) {
     dot4 dots[TILE_COLS];
-    UNROLL for (int c = 0; c < n; c++) dots[c] = dot4_start(i32_at(act + (size_t)c * stride + AT_MINUS8));
+    UNROLL
+    for (int c = 0; c < n; c++) dots[c] = dot4_start(i32_at(act + (size_t)c * stride + AT_MINUS8));
     dot_nibbles(dots, lines, act, stride, n);
     fv d = fv_load_f16(scales);
-    UNROLL for (int c = 0; c < n; c++) {
+    UNROLL
+    for (int c = 0; c < n; c++) {
         const uint8_t *a = act + (size_t)c * stride;
         iv dot = dot4_sum(dots[c], i32_at(a + AT_MINUS8));
         sums[c] = fv_fma(fv_from_i32(dot), fv_mul(d, set1_at(a + AT_D)), sums[c]);
@@ -58,26 +65,31 @@ SIMD_INLINE void q4_0_block(fv *sums, const uint8_t *scales, const uint8_t *line
 SIMD_INLINE void q8_0_block(fv *sums, const uint8_t *scales, const uint8_t *lines, const uint8_t *act, size_t stride,
                             int n) {
     dot8 dots[TILE_COLS];
-    UNROLL for (int c = 0; c < n; c++) dots[c] = dot8_start(i32_at(act + (size_t)c * stride + AT_MINUS128));
-    UNROLL for (int l = 0; l < 8; l++) {
+    UNROLL
+    for (int c = 0; c < n; c++) dots[c] = dot8_start(i32_at(act + (size_t)c * stride + AT_MINUS128));
+    UNROLL
+    for (int l = 0; l < 8; l++) {
         w8 w = w8_load(lines + LINE * l);
         if (n > 3) SIMD_FORGET;
-        UNROLL for (int c = 0; c < n; c++) dots[c] = dot8_add(dots[c], w, av_load(act + (size_t)c * stride + 4 * l));
+        UNROLL
+        for (int c = 0; c < n; c++) dots[c] = dot8_add(dots[c], w, av_load(act + (size_t)c * stride + 4 * l));
     }
     fv d = fv_load_f16(scales);
-    UNROLL for (int c = 0; c < n; c++) {
+    UNROLL
+    for (int c = 0; c < n; c++) {
         fv scale = fv_mul(d, set1_at(act + (size_t)c * stride + AT_D));
         sums[c] = fv_fma(fv_from_i32(dot8_sum(dots[c])), scale, sums[c]);
     }
 }
 
-/* The walk over a row group: `halves` vectors of LANES rows from half h on. STEP: block i of a record, whose scales come
- * first (32 bytes to a block of a pair), then its lines. */
+/* The walk over a row group: `halves` vectors of LANES rows from half h on. STEP: block i of a record, whose scales
+ * come first (32 bytes to a block of a pair), then its lines. */
 #define STEP(NAME, i, LINES)                                                                                           \
     do {                                                                                                               \
         const uint8_t *scales = record + 32 * (i) + 2 * LANES * h, *lines = record + LINE + LINES * LINE * (i);        \
         if (prefetch) prefetch_lines(lines + PREFETCH_NEAR, LINES * LINE + ((i) ? 0 : LINE));                          \
-        UNROLL for (int s = 0; s < halves; s++) {                                                                      \
+        UNROLL                                                                                                         \
+        for (int s = 0; s < halves; s++) {                                                                             \
             NAME##_block(sums[s], scales + 2 * LANES * s, lines + 4 * LANES * (h + s), act, stride, n);                \
             SIMD_FORGET;                                                                                               \
         }                                                                                                              \
@@ -89,15 +101,19 @@ SIMD_INLINE void q8_0_block(fv *sums, const uint8_t *scales, const uint8_t *line
         const uint8_t *record = t->group, *act = t->act;                                                               \
         const size_t stride = t->act_stride;                                                                           \
         const int32_t n_blocks = t->cols / BLOCK;                                                                      \
-        UNROLL for (int i = 0; i < n; i++) sums[0][i] = sums[1][i] = fv_zero();                                        \
+        UNROLL                                                                                                         \
+        for (int i = 0; i < n; i++) sums[0][i] = sums[1][i] = fv_zero();                                               \
         WALK                                                                                                           \
-        UNROLL for (int s = 0; s < halves; s++)                                                                        \
-            UNROLL for (int c = 0; c < n; c++) fv_store(t->sums + c * KERNEL_ROWS + (h + s) * LANES, sums[s][c]);      \
+        UNROLL                                                                                                         \
+        for (int s = 0; s < halves; s++) UNROLL                                                                        \
+        for (int c = 0; c < n; c++) fv_store(t->sums + c * KERNEL_ROWS + (h + s) * LANES, sums[s][c]);                 \
     }
 #define SINGLES(NAME, RECORD_BYTES, LINES)                                                                             \
-    ROLLED for (int32_t b = 0; b < n_blocks; b++, record += RECORD_BYTES) STEP(NAME, 0, LINES);
+    ROLLED                                                                                                             \
+    for (int32_t b = 0; b < n_blocks; b++, record += RECORD_BYTES) STEP(NAME, 0, LINES);
 #define PAIRS(NAME, RECORD_BYTES, LINES)                                                                               \
-    ROLLED for (int32_t b = 0; b < n_blocks / 2; b++, record += RECORD_BYTES) {                                        \
+    ROLLED                                                                                                             \
+    for (int32_t b = 0; b < n_blocks / 2; b++, record += RECORD_BYTES) {                                               \
         STEP(NAME, 0, LINES);                                                                                          \
         STEP(NAME, 1, LINES);                                                                                          \
     }                                                                                                                  \

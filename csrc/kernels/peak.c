@@ -1,7 +1,7 @@
 /* peak.c: the integer dot rate of one core, operands in registers: what `asdsl info` calls the int8 peak.
  *
- * Ten independent sums hide the latency of the instruction (4 or 5 cycles, up to two a cycle). On AVX2 the dot is the one
- * that the 4-bit kernels use (vpmaddubsw and a 16-bit addition). Compiled once per level.
+ * Ten independent sums hide the latency of the instruction (4 or 5 cycles, up to two a cycle). On AVX2 the dot is the
+ * one that the 4-bit kernels use (vpmaddubsw and a 16-bit addition). Compiled once per level.
  */
 #include "kernels.h"
 #include "simd.h"

@@ -1,8 +1,9 @@
 /* quantize.c: float rows -> quantised activation rows (layout.h), the same bits at every level.
  *
- * d = largest |x| / 127, q = x * (127 / largest |x|) to nearest, ties to even. A block whose largest |x| is below 2^-100
- * (its scale would be subnormal or zero) counts as zero: d = 0, q = 0. A block with NaN or infinity has d = NaN, so that
- * the fault shows in the output; q is then arbitrary but the same at every level. Inputs past the row count as 0.
+ * d = largest |x| / 127, q = x * (127 / largest |x|) to nearest, ties to even. A block whose largest |x| is below
+ * 2^-100 (its scale would be subnormal or zero) counts as zero: d = 0, q = 0. A block with NaN or infinity has d = NaN,
+ * so that the fault shows in the output; q is then arbitrary but the same at every level. Inputs past the row count as
+ * 0.
  */
 #include "layout.h"
 #include "simd.h"

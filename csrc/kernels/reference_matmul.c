@@ -31,7 +31,7 @@ static double dot(int32_t type, const struct matmul_job *job, const void *w, int
 }
 
 static void matmul(int32_t type, const struct matmul_job *job, int32_t begin, int32_t end) {
-    int32_t stop = end * KERNEL_ROWS < job->rows ? end * KERNEL_ROWS : job->rows;
+    int32_t stop = end <= job->rows / KERNEL_ROWS ? end * KERNEL_ROWS : job->rows;
     for (int32_t row = begin * KERNEL_ROWS; row < stop; row++)
         for (int32_t t = 0; t < job->n; t++) {
             float *out = job->out + (size_t)t * job->out_stride + row;

@@ -93,7 +93,7 @@ REPACK_INLINE void block_q6_k(uint8_t *row, uint8_t *group, int32_t cols, int32_
 
 /* Row by row inside a piece of PIECE blocks, so that the lines written stay in the first cache. */
 #define REPACK(name, type, block_fn, WIDTH, BYTES, PIECE)                                                              \
-    REPACK_INLINE void groups_##name(uint8_t *rows, uint8_t *records, int32_t n_rows, int32_t cols, int32_t begin,      \
+    REPACK_INLINE void groups_##name(uint8_t *rows, uint8_t *records, int32_t n_rows, int32_t cols, int32_t begin,     \
                                      int32_t end, int to) {                                                            \
         int32_t n_blocks = cols / WIDTH;                                                                               \
         size_t row_bytes = (size_t)n_blocks * BYTES, stride = (size_t)group_bytes(type, cols);                         \

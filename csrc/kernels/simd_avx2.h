@@ -103,7 +103,8 @@ SIMD_INLINE i32x16 i32x16_sub(i32x16 a, i32x16 b) { return SIMD_BOTH_I32_2(_mm25
 SIMD_INLINE i32x16 i32x16_mul(i32x16 a, i32x16 b) { return SIMD_BOTH_I32_2(_mm256_mullo_epi32, a, b); }
 SIMD_INLINE i32x16 i32x16_and(i32x16 a, i32x16 b) { return SIMD_BOTH_I32_2(_mm256_and_si256, a, b); }
 #define i32x16_shl(a, bits) ((i32x16){_mm256_slli_epi32((a).lo, bits), _mm256_slli_epi32((a).hi, bits)})
-#define i32x16_shr(a, bits) ((i32x16){_mm256_srai_epi32((a).lo, bits), _mm256_srai_epi32((a).hi, bits)}) /* arithmetic */
+/* Arithmetic: copies of the sign come in. */
+#define i32x16_shr(a, bits) ((i32x16){_mm256_srai_epi32((a).lo, bits), _mm256_srai_epi32((a).hi, bits)})
 SIMD_INLINE f32x16 f32x16_from_i32(i32x16 a) { return SIMD_BOTH_F32(_mm256_cvtepi32_ps, a); }
 /* Nearest, ties to even; INT32_MIN for NaN and what does not fit. */
 SIMD_INLINE i32x16 f32x16_to_i32(f32x16 a) { return (i32x16){_mm256_cvtps_epi32(a.lo), _mm256_cvtps_epi32(a.hi)}; }
@@ -188,7 +189,7 @@ SIMD_INLINE iv simd_set1_at(const void *p) { /* 4 bytes to all lanes: one vpbroa
     return _mm256_set1_epi32(x);
 }
 SIMD_INLINE av av_load(const void *p) { return simd_set1_at(p); }
-/* Bytes of q4_k's scale lines (layout.h) as int16: byte `from` of each row's four in the low half, `then` in the high. */
+/* Bytes of q4_k's scale lines (layout.h) as int16: byte `from` of each row's four low in the lane, `then` high. */
 SIMD_INLINE iv iv_pick_pairs(bv bytes, int from, int then) {
     int f = (int)(0x80008000u | (uint32_t)(4 * from) | (uint32_t)(4 * then) << 16); /* 0x80: a zero byte */
     __m128i rows = _mm_setr_epi32(f, f + 0x10001, f + 0x20002, f + 0x30003);
@@ -240,7 +241,7 @@ SIMD_INLINE iv dot6_scaled(iv total, dot6 acc, iv scale) {
 #else
 
 /* dot4: weights 0 .. 15, up to 8 steps of 4 inputs. offset: int32 that the sum starts from, or NULL. A 16-bit lane gets
- * 2 products a step, |2 * 15 * 127| = 3810, after 8 steps 30480 < 32767: nothing saturates, widening waits to the end. */
+ * 2 products a step, |2 * 15 * 127| = 3810, after 8 steps 30480 < 32767: nothing saturates, widening waits. */
 typedef __m256i dot4; /* 16 int16: two to a row */
 SIMD_INLINE dot4 dot4_start(const int32_t *offset) { return (void)offset, _mm256_setzero_si256(); }
 SIMD_INLINE dot4 dot4_add(dot4 acc, bv w, av a) { return _mm256_add_epi16(acc, _mm256_maddubs_epi16(w, a)); }
@@ -279,9 +280,9 @@ SIMD_INLINE iv iv_dot_pairs(iv acc, iv a, const int16_t *b) {
     return _mm256_add_epi32(acc, _mm256_madd_epi16(a, simd_set1_at(b)));
 }
 
-/* dot6: weights 0 .. 63, 4 steps of 4 inputs, then times a signed 8-bit scale. A step is at most 2 * 63 * 127 = 16002 and
- * does not saturate; the sum of four wraps, but with the offset of -32 for each input (`pairs`, where the sum starts) the
- * true value is at most 2 * 4 * 32 * 127 = 32512, so what modular addition leaves is exact. */
+/* dot6: weights 0 .. 63, 4 steps of 4 inputs, then times a signed 8-bit scale. A step is at most 2 * 63 * 127 = 16002
+ * and does not saturate; the sum of four may wrap, but with the offset of -32 for each input (`pairs`, where the sum
+ * starts) the true value is at most 2 * 4 * 32 * 127 = 32512, so what modular addition leaves is exact. */
 typedef __m256i dot6;
 SIMD_INLINE dot6 dot6_start(const int32_t *minus32, const int16_t *pairs) { return (void)minus32, simd_set1_at(pairs); }
 SIMD_INLINE dot6 dot6_add(dot6 acc, bv w, av a) { return _mm256_add_epi16(acc, _mm256_maddubs_epi16(w, a)); }

@@ -68,7 +68,9 @@ SIMD_INLINE void i32x16_store_i8(int8_t *p, i32x16 a) { _mm_storeu_si128((__m128
 SIMD_INLINE int32_t i32x16_sum(i32x16 a) { return _mm512_reduce_add_epi32(a); }
 
 /* ---- half floats ---- */
-SIMD_INLINE f32x16 f32x16_load_f16(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
+SIMD_INLINE f32x16 f32x16_load_f16(const uint16_t *p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+}
 SIMD_INLINE void f32x16_store_f16(uint16_t *p, f32x16 a) { /* nearest even */
     _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
@@ -155,7 +157,7 @@ SIMD_INLINE iv dot4k_scaled(iv total, dot4k acc, iv scale) {
 }
 /* acc + a[0] * b[0] + a[1] * b[1] of int16 pairs; b from memory, the same for every row. */
 SIMD_INLINE iv iv_dot_pairs(iv acc, iv a, const int16_t *b) { return _mm512_dpwssd_epi32(acc, a, simd_set1_at(b)); }
-/* Bytes of q4_k's scale lines (layout.h) as int16: byte `from` of each row's four in the low half, `then` in the high. */
+/* Bytes of q4_k's scale lines (layout.h) as int16: byte `from` of each row's four low in the lane, `then` high. */
 SIMD_INLINE iv iv_pick_pairs(bv bytes, int from, int then) {
     int f = (int)(0x80008000u | (uint32_t)(4 * from) | (uint32_t)(4 * then) << 16); /* 0x80: a zero byte */
     return _mm512_shuffle_epi8(bytes, _mm512_broadcast_i32x4(_mm_setr_epi32(f, f + 0x10001, f + 0x20002, f + 0x30003)));
@@ -166,7 +168,9 @@ typedef iv dot6;
 SIMD_INLINE dot6 dot6_start(const int32_t *minus32, const int16_t *pairs) { return (void)pairs, simd_set1_at(minus32); }
 SIMD_INLINE dot6 dot6_add(dot6 acc, bv w, av a) { return _mm512_dpbusd_epi32(acc, w, a); }
 /* Byte j of each row's four, as dot6_scaled wants it. */
-SIMD_INLINE iv dot6_scale(bv line, int j) { return _mm512_srai_epi32(_mm512_slli_epi32(line, 24 - 8 * (unsigned)j), 24); }
+SIMD_INLINE iv dot6_scale(bv line, int j) {
+    return _mm512_srai_epi32(_mm512_slli_epi32(line, 24 - 8 * (unsigned)j), 24);
+}
 SIMD_INLINE iv dot6_scaled(iv total, dot6 acc, iv scale) {
     return _mm512_add_epi32(total, _mm512_mullo_epi32(acc, scale));
 }

@@ -77,7 +77,7 @@ SIMD_INLINE f32x16 f32x16_fma(f32x16 a, f32x16 b, f32x16 c) {
     simd_f64x16 q = __builtin_convertvector(c, simd_f64x16), s = p + q, back = s - p;
     simd_f64x16 error = (p - (s - back)) + (q - back);
     simd_u64x16 bits = (simd_u64x16)s;
-    /* Only an even sum with a remainder moves, by one unit, towards the remainder; a NaN remainder (infinities) is none. */
+    /* Only an even sum with a remainder moves, by one unit, towards the remainder; NaN (from infinities) is none. */
     simd_u64x16 inexact = (simd_u64x16)((error < 0.0) | (error > 0.0)), unit = inexact & ~bits & 1;
     simd_u64x16 towards_zero = 0 - ((bits ^ (simd_u64x16)error) >> 63);
     return __builtin_convertvector((simd_f64x16)(bits + ((unit ^ towards_zero) - towards_zero)), f32x16);
@@ -275,7 +275,7 @@ SIMD_INLINE dot4k dot4k_add_high(dot4k acc, bv w, av a) { return simd_madd(acc, 
 SIMD_INLINE iv dot4k_scaled(iv total, dot4k acc, iv scale) { return total + simd_fold(acc) * (scale & 0xffff); }
 /* acc + a[0] * b[0] + a[1] * b[1] of int16 pairs (a not negative); b from memory, the same for every row. */
 SIMD_INLINE iv iv_dot_pairs(iv acc, iv a, const int16_t *b) { return acc + (a & 0xffff) * b[0] + (a >> 16) * b[1]; }
-/* Bytes of q4_k's scale lines (layout.h) as int16: byte `from` of each row's four in the low half, `then` in the high. */
+/* Bytes of q4_k's scale lines (layout.h) as int16: byte `from` of each row's four low in the lane, `then` high. */
 SIMD_INLINE iv iv_pick_pairs(bv bytes, int from, int then) {
     iv pairs;
     SIMD_EACH {

@@ -39,8 +39,7 @@
 #define LEVEL(L)                                                                                                       \
     WEIGHT_TYPES(DECLARE_TYPE, L)                                                                                      \
     ROW_SLOTS(DECLARE_ROW, L)                                                                                          \
-    static const struct kernels table_##L = {                                                                          \
-        .level = #L, .type = {WEIGHT_TYPES(FILL_TYPE, L)}, ROW_SLOTS(FILL_ROW, L)};
+    static const struct kernels table_##L = {.level = #L, .type = {WEIGHT_TYPES(FILL_TYPE, L)}, ROW_SLOTS(FILL_ROW, L)};
 
 LEVEL(portable)
 LEVEL(reference)

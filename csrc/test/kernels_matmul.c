@@ -1,8 +1,8 @@
 /* kernels_matmul.c: every weight type, level, column count and tail of the matmul family.
  *
- * Oracles: reference_matmul.c (double sums, published formulas) within the bound that `check_bound` derives; the portable
- * level to the bit for every other level, for every number of columns and for split ranges; the original bytes for
- * repacking there and back. Buffers end (odd runs: begin) at a page that may not be touched.
+ * Oracles: reference_matmul.c (double sums, published formulas) within the bound that `check_bound` derives; the
+ * portable level to the bit for every other level, for every number of columns and for split ranges; the original bytes
+ * for repacking there and back. Buffers end (odd runs: begin) at a page that may not be touched.
  */
 #include "../asdsl.h"
 #include "../kernels/layout.h"
@@ -61,7 +61,7 @@ enum fill { RANDOM, EXTREME, OUTLIER, ZERO, FILLS };
 static void put_f16(uint8_t *p, enum fill fill) {
     uint32_t h = next_u32();
     h = fill == EXTREME ? 0x3c00 : (h & 0x8000) | ((h >> 16 & 7) + 8) << 10 | (h & 0x3ff); /* 1, or +-2^-7 .. 2 */
-    if (fill == RANDOM && next_u32() % 16 == 0) h &= 0x83ff;                                /* subnormal */
+    if (fill == RANDOM && next_u32() % 16 == 0) h &= 0x83ff;                               /* subnormal */
     p[0] = (uint8_t)h;
     p[1] = (uint8_t)(h >> 8);
 }
@@ -161,18 +161,20 @@ static double magnitude(const struct test_case *c, const void *w, int32_t row, i
     double sum = 0;
     for (int32_t k = 0; k < c->cols; k++) {
         struct element e = layout_element(c->t->type, group, c->cols, row % 16, k);
-        double x = c->t->activation == ASDSL_ACT_F32    ? ((const float *)(const void *)act)[k]
-                   : c->t->activation == ASDSL_ACT_Q8_32 ? (double)((const struct act_q8_32 *)(const void *)act)[k / 32].d *
-                                                               ((const struct act_q8_32 *)(const void *)act)[k / 32].q[k % 32]
-                                                         : (double)((const struct act_q8_256 *)(const void *)act)[k / 256].d *
-                                                               ((const struct act_q8_256 *)(const void *)act)[k / 256].q[k % 256];
+        double x = c->t->activation == ASDSL_ACT_F32 ? ((const float *)(const void *)act)[k]
+                   : c->t->activation == ASDSL_ACT_Q8_32
+                       ? (double)((const struct act_q8_32 *)(const void *)act)[k / 32].d *
+                             ((const struct act_q8_32 *)(const void *)act)[k / 32].q[k % 32]
+                       : (double)((const struct act_q8_256 *)(const void *)act)[k / 256].d *
+                             ((const struct act_q8_256 *)(const void *)act)[k / 256].q[k % 256];
         sum += (fabs((double)e.scale * e.q) + fabs((double)e.offset)) * fabs(x);
     }
     return sum;
 }
 
 /* A chain of `steps` fused steps on terms whose magnitudes sum to S errs by at most steps * 2^-24 * S; a term itself is
- * rounded at most three times (the product of scales, the conversion of an integer above 2^24, the activation's sum). */
+ * rounded at most three times (the product of scales, the conversion of an integer above 2^24, the activation's sum).
+ */
 static double chain_bound(const struct test_case *c, const void *w, int32_t row, int32_t t) {
     int32_t blocks = c->cols / c->t->block, steps = c->t->type == ASDSL_Q4_1 || c->t->type == ASDSL_Q4_K ? 2 : 1;
     return (blocks * steps + 4) * 0x1p-24 * magnitude(c, w, row, t);
@@ -187,16 +189,17 @@ static void check_bound(const struct test_case *c, enum matmul_epilogue epilogue
         for (int32_t r = 0; r < c->rows; r++) {
             size_t i = (size_t)t * (size_t)c->rows + (size_t)r;
             double got = c->golden[epilogue][i], expected = want[i], bound = chain_bound(c, c->w.data, r, t);
-            bool exact = c->fill == EXTREME && c->cols == c->t->block && c->t->block > 1 && epilogue == EPILOGUE_STORE &&
-                         c->bias == NULL && magnitude(c, c->w.data, r, t) < 0x1p24;
+            bool exact = c->fill == EXTREME && c->cols == c->t->block && c->t->block > 1 &&
+                         epilogue == EPILOGUE_STORE && c->bias == NULL && magnitude(c, c->w.data, r, t) < 0x1p24;
             if (epilogue == EPILOGUE_SILU_MUL) { /* |silu'| < 1.1; silu itself to 1e-6; sums of both weights err */
                 double up = magnitude(c, c->w2.data, r, t), gate = magnitude(c, c->w.data, r, t);
                 bound = 1.1 * bound * up + chain_bound(c, c->w2.data, r, t) * gate + 1e-6 * gate * up;
             }
             bound += 3 * 0x1p-24 * (fabs(expected) + 8) + 1e-37;
             if (exact) bound = 0;
-            CHECK(fabs(got - expected) <= bound, "%s rows %d cols %d fill %s epilogue %d row %d column %d: %.9g, not %.9g +- %g",
-                  c->t->name, c->rows, c->cols, fill_names[c->fill], epilogue, r, t, got, expected, bound);
+            CHECK(fabs(got - expected) <= bound,
+                  "%s rows %d cols %d fill %s epilogue %d row %d column %d: %.9g, not %.9g +- %g", c->t->name, c->rows,
+                  c->cols, fill_names[c->fill], epilogue, r, t, got, expected, bound);
         }
     free(want);
 }
@@ -228,7 +231,8 @@ static void make_weights(struct test_case *c, struct guarded *w) {
     repack_for(c->t->type, 1)(rows.data, w->data, c->rows, c->cols, 0, groups / 2);
     repack_for(c->t->type, 1)(rows.data, w->data, c->rows, c->cols, groups / 2, groups);
     repack_for(c->t->type, 0)(w->data, back.data, c->rows, c->cols, 0, groups);
-    CHECK(memcmp(rows.data, back.data, bytes) == 0, "%s rows %d cols %d: repacking lost bytes", c->t->name, c->rows, c->cols);
+    CHECK(memcmp(rows.data, back.data, bytes) == 0, "%s rows %d cols %d: repacking lost bytes", c->t->name, c->rows,
+          c->cols);
     guarded_free(&rows);
     guarded_free(&back);
 }
@@ -239,7 +243,8 @@ static void make_activations(struct test_case *c, uint32_t usable) {
     fill_activations(x, MAX_COLUMNS, c->cols, c->fill);
     c->act = guarded_alloc(stride * MAX_COLUMNS, c->run % 2);
     if (c->t->activation == ASDSL_ACT_F32) {
-        for (int32_t t = 0; t < MAX_COLUMNS; t++) memcpy(c->act.data + (size_t)t * stride, x + (size_t)t * (size_t)c->cols, (size_t)c->cols * 4);
+        for (int32_t t = 0; t < MAX_COLUMNS; t++)
+            memcpy(c->act.data + (size_t)t * stride, x + (size_t)t * (size_t)c->cols, (size_t)c->cols * 4);
     } else {
         struct guarded in = guarded_alloc((size_t)c->cols * 4, c->run % 2), other = guarded_alloc(stride, c->run % 2);
         for (int32_t t = 0; t < MAX_COLUMNS; t++) {
@@ -264,7 +269,8 @@ static void make_activations(struct test_case *c, uint32_t usable) {
     free(x);
 }
 
-static void check_case(const struct type_facts *t, int32_t rows, int32_t cols, enum fill fill, int32_t run, uint32_t usable) {
+static void check_case(const struct type_facts *t, int32_t rows, int32_t cols, enum fill fill, int32_t run,
+                       uint32_t usable) {
     struct test_case c = {.t = t, .rows = rows, .cols = cols, .fill = fill, .run = run};
     make_weights(&c, &c.w);
     make_weights(&c, &c.w2);
@@ -313,7 +319,8 @@ static void check_not_finite(uint32_t usable) {
                 memset(other, 0, sizeof other);
                 k->quantize_q8_32(x, 512, other);
                 struct act_q8_32 *a = (struct act_q8_32 *)(void *)other;
-                CHECK(kind == 3 ? a[at / 32].d == 0 : isnan(a[at / 32].d), "q8_32 %s: a fault at %d is hidden", k->level, at);
+                CHECK(kind == 3 ? a[at / 32].d == 0 : isnan(a[at / 32].d), "q8_32 %s: a fault at %d is hidden",
+                      k->level, at);
                 if (levels[l] == ASDSL_LEVEL_PORTABLE) memcpy(first, other, sizeof first);
                 CHECK(memcmp(first, other, sizeof first) == 0, "q8_32 %s: faults give other bits", k->level);
             }
@@ -323,7 +330,8 @@ static void check_not_finite(uint32_t usable) {
                 memset(other, 0, sizeof other);
                 k->quantize_q8_256(x, 512, other);
                 struct act_q8_256 *a = (struct act_q8_256 *)(void *)other;
-                CHECK(kind == 3 ? a[at / 256].d == 0 : isnan(a[at / 256].d), "q8_256 %s: a fault at %d is hidden", k->level, at);
+                CHECK(kind == 3 ? a[at / 256].d == 0 : isnan(a[at / 256].d), "q8_256 %s: a fault at %d is hidden",
+                      k->level, at);
                 if (levels[l] == ASDSL_LEVEL_PORTABLE) memcpy(first, other, sizeof first);
                 CHECK(memcmp(first, other, sizeof first) == 0, "q8_256 %s: faults give other bits", k->level);
             }
@@ -339,7 +347,8 @@ int main(void) {
     int32_t run = 0;
     for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
         const struct type_facts *t = type_facts(types[i]);
-        int32_t widths[4] = {t->block, 3 * t->block, t->block == 1 ? 192 : t->block * 2, t->block == 32 ? 576 : 5 * t->block};
+        int32_t widths[4] = {t->block, 3 * t->block, t->block == 1 ? 192 : t->block * 2,
+                             t->block == 32 ? 576 : 5 * t->block};
         for (int32_t w = 0; w < 4; w++)
             for (size_t r = 0; r < sizeof row_counts / sizeof *row_counts; r++, run++) {
                 if (row_counts[r] > 64 && w % 2 == 0) continue;
