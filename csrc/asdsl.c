@@ -1,0 +1,312 @@
+/* asdsl.c: the exported functions: pointers and handles checked here, the work done by the modules.
+ *
+ * Every handle is pinned for the whole of a call, so that a release on another thread waits for it.
+ */
+#include "asdsl.h"
+#include "kv.h"
+#include "program.h"
+#include "repack.h"
+#include <stdlib.h>
+#include <string.h>
+
+/* A cache behind a handle: any thread may ask for its length while another runs. */
+struct kv_object {
+    struct object object;
+    pthread_mutex_t lock; /* taken before an engine's */
+    struct kv_cache *cache;
+};
+
+static bool is_null(const void *pointer, const char *call, const char *what) {
+    if (!pointer) asdsl_fail(ASDSL_E_ARGUMENT, "%s: %s is NULL", call, what);
+    return !pointer;
+}
+
+/* ---- library ---- */
+void asdsl_abi(struct asdsl_abi *out) {
+    if (is_null(out, "asdsl_abi", "out")) return;
+    *out = (struct asdsl_abi){.version = ASDSL_ABI_VERSION,
+                              .op_bytes = sizeof(struct asdsl_op),
+                              .operand_bytes = sizeof(struct asdsl_operand),
+                              .params_bytes = sizeof(struct asdsl_params),
+                              .stats_bytes = sizeof(struct asdsl_row_stats),
+                              .candidate_bytes = sizeof(struct asdsl_candidate),
+                              .engine_options_bytes = sizeof(struct asdsl_engine_options),
+                              .program_options_bytes = sizeof(struct asdsl_program_options),
+                              .kv_options_bytes = sizeof(struct asdsl_kv_options),
+                              .repack_job_bytes = sizeof(struct asdsl_repack_job),
+                              .info_bytes = sizeof(struct asdsl_info),
+                              .n_op_codes = ASDSL_OP_COUNT};
+}
+
+int32_t asdsl_cpu_info(struct asdsl_info *out) {
+    if (is_null(out, "asdsl_cpu_info", "out")) return ASDSL_E_ARGUMENT;
+    cpu_info(out);
+    return ASDSL_OK;
+}
+
+int32_t asdsl_release(asdsl_handle handle) { return handle ? handle_close(handle) : ASDSL_OK; }
+
+/* ---- engine ---- */
+asdsl_handle asdsl_engine_create(const struct asdsl_engine_options *options) {
+    if (is_null(options, "asdsl_engine_create", "options")) return 0;
+    struct asdsl_engine_options copy = *options;
+    struct engine *engine = engine_create(&copy);
+    return engine ? handle_open(&engine->object) : 0;
+}
+
+int32_t asdsl_engine_info(asdsl_handle handle, struct asdsl_info *out) {
+    if (is_null(out, "asdsl_engine_info", "out")) return ASDSL_E_ARGUMENT;
+    struct engine *engine = handle_pin(handle, OBJECT_ENGINE, "asdsl_engine_info");
+    if (!engine) return ASDSL_E_HANDLE;
+    *out = engine->info;
+    handle_unpin(handle);
+    return ASDSL_OK;
+}
+
+double asdsl_probe(asdsl_handle handle, int32_t kind) {
+    struct engine *engine = handle_pin(handle, OBJECT_ENGINE, "asdsl_probe");
+    if (!engine) return ASDSL_E_HANDLE;
+    double result = engine_probe(engine, kind);
+    handle_unpin(handle);
+    return result;
+}
+
+/* ---- buffers ---- */
+asdsl_handle asdsl_buffer_create(double bytes) {
+    struct buffer *buffer = buffer_allocate(bytes);
+    return buffer ? handle_open(&buffer->object) : 0;
+}
+
+asdsl_handle asdsl_buffer_map(const char *path) {
+    if (is_null(path, "asdsl_buffer_map", "path")) return 0;
+    struct buffer *buffer = buffer_map(path);
+    return buffer ? handle_open(&buffer->object) : 0;
+}
+
+void *asdsl_buffer_data(asdsl_handle handle) {
+    struct buffer *buffer = handle_pin(handle, OBJECT_BUFFER, "asdsl_buffer_data");
+    if (!buffer) return NULL;
+    void *data = buffer->data;
+    handle_unpin(handle);
+    return data;
+}
+
+double asdsl_buffer_bytes(asdsl_handle handle) {
+    struct buffer *buffer = handle_pin(handle, OBJECT_BUFFER, "asdsl_buffer_bytes");
+    if (!buffer) return ASDSL_E_HANDLE;
+    double bytes = (double)buffer->bytes;
+    handle_unpin(handle);
+    return bytes;
+}
+
+/* ---- weights ---- */
+double asdsl_tensor_bytes(int32_t type, int32_t layout, int32_t rows, int32_t cols) {
+    const struct type_facts *t = type_facts(type);
+    bool activation = type == ASDSL_ACT_F32 || type == ASDSL_ACT_Q8_32 || type == ASDSL_ACT_Q8_256;
+    int32_t block = t ? t->block : type == ASDSL_ACT_Q8_32 ? 32 : type == ASDSL_ACT_Q8_256 ? 256 : 1;
+    if (!t && !activation) return asdsl_fail(ASDSL_E_UNSUPPORTED, "tensor type %d is not known", type);
+    if (layout != ASDSL_ROWS && (activation || layout != ASDSL_INTERLEAVED)) {
+        return asdsl_fail(ASDSL_E_ARGUMENT, "layout %d does not go with tensor type %d", layout, type);
+    }
+    if (rows < 1 || cols < 1 || cols % block) {
+        return asdsl_fail(ASDSL_E_ARGUMENT, "a %d x %d matrix of tensor type %d, whose blocks are of %d columns", rows, cols,
+                          type, block);
+    }
+    if (activation) return (double)rows * (double)activation_row_bytes(type, cols);
+    if (layout == ASDSL_INTERLEAVED) return interleaved_bytes(t, rows, cols);
+    return (double)rows * ((double)cols / block) * t->block_bytes;
+}
+
+int32_t asdsl_activation_type(int32_t weight_type) {
+    const struct type_facts *t = type_facts(weight_type);
+    return t ? t->activation : asdsl_fail(ASDSL_E_UNSUPPORTED, "tensor type %d is not known", weight_type);
+}
+
+static int32_t repack_pinned(struct engine *engine, const struct asdsl_repack_job *job, struct buffer *src,
+                             struct buffer *dst) {
+    if (dst->read_only) return asdsl_fail(ASDSL_E_ARGUMENT, "repack: the destination is a read-only map of a file");
+    struct repack_buffer from = {src->data, src->bytes}, to = {dst->data, dst->bytes};
+    pthread_mutex_lock(&engine->lock);
+    int32_t status = repack_run(engine->pool, job, from, to, src == dst);
+    pthread_mutex_unlock(&engine->lock);
+    return status;
+}
+
+int32_t asdsl_repack(asdsl_handle handle, const struct asdsl_repack_job *job) {
+    if (is_null(job, "asdsl_repack", "job")) return ASDSL_E_ARGUMENT;
+    struct asdsl_repack_job copy = *job;
+    int32_t status = ASDSL_E_HANDLE;
+    struct engine *engine = handle_pin(handle, OBJECT_ENGINE, "asdsl_repack");
+    struct buffer *src = engine ? handle_pin(copy.src_buffer, OBJECT_BUFFER, "asdsl_repack, source") : NULL;
+    struct buffer *dst = src ? handle_pin(copy.dst_buffer, OBJECT_BUFFER, "asdsl_repack, destination") : NULL;
+    if (dst) status = repack_pinned(engine, &copy, src, dst);
+    if (dst) handle_unpin(copy.dst_buffer);
+    if (src) handle_unpin(copy.src_buffer);
+    if (engine) handle_unpin(handle);
+    return status;
+}
+
+/* ---- KV cache ---- */
+static void kv_object_destroy(struct object *object) {
+    struct kv_object *kv = (struct kv_object *)object;
+    kv_destroy(kv->cache);
+    pthread_mutex_destroy(&kv->lock);
+    free(kv);
+}
+
+/* Takes the cache over; NULL stays 0. */
+static asdsl_handle kv_open(struct kv_cache *cache) {
+    if (!cache) return 0;
+    struct kv_object *kv = calloc(1, sizeof *kv);
+    if (!kv || pthread_mutex_init(&kv->lock, NULL) != 0) {
+        free(kv);
+        kv_destroy(cache);
+        asdsl_fail(ASDSL_E_MEMORY, "KV cache: the system refused %zu bytes", sizeof *kv);
+        return 0;
+    }
+    kv->cache = cache;
+    object_init(&kv->object, OBJECT_KV, kv_object_destroy);
+    return handle_open(&kv->object);
+}
+
+static struct kv_object *kv_lock(asdsl_handle handle, const char *call) {
+    struct kv_object *kv = handle_pin(handle, OBJECT_KV, call);
+    if (kv) pthread_mutex_lock(&kv->lock);
+    return kv;
+}
+
+static void kv_unlock(struct kv_object *kv, asdsl_handle handle) {
+    pthread_mutex_unlock(&kv->lock);
+    handle_unpin(handle);
+}
+
+asdsl_handle asdsl_kv_create(const struct asdsl_kv_options *options) {
+    if (is_null(options, "asdsl_kv_create", "options")) return 0;
+    struct asdsl_kv_options copy = *options;
+    return kv_open(kv_create(&copy));
+}
+
+int32_t asdsl_kv_length(asdsl_handle handle) {
+    struct kv_object *kv = kv_lock(handle, "asdsl_kv_length");
+    if (!kv) return ASDSL_E_HANDLE;
+    int32_t length = kv_length(kv->cache);
+    kv_unlock(kv, handle);
+    return length;
+}
+
+int32_t asdsl_kv_truncate(asdsl_handle handle, int32_t length) {
+    struct kv_object *kv = kv_lock(handle, "asdsl_kv_truncate");
+    if (!kv) return ASDSL_E_HANDLE;
+    int32_t status = kv_truncate(kv->cache, length);
+    kv_unlock(kv, handle);
+    return status;
+}
+
+asdsl_handle asdsl_kv_fork(asdsl_handle handle) {
+    struct kv_object *kv = kv_lock(handle, "asdsl_kv_fork");
+    if (!kv) return 0;
+    struct kv_cache *copy = kv_fork(kv->cache);
+    kv_unlock(kv, handle);
+    return kv_open(copy);
+}
+
+double asdsl_kv_bytes(asdsl_handle handle) {
+    struct kv_object *kv = kv_lock(handle, "asdsl_kv_bytes");
+    if (!kv) return ASDSL_E_HANDLE;
+    double bytes = kv_bytes(kv->cache);
+    kv_unlock(kv, handle);
+    return bytes;
+}
+
+/* ---- programs ---- */
+/* Pins the buffers of a table; how many it could. */
+static int32_t pin_buffers(const asdsl_handle *handles, int32_t n, struct buffer **out) {
+    int32_t i = 0;
+    for (; i < n; i++) {
+        out[i] = handle_pin(handles[i], OBJECT_BUFFER, "asdsl_program_create");
+        if (!out[i]) break;
+    }
+    return i;
+}
+
+static asdsl_handle create_pinned(struct engine *engine, const struct asdsl_op *ops, int32_t n_ops,
+                                  const asdsl_handle *handles, int32_t n_buffers,
+                                  const struct asdsl_program_options *options) {
+    struct program *program = NULL;
+    asdsl_handle *copy = calloc((size_t)n_buffers + 1, sizeof *copy);
+    struct buffer **buffers = calloc((size_t)n_buffers + 1, sizeof(struct buffer *));
+    if (copy && buffers) {
+        if (n_buffers) memcpy(copy, handles, (size_t)n_buffers * sizeof *copy);
+        int32_t n_pinned = pin_buffers(copy, n_buffers, buffers);
+        if (n_pinned == n_buffers) program = program_create(engine, ops, n_ops, buffers, n_buffers, options);
+        for (int32_t i = 0; i < n_pinned; i++) handle_unpin(copy[i]);
+    } else {
+        asdsl_fail(ASDSL_E_MEMORY, "program: the system refused memory for %d buffers", n_buffers);
+    }
+    free(copy);
+    free(buffers);
+    return program ? handle_open((struct object *)program) : 0;
+}
+
+asdsl_handle asdsl_program_create(asdsl_handle handle, const struct asdsl_op *ops, int32_t n_ops,
+                                  const asdsl_handle *buffers, int32_t n_buffers,
+                                  const struct asdsl_program_options *options) {
+    static const char call[] = "asdsl_program_create";
+    if (is_null(ops, call, "ops") || is_null(options, call, "options")) return 0;
+    if (n_ops < 1 || n_ops > MAX_OPS || n_buffers < 0 || n_buffers > MAX_BUFFERS) {
+        asdsl_fail(ASDSL_E_ARGUMENT, "program: %d ops and %d buffers, 1 to %d and 0 to %d are possible", n_ops, n_buffers,
+                   MAX_OPS, MAX_BUFFERS);
+        return 0;
+    }
+    if (n_buffers > 0 && is_null(buffers, call, "buffers")) return 0;
+    struct asdsl_program_options copy = *options;
+    struct engine *engine = handle_pin(handle, OBJECT_ENGINE, call);
+    if (!engine) return 0;
+    asdsl_handle program = create_pinned(engine, ops, n_ops, buffers, n_buffers, &copy);
+    handle_unpin(handle);
+    return program;
+}
+
+struct asdsl_params *asdsl_program_params(asdsl_handle handle) {
+    struct program *program = handle_pin(handle, OBJECT_PROGRAM, "asdsl_program_params");
+    if (!program) return NULL;
+    struct asdsl_params *params = program_params(program);
+    handle_unpin(handle);
+    return params;
+}
+
+int32_t asdsl_run(asdsl_handle handle, asdsl_handle kv_handle, int32_t first, int32_t count) {
+    struct program *program = handle_pin(handle, OBJECT_PROGRAM, "asdsl_run");
+    if (!program) return ASDSL_E_HANDLE;
+    struct kv_object *kv = NULL;
+    int32_t status = ASDSL_E_HANDLE;
+    if (kv_handle) kv = kv_lock(kv_handle, "asdsl_run");
+    if (kv || !kv_handle) status = program_run(program, kv ? kv->cache : NULL, first, count);
+    if (kv) kv_unlock(kv, kv_handle);
+    handle_unpin(handle);
+    return status;
+}
+
+int32_t asdsl_cancel(asdsl_handle handle) {
+    struct program *program = handle_pin(handle, OBJECT_PROGRAM, "asdsl_cancel");
+    if (!program) return ASDSL_E_HANDLE;
+    program_cancel(program);
+    handle_unpin(handle);
+    return ASDSL_OK;
+}
+
+const char *asdsl_op_slot(asdsl_handle handle, int32_t index) {
+    struct program *program = handle_pin(handle, OBJECT_PROGRAM, "asdsl_op_slot");
+    if (!program) return NULL;
+    const char *slot = program_op_slot(program, index);
+    handle_unpin(handle);
+    return slot;
+}
+
+double asdsl_op_time(asdsl_handle handle, int32_t index) {
+    struct program *program = handle_pin(handle, OBJECT_PROGRAM, "asdsl_op_time");
+    if (!program) return ASDSL_E_HANDLE;
+    double ns = program_op_time(program, index);
+    handle_unpin(handle);
+    return ns;
+}

@@ -1,0 +1,63 @@
+/* engine.c: an engine: a pool of the asked-for size and the kernel table of the asked-for level. */
+#include "program.h"
+#include <stdlib.h>
+
+static void engine_destroy(struct object *object) {
+    struct engine *engine = (struct engine *)object;
+    pool_destroy(engine->pool);
+    pthread_mutex_destroy(&engine->lock);
+    free(engine);
+}
+
+static const char *level_name(int32_t level) {
+    const struct kernels *kernels = kernels_for(level);
+    return kernels ? kernels->level : level == ASDSL_LEVEL_NEON ? "neon" : "of no known kind";
+}
+
+/* Fills level and kernels, or says why not. */
+static bool choose_level(struct engine *engine, int32_t level) {
+    if (level == ASDSL_LEVEL_AUTO) level = cpu_best_level(engine->info.levels);
+    engine->kernels = kernels_for(level);
+    if (!engine->kernels || level < 0 || level > 31 || !(engine->info.levels >> level & 1)) {
+        asdsl_fail(ASDSL_E_UNSUPPORTED, "engine: level %d (%s) does not run on this CPU, whose best is %d (%s)", level,
+                   level_name(level), engine->info.level, level_name(engine->info.level));
+        return false;
+    }
+    engine->info.level = level;
+    return true;
+}
+
+struct engine *engine_create(const struct asdsl_engine_options *options) {
+    struct cpu_cores cores;
+    if (options->pin != 0 && options->pin != 1) {
+        asdsl_fail(ASDSL_E_ARGUMENT, "engine: pin is %d, not 0 or 1", options->pin);
+        return NULL;
+    }
+    if (options->n_threads < 0 || options->n_threads > POOL_MAX_THREADS) {
+        asdsl_fail(ASDSL_E_ARGUMENT, "engine: %d threads, 0 (as many as cores) to %d are possible", options->n_threads,
+                   POOL_MAX_THREADS);
+        return NULL;
+    }
+    struct engine *engine = calloc(1, sizeof *engine);
+    if (!engine || pthread_mutex_init(&engine->lock, NULL) != 0) {
+        free(engine);
+        asdsl_fail(ASDSL_E_MEMORY, "engine: the system refused %zu bytes", sizeof *engine);
+        return NULL;
+    }
+    object_init(&engine->object, OBJECT_ENGINE, engine_destroy);
+    cpu_info(&engine->info);
+    cpu_cores(&cores);
+    int32_t n_threads = options->n_threads;
+    /* Second hardware threads of a core add nothing to integer arithmetic and little to streaming. */
+    if (n_threads == 0) n_threads = engine->info.n_physical;
+    if (n_threads > POOL_MAX_THREADS) n_threads = POOL_MAX_THREADS;
+    engine->info.n_threads = n_threads;
+    if (choose_level(engine, options->level)) {
+        engine->pool = pool_create(n_threads, options->spin_us, options->pin == 1, &cores);
+    }
+    if (!engine->pool) {
+        object_drop(&engine->object);
+        return NULL;
+    }
+    return engine;
+}
