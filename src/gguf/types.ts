@@ -22,6 +22,11 @@ export interface StringArray {
   bytes(i: number): Uint8Array
   /** String i, decoded (invalid UTF-8 becomes U+FFFD). */
   at(i: number): string
+  /** All strings at once: string i is data[starts[i]] to data[starts[i] + lengths[i] - 1]. Making views one by one
+   * costs 70 ns each (measured, Bun 1.4.5), 20 ms for a large vocabulary and its merges. */
+  readonly data: Uint8Array
+  readonly starts: Uint32Array // (length), into data
+  readonly lengths: Uint32Array // (length), bytes
 }
 
 /** Numeric arrays are typed arrays (64-bit integers BigInt64Array/BigUint64Array), bool arrays Uint8Array,
