@@ -87,12 +87,12 @@ asdsl_handle handle_open(struct object *object) {
     return generation << 16 | index;
 }
 
-/* The slot is closed and nobody is inside: the thread that saw this, and only it, empties the slot. The generation stays,
- * so that the next object gets the one after it. */
+/* The slot is closed and nobody is inside (`state`): the thread that saw this, and only it, empties the slot. The
+ * generation stays, so that the next object gets the one after it. */
 static void slot_empty(struct slot *slot, uint64_t state) {
     struct object *object = slot->object;
     slot->object = NULL;
-    atomic_store_explicit(&slot->state, state & ~(OPEN - 1) & ~(UINT64_C(0x7f) << KIND_SHIFT), memory_order_release);
+    atomic_store_explicit(&slot->state, state & ~(UINT64_C(0x7f) << KIND_SHIFT), memory_order_release);
     slot_give_back((uint32_t)(slot - slots));
     object_drop(object);
 }
@@ -133,6 +133,6 @@ int32_t handle_close(asdsl_handle handle) {
         if (GENERATION(state) != handle >> 16 || !(state & OPEN)) return fail_stale(handle, "asdsl_release");
     } while (!atomic_compare_exchange_weak_explicit(&slot->state, &state, state & ~OPEN, memory_order_acq_rel,
                                                     memory_order_acquire));
-    if (PINS(state) == 0) slot_empty(slot, state);
+    if (PINS(state) == 0) slot_empty(slot, state & ~OPEN);
     return ASDSL_OK;
 }

@@ -1,0 +1,216 @@
+/* engine_pool.c: every unit exactly once, barriers that hold, sleep and waking, what a run gives back to its caller.
+ *
+ * Oracles: counts per unit; values that only a barrier makes visible; the affinity and control word from before.
+ */
+#if defined(__linux__) && !defined(_GNU_SOURCE)
+#define _GNU_SOURCE
+#endif
+#include "../pool.h"
+#include "check.h"
+#include <string.h>
+#include <time.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+enum { MAX_UNITS = 5000, MAX_WORKERS = 5, BARRIERS = 3000 };
+
+static struct cpu_cores cores;
+
+static struct pool *make(int32_t n_threads, int32_t spin_us, bool pin) {
+    struct pool *pool = pool_create(n_threads, spin_us, pin, &cores);
+    CHECK(pool, "%s", asdsl_last_error());
+    return pool;
+}
+
+/* ---- distribution ---- */
+static struct deal {
+    int32_t n[3], grain;
+    atomic_uchar taken[3][MAX_UNITS];
+} deal;
+
+/* Three rounds without a barrier between them: a worker may be far ahead of another. */
+static void take_units(void *context, struct worker *w) {
+    (void)context;
+    for (int round = 0; round < 3; round++) {
+        int32_t begin, end;
+        work_begin(w, deal.n[round], deal.grain);
+        while (work_next(w, &begin, &end)) {
+            CHECK(begin >= 0 && begin < end && end <= deal.n[round], "[%d, %d) of %d", begin, end, deal.n[round]);
+            for (int32_t i = begin; i < end; i++) atomic_fetch_add_explicit(&deal.taken[round][i], 1, memory_order_relaxed);
+        }
+    }
+}
+
+static void test_distribution(void) {
+    static const int32_t sizes[] = {0, 1, 2, 3, 7, 16, 36, 37, 100, 1023, MAX_UNITS};
+    static const int32_t grains[] = {1, 2, 3, 8, 100};
+    for (int32_t threads = 1; threads <= MAX_WORKERS; threads++) {
+        struct pool *pool = make(threads, 200, false);
+        for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
+            for (size_t g = 0; g < sizeof grains / sizeof *grains; g++) {
+                memset(&deal, 0, sizeof deal);
+                deal.grain = grains[g];
+                for (int round = 0; round < 3; round++) deal.n[round] = sizes[(s + (size_t)round * 3) % 11];
+                pool_run(pool, take_units, NULL);
+                for (int round = 0; round < 3; round++) {
+                    int wrong = 0;
+                    for (int32_t i = 0; i < MAX_UNITS; i++) {
+                        wrong += atomic_load(&deal.taken[round][i]) != (i < deal.n[round]);
+                    }
+                    CHECK(wrong == 0, "%d threads, %d units by %d: %d not taken once", threads, deal.n[round], grains[g],
+                          wrong);
+                }
+            }
+        pool_destroy(pool);
+    }
+}
+
+/* ---- barriers ---- */
+static struct padded_word {
+    _Alignas(128) uint32_t value; /* not atomic on purpose: only the barrier orders it (TSan looks on) */
+} words[MAX_WORKERS];
+
+static void cross_barriers(void *context, struct worker *w) {
+    int *wrong = context;
+    for (uint32_t i = 1; i <= BARRIERS; i++) {
+        words[w->index].value = i;
+        worker_barrier(w);
+        for (int32_t j = 0; j < w->count; j++)
+            if (words[j].value != i && w->index == 0) (*wrong)++;
+        worker_barrier(w);
+    }
+}
+
+static void test_barriers(void) {
+    for (int32_t threads = 1; threads <= MAX_WORKERS; threads++) {
+        int wrong = 0;
+        struct pool *pool = make(threads, -1, true);
+        for (int run = 0; run < 3; run++) pool_run(pool, cross_barriers, &wrong);
+        pool_destroy(pool);
+        CHECK(wrong == 0, "%d threads: %d stale reads after a barrier", threads, wrong);
+    }
+}
+
+/* ---- lives ---- */
+static void count_worker(void *context, struct worker *w) {
+    (void)w;
+    atomic_fetch_add((atomic_int *)context, 1);
+}
+
+static void test_lives(void) {
+    atomic_int count = 0;
+    int expected = 0;
+    for (int i = 0; i < 1000; i++) {
+        int32_t threads = 1 + i % 4;
+        struct pool *pool = make(threads, i % 3 == 0 ? 0 : 50, i % 2);
+        for (int run = 0; run < i % 3; run++, expected += threads) pool_run(pool, count_worker, &count);
+        pool_destroy(pool);
+    }
+    CHECK(atomic_load(&count) == expected, "%d of %d worker calls", atomic_load(&count), expected);
+    CHECK(!pool_create(0, -1, true, &cores) && !pool_create(100000, -1, true, &cores), "a pool of 0 or 100000");
+    CHECK(strstr(asdsl_last_error(), "100000"), "%s", asdsl_last_error());
+}
+
+/* Workers asleep, half asleep and awake at the start of a run. */
+static void test_sleep(void) {
+    atomic_int count = 0;
+    for (int32_t spin_us = 0; spin_us <= 400; spin_us += 200) {
+        struct pool *pool = make(3, spin_us, false);
+        for (int i = 0; i < 150; i++) {
+            struct timespec pause = {.tv_nsec = i % 3 * 150000};
+            nanosleep(&pause, NULL);
+            pool_run(pool, count_worker, &count);
+        }
+        pool_destroy(pool);
+    }
+    CHECK(atomic_load(&count) == 3 * 3 * 150, "%d worker calls", atomic_load(&count));
+}
+
+/* ---- what a run leaves behind ---- */
+#if defined(__x86_64__)
+static void look_at_control(void *context, struct worker *w) {
+    (void)context;
+    (void)w;
+    volatile float smallest = 1e-38f; /* normal; a hundredth of it is not */
+    CHECK((_mm_getcsr() & ~0x3fu) == 0x1f80, "worker %d: MXCSR 0x%x", w->index, _mm_getcsr());
+    CHECK(smallest * 0.01f > 0, "worker %d: subnormals are flushed", w->index);
+}
+
+static void test_control_word(void) {
+    uint32_t before = _mm_getcsr(), strange = 0x1f80 | 0x8000 | 0x40 | 0x6000; /* flush, DAZ, round to zero */
+    struct pool *pool = make(2, -1, true);
+    _mm_setcsr(strange);
+    pool_run(pool, look_at_control, NULL);
+    uint32_t after = _mm_getcsr();
+    _mm_setcsr(before);
+    CHECK(after == strange, "MXCSR 0x%x became 0x%x", strange, after);
+    pool_destroy(pool);
+    /* A pool created under a strange word. */
+    _mm_setcsr(strange);
+    pool = make(2, -1, true);
+    _mm_setcsr(before);
+    pool_run(pool, look_at_control, NULL);
+    pool_destroy(pool);
+}
+#endif
+
+static void look_at_affinity(void *context, struct worker *w) {
+    struct cpu_affinity now;
+    int32_t allowed = 0;
+    (void)context;
+    if (!cpu_affinity_get(&now)) return;
+    for (int32_t i = 0; i < CPU_MAX_CORES; i++) allowed += cpu_affinity_has(&now, i);
+    CHECK(allowed == 1 && cpu_affinity_has(&now, cores.id[w->index]), "worker %d may run on %d cores", w->index, allowed);
+}
+
+static void test_affinity(void) {
+    struct cpu_affinity before, after;
+    if (!cpu_affinity_get(&before) || cores.n < 2) return;
+    struct pool *pool = make(2, -1, true);
+    for (int i = 0; i < 100; i++) pool_run(pool, i % 2 ? look_at_affinity : cross_barriers, &(int){0});
+    cpu_affinity_get(&after);
+    CHECK(memcmp(&before, &after, sizeof before) == 0, "the caller's affinity changed");
+    /* A caller that may not use the first core is left where it is. */
+    cpu_pin(cores.id[1]);
+    atomic_int count = 0;
+    pool_run(pool, count_worker, &count);
+    cpu_affinity_get(&after);
+    CHECK(cpu_affinity_has(&after, cores.id[1]) && !cpu_affinity_has(&after, cores.id[0]), "a restricted caller was moved");
+    cpu_affinity_set(&before);
+    pool_destroy(pool);
+}
+
+static void write_scratch(void *context, struct worker *w) {
+    size_t bytes = *(size_t *)context;
+    CHECK(w->scratch_bytes >= bytes && (uintptr_t)w->scratch % 64 == 0, "worker %d: %zu bytes", w->index, w->scratch_bytes);
+    memset(w->scratch, w->index + 1, bytes);
+    worker_barrier(w);
+    const uint8_t *scratch = w->scratch;
+    CHECK(scratch[0] == w->index + 1 && scratch[bytes - 1] == w->index + 1, "worker %d shares its scratch", w->index);
+}
+
+static void test_scratch(void) {
+    struct pool *pool = make(3, -1, false);
+    for (size_t bytes = 1; bytes < 1 << 20; bytes = bytes * 3 + 5) {
+        CHECK(pool_reserve_scratch(pool, bytes), "%zu bytes refused", bytes);
+        pool_run(pool, write_scratch, &bytes);
+    }
+    CHECK(!pool_reserve_scratch(pool, SIZE_MAX / 8), "an impossible scratch");
+    pool_destroy(pool);
+}
+
+int main(void) {
+    cpu_cores(&cores);
+    CHECK(cores.n >= 1 && cores.n_allowed >= 1 && cores.n_physical >= 1, "cores %d", cores.n);
+    test_distribution();
+    test_barriers();
+    test_lives();
+    test_sleep();
+#if defined(__x86_64__)
+    test_control_word();
+#endif
+    test_affinity();
+    test_scratch();
+    return check_report("engine_pool");
+}
