@@ -193,6 +193,7 @@ ASDSL_API void asdsl_abi(struct asdsl_abi *out);
  * operand roles. A test compares it with src/native/abi.ts field by field. */
 ASDSL_API const char *asdsl_describe(void);
 ASDSL_API const char *asdsl_last_error(void); /* "" when nothing failed on this thread; never NULL */
+ASDSL_API int32_t asdsl_last_status(void);     /* its asdsl_status; what a constructor that returned 0 failed with */
 ASDSL_API int32_t asdsl_cpu_info(struct asdsl_info *out);
 
 /* ---- any handle ---- */
