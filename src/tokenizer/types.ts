@@ -10,6 +10,9 @@ export interface EncodeOptions {
 export interface DecodeOptions {
   /** Render special (control) tokens as their text instead of leaving them out. Default false. */
   special?: boolean
+  /** The tokens continue a text, so the blank before their first word belongs to it. Default false: they begin one, and
+   * the blank that SPM puts in front of every text is taken away again. */
+  continuation?: boolean
 }
 
 /** Turns a stream of tokens into text and never emits half a UTF-8 character. */
