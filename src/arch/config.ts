@@ -1,0 +1,84 @@
+// Reading an architecture's configuration out of GGUF metadata: typed, bounded, with the key in every complaint.
+
+import { FormatError, UnsupportedError } from "../errors.ts"
+import type { GgufHeader, MetadataValue } from "../gguf/types.ts"
+
+/** Facts of a model that the rest of asdsl may ask for. */
+export interface ModelConfig {
+  readonly arch: string
+  readonly nLayers: number
+  /** Width of the residual stream. */
+  readonly dim: number
+  readonly nHeads: number
+  readonly nKvHeads: number
+  readonly headDim: number
+  /** Dimensions of a head that are rotated. */
+  readonly nRot: number
+  readonly nFfn: number
+  readonly nVocab: number
+  /** Context length the model was trained for. */
+  readonly nCtxTrain: number
+  readonly normEps: number
+  readonly ropeBase: number
+  /** Linear position scaling: positions are divided by it. 1: none. */
+  readonly ropeScale: number
+  /** Multiplies the rotation's cosines and sines. 1: none. */
+  readonly ropeMagnitude: number
+  /** The output matrix is the embedding table. */
+  readonly isTied: boolean
+}
+
+/** Bounds far beyond any model and far below what overflows; C has the same. */
+export const MAX_DIM = 2 ** 24
+export const MAX_LAYERS = 65536
+export const MAX_HEADS = 65536
+export const MAX_HEAD_DIM = 1024
+
+/** The metadata of one architecture: keys are given without its prefix. */
+export class Metadata {
+  readonly header: GgufHeader
+  readonly arch: string
+
+  constructor(header: GgufHeader, arch: string) {
+    this.header = header
+    this.arch = arch
+  }
+
+  get(key: string): MetadataValue | undefined {
+    return this.header.metadata.get(`${this.arch}.${key}`)
+  }
+
+  /** A whole number in [min, max]. A per-layer array counts where all its values are equal. */
+  integer(key: string, min: number, max: number, fallback?: number): number {
+    const value = this.#scalar(key, fallback)
+    if (Number.isInteger(value) && value >= min && value <= max) return value
+    throw new FormatError(`${this.arch}.${key} is ${value}, a whole number from ${min} to ${max} is needed`)
+  }
+
+  /** A finite number in [min, max]. */
+  number(key: string, min: number, max: number, fallback?: number): number {
+    const value = this.#scalar(key, fallback)
+    if (value >= min && value <= max) return value
+    throw new FormatError(`${this.arch}.${key} is ${value}, a number from ${min} to ${max} is needed`)
+  }
+
+  string(key: string, fallback: string): string {
+    const value = this.get(key)
+    if (value === undefined) return fallback
+    if (typeof value === "string") return value
+    throw new FormatError(`${this.arch}.${key} is not a string`)
+  }
+
+  #scalar(key: string, fallback: number | undefined): number {
+    const value = this.get(key) ?? fallback
+    if (typeof value === "number") return value
+    if (value === undefined) throw new FormatError(`${this.header.path}: ${this.arch}.${key} is missing`)
+    if (ArrayBuffer.isView(value)) {
+      const values = [...(value as Int32Array)].map(Number)
+      const first = values[0]
+      if (first !== undefined && values.every((other) => other === first)) return first
+      throw new UnsupportedError(`${this.arch}.${key} differs between layers (${values.slice(0, 8).join(", ")} ...)`)
+    }
+    throw new FormatError(`${this.arch}.${key} is not a number`)
+  }
+}

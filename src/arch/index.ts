@@ -1,0 +1,46 @@
+// The architectures that asdsl knows. Adding one touches this folder alone.
+
+import { FormatError, UnsupportedError } from "../errors.ts"
+import type { GgufHeader } from "../gguf/types.ts"
+import type { GraphBuilder } from "../graph.ts"
+import { Metadata, type ModelConfig } from "./config.ts"
+import { buildLlama, llamaConfig } from "./llama.ts"
+
+export interface Architecture {
+  /** Reads and checks the metadata. Throws before anything large is allocated. */
+  config(metadata: Metadata): ModelConfig
+  /** Describes a pass. */
+  build(graph: GraphBuilder, config: ModelConfig): void
+}
+
+const ARCHITECTURES: Readonly<Record<string, Architecture>> = {
+  llama: { config: llamaConfig, build: buildLlama },
+}
+
+/** Names of the architectures that can be loaded. */
+export function knownArchitectures(): string[] {
+  return Object.keys(ARCHITECTURES)
+}
+
+/** The architecture of a file and its configuration. */
+export function architectureOf(header: GgufHeader): { architecture: Architecture; config: ModelConfig } {
+  const name = header.metadata.get("general.architecture")
+  if (typeof name !== "string") throw new FormatError(`${header.path}: general.architecture is missing`)
+  if (!Object.hasOwn(ARCHITECTURES, name)) {
+    throw new UnsupportedError(`architecture ${name} is not supported; known: ${knownArchitectures().join(", ")}`)
+  }
+  const architecture = ARCHITECTURES[name]!
+  return { architecture, config: architecture.config(new Metadata(header, name)) }
+}
+
+/** Describes a pass of a model and checks that it accounts for every tensor of the file: one that is left over would
+ * mean that the model computes something else. */
+export function buildGraph(graph: GraphBuilder, architecture: Architecture, config: ModelConfig): void {
+  architecture.build(graph, config)
+  const unused = graph.weights.unused()
+  if (unused.length === 0) return
+  const more = unused.length > 4 ? ` and ${unused.length - 4} more` : ""
+  throw new UnsupportedError(
+    `${config.arch}: tensors that this architecture does not have: ${unused.slice(0, 4).join(", ")}${more}`,
+  )
+}

@@ -1,0 +1,274 @@
+// A model: a file's configuration, weights and tokenizer, the engine, and the program that its sessions share.
+
+import { architectureOf, buildGraph } from "./arch/index.ts"
+import type { ModelConfig } from "./arch/config.ts"
+import { ArgumentError, CancelledError, UnsupportedError } from "./errors.ts"
+import { Executor } from "./executor.ts"
+import { readGguf } from "./gguf/reader.ts"
+import type { GgufHeader } from "./gguf/types.ts"
+import { ARENA_BUFFER, GraphBuilder, type Plan, WEIGHTS_BUFFER } from "./graph.ts"
+import { resolveModel } from "./models/index.ts"
+import { Type } from "./native/abi.ts"
+import { Buffer, checkInteger, Engine, type EngineInfo, KvCache, Program } from "./native/handles.ts"
+import { Session } from "./session.ts"
+import { createTokenizer } from "./tokenizer/index.ts"
+import type { Tokenizer } from "./tokenizer/types.ts"
+import { loadWeights, readVector, WeightPlan } from "./weights.ts"
+
+export interface LoadOptions {
+  /** Threads; 0 or absent: one per physical core this process may use. */
+  nThreads?: number
+  /** Threads for passes of more than one token; absent: nThreads. */
+  nThreadsBatch?: number
+  /** portable, avx2, avxvnni, avx512 or reference; absent: $ASDSL_ISA, else the best of this CPU. */
+  level?: string
+  /** Context length of sessions; 0 or absent: the model's. */
+  nCtx?: number
+  /** Tokens of one pass at most, as in llama.cpp; nUbatch is never larger. */
+  nBatch?: number
+  /** Tokens of one pass. Default 512. */
+  nUbatch?: number
+  /** Element type of cached keys. Default f16. */
+  typeK?: "f16" | "f32"
+  /** Element type of cached values. Default f16. */
+  typeV?: "f16" | "f32"
+  /** Rows of logits that one pass can hold. Default 32. */
+  maxOutputs?: number
+  /** Candidates per row that a session may ask for. Default 1024. */
+  maxTopK?: number
+  /** Bytes of weights loaded so far. */
+  onProgress?(done: number, total: number): void
+  signal?: AbortSignal
+}
+
+const KV_TYPES = { f16: Type.F16, f32: Type.F32 } as const
+
+/** What one op of the program is and did: for people who look for time or for a slow kernel. */
+export interface OpReport {
+  readonly index: number
+  readonly operation: string
+  readonly layer: number
+  readonly weights: readonly string[]
+  /** The kernel slot that it last ran in, "q4_1.gemv.avx2"; "" if it has not run. */
+  readonly slot: string
+  /** Spent in all runs, barriers included. */
+  readonly nanoseconds: number
+}
+
+interface Parts {
+  header: GgufHeader
+  config: ModelConfig
+  plan: Plan
+  weights: WeightPlan
+  engines: Engine[]
+  buffers: Buffer[]
+  executors: Executor[]
+  options: LoadOptions
+}
+
+/** Loads a model from a GGUF file, or by a name that src/models knows. Weights are interleaved in memory. */
+export async function load(path: string, options: LoadOptions = {}): Promise<Model> {
+  if (typeof path !== "string" || path === "") throw new ArgumentError("load needs the path or the name of a model")
+  const file = await resolveModel(path)
+  throwIfAborted(options.signal)
+  const header = readGguf(file)
+  const { architecture, config } = architectureOf(header)
+  const limits = limitsOf(options, config)
+  using mapped = Buffer.map(file)
+  const weights = new WeightPlan(header, (info) => readVector(mapped, info))
+  const graph = new GraphBuilder(weights, limits)
+  buildGraph(graph, architecture, config)
+  const plan = graph.build()
+  using owned = new DisposableStack() // what has to go if anything below fails
+  const engine = owned.use(createEngine(options.nThreads, options))
+  const batchEngine = needsBatchEngine(options) ? owned.use(createEngine(options.nThreadsBatch, options)) : engine
+  const arena = owned.use(Buffer.create(plan.arenaBytes))
+  const loaded = owned.use(await loadWeights(weights, mapped, batchEngine, options))
+  const buffers: Buffer[] = []
+  buffers[WEIGHTS_BUFFER] = loaded
+  buffers[ARENA_BUFFER] = arena
+  const engines = batchEngine === engine ? [engine] : [engine, batchEngine]
+  const executors = engines.map((each) => {
+    const program = owned.use(
+      Program.create(each, plan.records, buffers, {
+        maxTokens: limits.maxTokens,
+        maxOutputs: limits.maxOutputs,
+        maxTopK: limits.maxTopK,
+        nVocab: config.nVocab,
+      }),
+    )
+    return new Executor(program, plan, arena)
+  })
+  owned.move()
+  return new Model({ header, config, plan, weights, engines, buffers, executors, options })
+}
+
+function throwIfAborted(signal: AbortSignal | undefined): void {
+  if (signal?.aborted) throw new CancelledError("loading was cancelled")
+}
+
+function limitsOf(options: LoadOptions, config: ModelConfig): { maxTokens: number; maxOutputs: number; maxTopK: number } {
+  const nCtx = contextLength(options.nCtx, config)
+  const nBatch = checkInteger("nBatch", options.nBatch ?? 2048, 1, 2 ** 30)
+  const nUbatch = checkInteger("nUbatch", options.nUbatch ?? 512, 1, 65536)
+  const maxOutputs = checkInteger("maxOutputs", options.maxOutputs ?? 32, 1, 65536)
+  const maxTopK = checkInteger("maxTopK", options.maxTopK ?? 1024, 0, 2 ** 24)
+  for (const key of ["typeK", "typeV"] as const) {
+    const type = options[key] ?? "f16"
+    if (!Object.hasOwn(KV_TYPES, type)) {
+      throw new UnsupportedError(`${key} ${type} is not supported; known: ${Object.keys(KV_TYPES).join(", ")}`)
+    }
+  }
+  const maxTokens = Math.min(nUbatch, nBatch, nCtx)
+  return { maxTokens, maxOutputs: Math.min(maxOutputs, maxTokens), maxTopK: Math.min(maxTopK, config.nVocab) }
+}
+
+function contextLength(nCtx: number | undefined, config: ModelConfig): number {
+  return checkInteger("nCtx", nCtx ?? 0, 0, 2 ** 30) || config.nCtxTrain
+}
+
+function needsBatchEngine({ nThreads = 0, nThreadsBatch = 0 }: LoadOptions): boolean {
+  return nThreadsBatch !== 0 && nThreadsBatch !== nThreads
+}
+
+function createEngine(nThreads: number | undefined, { level }: LoadOptions): Engine {
+  return Engine.create({ nThreads: nThreads ?? 0, ...(level === undefined ? {} : { level }) })
+}
+
+/** A loaded model. Sessions of one model share its program: see Session. */
+export class Model {
+  readonly header: GgufHeader
+  readonly config: ModelConfig
+  /** Default context length of sessions. */
+  readonly nCtx: number
+  /** Tokens of one pass. */
+  readonly nUbatch: number
+  /** Rows of logits of one pass. */
+  readonly maxOutputs: number
+  readonly maxTopK: number
+  /** Weight bytes that a decoded token reads: a tied output matrix counts, a table that is only gathered from does not. */
+  readonly streamedBytes: number
+  /** Weight bytes in memory. */
+  readonly weightBytes: number
+  readonly nParams: number
+  /** Multiply-accumulates of the matrices for each token of a pass, attention and the output matrix left out. */
+  readonly macsPerToken: number
+  /** Multiply-accumulates of the output matrix for each row of logits. */
+  readonly macsPerOutput: number
+  /** Passes run by all sessions. */
+  passes = 0
+  readonly #parts: Parts
+  #tokenizer: Tokenizer | undefined
+
+  /** Made by load(). */
+  constructor(parts: Parts) {
+    const { header, config, plan, weights, executors, options } = parts
+    const { settings } = executors[0]!.program
+    this.#parts = parts
+    this.header = header
+    this.config = config
+    this.nCtx = contextLength(options.nCtx, config)
+    this.nUbatch = settings.maxTokens
+    this.maxOutputs = settings.maxOutputs
+    this.maxTopK = settings.maxTopK
+    this.weightBytes = weights.bytes
+    this.streamedBytes = 0
+    for (const weight of weights.weights()) if (weight.isStreamed || weight.rows === 1) this.streamedBytes += weight.bytes
+    this.nParams = 0
+    for (const { shape } of header.tensors.values()) this.nParams += shape.reduce((product, size) => product * size, 1)
+    this.macsPerToken = 0
+    this.macsPerOutput = 0
+    for (const { weights: matrices, places } of plan.ops) {
+      const macs = matrices.reduce((sum, { rows, cols, isStreamed }) => sum + (isStreamed ? rows * cols : 0), 0)
+      if (places.table !== undefined || matrices.length === 0) continue
+      if (places.out?.offset === plan.logits.offset && places.out.cols === plan.logits.cols) this.macsPerOutput += macs
+      else this.macsPerToken += macs
+    }
+  }
+
+  get path(): string {
+    return this.header.path
+  }
+
+  /** Made when first asked for. */
+  get tokenizer(): Tokenizer {
+    this.#tokenizer ??= createTokenizer(this.header.metadata)
+    return this.#tokenizer
+  }
+
+  /** The Jinja template that came with the model. */
+  get chatTemplate(): string | undefined {
+    const template = this.header.metadata.get("tokenizer.chat_template")
+    return typeof template === "string" ? template : undefined
+  }
+
+  /** A new, empty timeline. nCtx 0 or absent: the model's. */
+  createSession(options: { nCtx?: number } = {}): Session {
+    const nCtx = options.nCtx ? contextLength(options.nCtx, this.config) : this.nCtx
+    const { nLayers, nKvHeads, headDim } = this.config
+    const { typeK = "f16", typeV = "f16" } = this.#parts.options
+    this.#parts.executors[0]!.program.id // throws once disposed
+    const kv = KvCache.create({
+      nLayers,
+      nKvHeads,
+      headDim,
+      capacity: nCtx,
+      typeK: KV_TYPES[typeK],
+      typeV: KV_TYPES[typeV],
+    })
+    return new Session(this, kv, nCtx, Math.min(40, this.maxTopK))
+  }
+
+  /** Facts of the CPU and of the engine in use. */
+  engineInfo(): EngineInfo {
+    return this.#parts.engines[0]!.info()
+  }
+
+  /** Measures a limit of the machine: bytes/s read, or int8 multiply-accumulates/s. Takes a fraction of a second. */
+  probe(kind: "bandwidth" | "int8"): number {
+    return this.#parts.engines[0]!.probe(kind)
+  }
+
+  /** Each op of the program for single tokens, or of that for batches where nThreadsBatch made a second one. */
+  ops(kind: "decode" | "batch" = "decode"): OpReport[] {
+    const { program, plan } = this.executorFor(kind === "decode" ? 1 : this.nUbatch)
+    return plan.ops.map((op, index) => ({
+      index,
+      operation: op.operation,
+      layer: op.layer,
+      weights: op.weights.map(({ name }) => name),
+      slot: program.slot(index),
+      nanoseconds: program.nanoseconds(index),
+    }))
+  }
+
+  /** For sessions: what runs a pass of so many tokens. */
+  executorFor(nTokens: number): Executor {
+    const { executors } = this.#parts
+    return nTokens > 1 && executors.length > 1 ? executors[1]! : executors[0]!
+  }
+
+  /** See Session.cancel. Also says for another thread what to cancel: cancelProgram(model.cancelHandle). */
+  get cancelHandle(): number {
+    return this.#parts.executors[0]!.program.id
+  }
+
+  /** Whether a cancellation was waiting; it is forgotten. For sessions: with a second program for batches
+   * (nThreadsBatch), cancelling reaches a prompt here, between two micro-batches. */
+  takeCancel(): boolean {
+    return this.#parts.executors[0]!.takeCancel()
+  }
+
+  /** Passes of more than one token run in a program of their own. */
+  get hasBatchProgram(): boolean {
+    return this.#parts.executors.length > 1
+  }
+
+  /** Frees weights, programs and threads. Views of logits have length 0 afterwards; sessions throw. */
+  [Symbol.dispose](): void {
+    const { executors, buffers, engines } = this.#parts
+    for (const { program } of executors) program[Symbol.dispose]()
+    for (const buffer of buffers) buffer[Symbol.dispose]()
+    for (const engine of engines) engine[Symbol.dispose]()
+  }
+}

@@ -1,0 +1,188 @@
+// A session: one mutable timeline of tokens and the KV cache that goes with it.
+//
+// Sessions of one model share its program, whose parameter block and arena hold one pass: results are valid until the
+// next pass of any session of the same model, and asking for them later is an error. Runs are synchronous.
+
+import { ArgumentError, AsdslError, CancelledError, ContextOverflowError } from "./errors.ts"
+import type { Executor, OutputRow } from "./executor.ts"
+import type { Model } from "./model.ts"
+import { cancelProgram, checkInteger, type KvCache } from "./native/handles.ts"
+
+export interface SyncOptions {
+  /** Tokens evaluated so far, of those that had to be; after each micro-batch. */
+  onProgress?(done: number, total: number): void
+  /** Looked at between micro-batches. */
+  signal?: AbortSignal
+}
+
+export interface ExtendOptions extends SyncOptions {
+  /** Which tokens get a row of logits. Default "last". */
+  outputs?: "last" | "all" | "none"
+  /** With "all": called while rows 0 .. nRows - 1 are those of tokens firstIndex .. firstIndex + nRows - 1. */
+  onRows?(firstIndex: number, nRows: number): void
+}
+
+const DEFAULTS: ExtendOptions = {}
+
+/** One mutable inference timeline. Made by Model.createSession(). */
+export class Session {
+  readonly model: Model
+  /** Tokens that the context holds at most. */
+  readonly nCtx: number
+  readonly #kv: KvCache
+  readonly #tokens: number[]
+  #topK: number
+  #executor: Executor | undefined
+  #nRows = 0
+  #passNumber = -1
+
+  /** @param tokens what `kv` holds; the session takes both over. */
+  constructor(model: Model, kv: KvCache, nCtx: number, topK: number, tokens: number[] = []) {
+    this.model = model
+    this.nCtx = nCtx
+    this.#kv = kv
+    this.#tokens = tokens
+    this.#topK = topK
+  }
+
+  /** The tokens that the KV cache holds. */
+  get tokens(): readonly number[] {
+    return this.#tokens
+  }
+
+  /** Candidates per output row; takes effect with the next pass. */
+  get topK(): number {
+    return this.#topK
+  }
+
+  set topK(value: number) {
+    this.#topK = checkInteger("topK", value, 0, this.model.maxTopK)
+  }
+
+  /** Bytes of the KV cache now. */
+  get kvBytes(): number {
+    return this.#kv.bytes
+  }
+
+  /** Makes the session hold exactly these tokens. The common prefix is kept, and the last token is evaluated in any case,
+   * so that its row is ready. Nothing changes when the tokens do not fit. After a cancellation or an error the session
+   * holds what was evaluated until then, a prefix of the tokens. */
+  sync(tokens: ArrayLike<number>, options: SyncOptions = DEFAULTS): { reused: number; evaluated: number } {
+    const wanted = tokens === this.#tokens ? this.#tokens.slice() : tokens
+    const n = wanted.length
+    if (n === 0) throw new ArgumentError("sync needs one token at least")
+    this.#check(wanted, n)
+    let reused = 0
+    while (reused < n - 1 && reused < this.#tokens.length && this.#tokens[reused] === wanted[reused]) reused++
+    this.truncate(reused)
+    this.#evaluate(wanted, reused, "last", options)
+    return { reused, evaluated: n - reused }
+  }
+
+  /** Evaluates tokens behind those that the session holds. */
+  extend(tokens: ArrayLike<number>, options: ExtendOptions = DEFAULTS): void {
+    if (tokens.length === 0) throw new ArgumentError("extend needs one token at least")
+    this.#check(tokens, this.#tokens.length + tokens.length)
+    const own = tokens === this.#tokens ? this.#tokens.slice() : tokens
+    this.#evaluate(own, 0, options.outputs ?? "last", options)
+  }
+
+  /** Everything that can be wrong with tokens, before anything changes. */
+  #check(tokens: ArrayLike<number>, total: number): void {
+    const { nVocab } = this.model.config
+    if (total > this.nCtx) throw new ContextOverflowError(total, this.nCtx)
+    for (let i = 0; i < tokens.length; i++) {
+      const token = tokens[i]!
+      if (Number.isInteger(token) && token >= 0 && token < nVocab) continue
+      throw new ArgumentError(`token ${i} is ${token}, the vocabulary has 0 to ${nVocab - 1}`)
+    }
+  }
+
+  #evaluate(tokens: ArrayLike<number>, from: number, outputs: "last" | "all" | "none", options: ExtendOptions): void {
+    const total = tokens.length - from
+    for (let at = from; at < tokens.length; ) {
+      if (options.signal?.aborted || (this.model.hasBatchProgram && this.model.takeCancel())) {
+        throw new CancelledError(`cancelled after ${at - from} of ${total} tokens`)
+      }
+      const n = Math.min(this.model.nUbatch, tokens.length - at)
+      const isLast = at + n === tokens.length
+      const firstOutput = outputs === "all" ? 0 : outputs === "last" && isLast ? n - 1 : n
+      this.#pass(tokens, at, n, firstOutput, at - from, options)
+      at += n
+      options.onProgress?.(at - from, total)
+    }
+  }
+
+  /** One micro-batch: tokens[begin .. begin + n), rows for those from `firstOutput` on. */
+  #pass(
+    tokens: ArrayLike<number>,
+    begin: number,
+    n: number,
+    firstOutput: number,
+    index: number,
+    options: ExtendOptions,
+  ): void {
+    const executor = this.model.executorFor(n)
+    this.#nRows = 0
+    this.#executor = executor
+    this.#passNumber = ++this.model.passes
+    let nRows = executor.run(this.#kv, tokens, begin, n, this.#tokens.length, firstOutput, this.#topK)
+    for (let i = begin; i < begin + n; i++) this.#tokens.push(tokens[i]!)
+    this.#nRows = nRows
+    if (nRows > 0) options.onRows?.(index + firstOutput, nRows)
+    // The layers have run once; only the output matrix goes on where the rows are more than fit.
+    for (let first = firstOutput + nRows; first < n; first += nRows) {
+      if (this.#passNumber !== this.model.passes) throw stale()
+      this.#nRows = 0
+      nRows = executor.runOutputs(first, n)
+      this.#nRows = nRows
+      options.onRows?.(index + first, nRows)
+    }
+  }
+
+  /** A row of the last pass, the last one by default. The object is reused by later passes. */
+  row(j = this.#nRows - 1): OutputRow {
+    if (this.#executor === undefined || this.#nRows === 0) throw new ArgumentError("the last pass had no output rows")
+    checkInteger("row", j, 0, this.#nRows - 1)
+    if (this.#passNumber !== this.model.passes) throw stale()
+    return this.#executor.row(j)
+  }
+
+  /** Forgets all tokens from `length` on. */
+  truncate(length: number): void {
+    checkInteger("length", length, 0, this.#tokens.length)
+    if (length === this.#tokens.length) return
+    this.#kv.truncate(length)
+    this.#tokens.length = length
+  }
+
+  /** An independent session with the same tokens and the same cache. */
+  fork(): Session {
+    return new Session(this.model, this.#kv.fork(), this.nCtx, this.#topK, this.#tokens.slice())
+  }
+
+  /** The running pass of this model, or else its next one, ends with CancelledError. */
+  cancel(): void {
+    cancelProgram(this.cancelHandle)
+  }
+
+  /** What another thread needs: cancelProgram(session.cancelHandle). */
+  get cancelHandle(): number {
+    return this.model.cancelHandle
+  }
+
+  /** Forgets a cancellation that came when nothing ran any more; whether there was one. */
+  takeCancel(): boolean {
+    return this.model.takeCancel()
+  }
+
+  [Symbol.dispose](): void {
+    this.#kv[Symbol.dispose]()
+    this.#tokens.length = 0
+    this.#nRows = 0
+  }
+}
+
+function stale(): AsdslError {
+  return new AsdslError("stale", "another session of this model has run a pass since: the rows are gone")
+}

@@ -1,0 +1,219 @@
+// Weights from a GGUF file into one C buffer: which tensors a graph needs, where each lies, and the loading.
+//
+// Matrices are interleaved by asdsl_repack in the order in which a pass reads them; vectors (norms, biases) become F32.
+// Every weight byte is resident once: the mapped file is let go after loading. This file knows nothing of what a tensor
+// is for; graph.ts asks for them by name and shape, and all checks happen before the first large allocation.
+
+import { CancelledError, FormatError, UnsupportedError } from "./errors.ts"
+import { type GgufHeader, TENSOR_TYPES, type TensorInfo } from "./gguf/types.ts"
+import { Layout, Type } from "./native/abi.ts"
+import { Buffer, type Engine, tensorBytes } from "./native/handles.ts"
+
+const KNOWN_TYPES = new Map<number, string>(Object.entries(TENSOR_TYPES).map(([name, { id }]) => [id, name]))
+
+const ALIGNMENT = 64 // a cache line: what kernels and the validator ask of every operand
+
+/** A matrix or vector of the model and its place in the weights buffer. */
+export interface Weight {
+  readonly name: string
+  /** Element type in memory: the file's for matrices, F32 for vectors. */
+  readonly type: number
+  readonly layout: number
+  /** Outputs; 1 for a vector. */
+  readonly rows: number
+  /** Inputs. */
+  readonly cols: number
+  readonly bytes: number
+  /** From the start of the weights buffer; set by WeightPlan.place(). */
+  offset: number
+  /** Where the values come from: the file, or computed here. */
+  readonly source: TensorInfo | Float32Array
+  /** The last op that reads it: places follow this order. */
+  lastUse: number
+  /** A matrix that is read whole for every token, not gathered from. */
+  isStreamed: boolean
+}
+
+/** The tensors that a graph needs: asked for while it is built, placed once it is complete. */
+export class WeightPlan {
+  readonly header: GgufHeader
+  readonly #readVector: (info: TensorInfo) => Float32Array
+  readonly #weights = new Map<string, Weight>()
+  #bytes = 0
+
+  constructor(header: GgufHeader, readVector: (info: TensorInfo) => Float32Array) {
+    this.header = header
+    this.#readVector = readVector
+  }
+
+  has(name: string): boolean {
+    return this.header.tensors.has(name)
+  }
+
+  /** A matrix of `rows` outputs and `cols` inputs, interleaved in memory. */
+  matrix(name: string, rows: number, cols: number): Weight {
+    const known = this.#weights.get(name)
+    const info = this.#find(name)
+    const [fileCols, fileRows] = [info.shape[0] ?? 1, info.shape[1] ?? 1]
+    if (info.shape.length > 2 || fileRows !== rows || fileCols !== cols) {
+      throw new FormatError(
+        `${name} has shape [${info.shape.join(", ")}], the configuration needs [${cols}, ${rows}] (inputs, outputs)`,
+      )
+    }
+    if (known !== undefined) return known
+    const bytes = tensorBytes(info.type, Layout.INTERLEAVED, rows, cols)
+    return this.#add({ name, type: info.type, layout: Layout.INTERLEAVED, rows, cols, bytes, source: info })
+  }
+
+  /** A vector of `n` values, F32 in memory. */
+  vector(name: string, n: number): Weight {
+    const known = this.#weights.get(name)
+    if (known !== undefined) return known
+    const info = this.#vectorInfo(name, n)
+    return this.#add({ name, type: Type.F32, layout: Layout.ROWS, rows: 1, cols: n, bytes: 4 * n, source: info })
+  }
+
+  /** Values of a small vector, for computing constants while the graph is built. */
+  values(name: string, n: number): Float32Array {
+    const values = this.#readVector(this.#vectorInfo(name, n))
+    this.#used.add(name)
+    return values
+  }
+
+  /** A vector computed by the graph itself. */
+  constant(name: string, values: Float32Array): Weight {
+    const cols = values.length
+    return this.#add({ name, type: Type.F32, layout: Layout.ROWS, rows: 1, cols, bytes: 4 * cols, source: values })
+  }
+
+  readonly #used = new Set<string>()
+
+  #add(weight: Omit<Weight, "offset" | "lastUse" | "isStreamed">): Weight {
+    const added: Weight = { ...weight, offset: -1, lastUse: -1, isStreamed: false }
+    this.#weights.set(weight.name, added)
+    return added
+  }
+
+  #find(name: string): TensorInfo {
+    const info = this.header.tensors.get(name)
+    if (info === undefined) {
+      throw new FormatError(`${this.header.path}: tensor ${name} is missing (the file has ${this.header.tensors.size})`)
+    }
+    if (!KNOWN_TYPES.has(info.type)) {
+      const known = [...KNOWN_TYPES].map(([id, type]) => `${type} (${id})`).join(", ")
+      throw new UnsupportedError(`${name} has tensor type ${info.type}, which is not supported; known: ${known}`)
+    }
+    return info
+  }
+
+  #vectorInfo(name: string, n: number): TensorInfo {
+    const info = this.#find(name)
+    const length = info.shape.reduce((product, size) => product * size, 1)
+    if ((info.shape[0] ?? 1) !== n || length !== n) {
+      throw new FormatError(`${name} has shape [${info.shape.join(", ")}], the configuration needs [${n}]`)
+    }
+    if (info.type !== Type.F32 && info.type !== Type.F16 && info.type !== Type.BF16) {
+      throw new UnsupportedError(
+        `${name} is a vector of type ${KNOWN_TYPES.get(info.type)}; vectors are F32, F16 or BF16`,
+      )
+    }
+    return info
+  }
+
+  /** Tensors of the file that nothing has asked for. */
+  unused(): string[] {
+    return [...this.header.tensors.keys()].filter((name) => !this.#weights.has(name) && !this.#used.has(name))
+  }
+
+  /** Gives every weight its offset, in the order of last use, so that a pass reads the buffer from front to back. */
+  place(): void {
+    this.#bytes = 0
+    for (const weight of this.weights()) {
+      weight.offset = this.#bytes
+      this.#bytes = align(this.#bytes + weight.bytes)
+    }
+  }
+
+  weights(): Weight[] {
+    return [...this.#weights.values()].sort((a, b) => a.lastUse - b.lastUse)
+  }
+
+  /** Of the weights buffer. */
+  get bytes(): number {
+    return this.#bytes
+  }
+}
+
+export function align(bytes: number): number {
+  return Math.ceil(bytes / ALIGNMENT) * ALIGNMENT
+}
+
+/** Values of a vector out of a mapped file, as F32. */
+export function readVector(file: Buffer, info: TensorInfo): Float32Array {
+  const n = info.shape.reduce((product, size) => product * size, 1)
+  const view = file.view(info.offset, info.bytes)
+  const bytes = new Uint8Array(view).slice() // aligned, and safe to keep
+  file.forget(view)
+  if (info.type === Type.F32) return new Float32Array(bytes.buffer, 0, n)
+  const halves = new Uint16Array(bytes.buffer, 0, n)
+  if (info.type === Type.F16) return Float32Array.from(new Float16Array(halves.buffer, 0, n))
+  const bits = Uint32Array.from(halves, (half) => half << 16) // BF16: the upper half of an F32
+  return new Float32Array(bits.buffer)
+}
+
+export interface LoadProgress {
+  onProgress?: (doneBytes: number, totalBytes: number) => void
+  signal?: AbortSignal
+}
+
+/** How long loading may keep the event loop waiting: one matrix at least, then about a frame. */
+const YIELD_MS = 20
+
+/** Loads all weights of a placed plan into one fresh buffer, on all threads of the engine. */
+export async function loadWeights(
+  plan: WeightPlan,
+  file: Buffer,
+  engine: Engine,
+  progress: LoadProgress = {},
+): Promise<Buffer> {
+  const target = Buffer.create(Math.max(plan.bytes, ALIGNMENT))
+  try {
+    let since = performance.now()
+    progress.onProgress?.(0, plan.bytes)
+    for (const weight of plan.weights()) {
+      if (progress.signal?.aborted) throw new CancelledError("loading was cancelled")
+      loadOne(weight, file, target, engine)
+      if (performance.now() - since < YIELD_MS) continue
+      progress.onProgress?.(weight.offset + weight.bytes, plan.bytes)
+      await new Promise((resume) => setImmediate(resume))
+      since = performance.now()
+    }
+    progress.onProgress?.(plan.bytes, plan.bytes)
+    return target
+  } catch (error) {
+    target[Symbol.dispose]()
+    throw error
+  }
+}
+
+function loadOne(weight: Weight, file: Buffer, target: Buffer, engine: Engine): void {
+  const { source } = weight
+  if (weight.layout === Layout.INTERLEAVED && !(source instanceof Float32Array)) {
+    engine.repack({
+      source: file,
+      sourceOffset: source.offset,
+      target,
+      targetOffset: weight.offset,
+      type: weight.type,
+      rows: weight.rows,
+      cols: weight.cols,
+      sourceLayout: Layout.ROWS,
+      targetLayout: Layout.INTERLEAVED,
+    })
+    return
+  }
+  const values = source instanceof Float32Array ? source : readVector(file, source)
+  const view = target.view(weight.offset, weight.bytes)
+  new Float32Array(view).set(values)
+  target.forget(view)
+}
