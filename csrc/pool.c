@@ -65,6 +65,18 @@ struct pool {
 #endif
 };
 
+uint64_t clock_ticks(void) {
+#if defined(__x86_64__)
+    return __rdtsc();
+#elif defined(__aarch64__)
+    uint64_t ticks;
+    __asm__ volatile("mrs %0, cntvct_el0" : "=r"(ticks));
+    return ticks;
+#else
+    return (uint64_t)clock_ns();
+#endif
+}
+
 double clock_ns(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
@@ -160,11 +172,15 @@ static void sleep_destroy(struct pool *pool) {
 #endif
 
 /* ---- barrier ---- */
-void worker_barrier(struct worker *w) {
+void pool_barrier(struct worker *w, pool_section *section, void *context) {
     struct pool *pool = w->pool;
-    if (w->count == 1) return;
+    if (w->count == 1) {
+        if (section) section(context);
+        return;
+    }
     unsigned round = atomic_load_explicit(&pool->round, memory_order_relaxed);
     if (atomic_fetch_add_explicit(&pool->arrived, 1, memory_order_acq_rel) + 1 == (unsigned)w->count) {
+        if (section) section(context);
         atomic_store_explicit(&pool->arrived, 0, memory_order_relaxed);
         atomic_store_explicit(&pool->round, round + 1, memory_order_release);
         return;
@@ -178,6 +194,8 @@ void worker_barrier(struct worker *w) {
         }
     }
 }
+
+void worker_barrier(struct worker *w) { pool_barrier(w, NULL, NULL); }
 
 /* ---- dealing out units ---- */
 void work_begin(struct worker *w, int32_t n, int32_t grain) {

@@ -19,12 +19,18 @@ int32_t pool_threads(const struct pool *pool);
  * control word and the first core to itself; it gets its own back afterwards. */
 void pool_run(struct pool *pool, pool_job *job, void *context);
 
+/* A barrier with a section inside it: the last worker to arrive runs it while the others wait. One barrier where a
+ * serial step between two parallel ones would need two. NULL: none. */
+typedef void pool_section(void *context);
+void pool_barrier(struct worker *w, pool_section *section, void *context);
+
 /* A worker that runs alone: no bands, no barriers, the scratch of worker 0. For small steps, inside a run. */
 struct worker *pool_alone(struct pool *pool);
 
 /* Scratch of at least `bytes` for each worker from the next run on; false: refused. Not during a run. */
 bool pool_reserve_scratch(struct pool *pool, size_t bytes);
 
-double clock_ns(void); /* monotonic */
+double clock_ns(void);       /* monotonic */
+uint64_t clock_ticks(void); /* of unknown length, a few ns to read: differences on one core */
 
 #endif

@@ -19,7 +19,8 @@ struct program {
     int32_t n_buffers, n_ops;
     struct asdsl_op *ops;
     struct step *steps;
-    double *time_ns; /* (n_ops) */
+    uint64_t *ticks; /* (n_ops), spent in each op */
+    double run_ns, run_ticks; /* of all runs, in both units: what a tick is worth */
     struct asdsl_program_options options;
     struct asdsl_params *copy, *params; /* what runs see; what TypeScript sees */
     size_t block_bytes;                 /* of both */
@@ -144,7 +145,7 @@ static void program_destroy(struct object *object) {
     free(p->buffers);
     free(p->ops);
     free(p->steps);
-    free(p->time_ns);
+    free(p->ticks);
     free(p);
 }
 
@@ -223,9 +224,9 @@ struct program *program_create(struct engine *engine, const struct asdsl_op *ops
     p->options = *options; /* a copy before the checks: what is checked is what runs */
     p->ops = malloc((size_t)n_ops * sizeof *ops);
     p->steps = calloc((size_t)n_ops, sizeof *p->steps);
-    p->time_ns = calloc((size_t)n_ops, sizeof *p->time_ns);
+    p->ticks = calloc((size_t)n_ops, sizeof *p->ticks);
     p->buffers = calloc((size_t)n_buffers + 1, sizeof *buffers);
-    if (!p->ops || !p->steps || !p->time_ns || !p->buffers) {
+    if (!p->ops || !p->steps || !p->ticks || !p->buffers) {
         asdsl_fail(ASDSL_E_MEMORY, "program: the system refused memory for %d ops", n_ops);
         object_drop(&p->object);
         return NULL;
@@ -248,50 +249,61 @@ struct program *program_create(struct engine *engine, const struct asdsl_op *ops
 }
 
 /* ---- a run ---- */
+/* Between two parallel steps lies one barrier, and what is small between them is done inside that barrier by the worker
+ * that came last (pool_barrier): five barriers a layer, not ten. */
 struct run {
     struct program *program;
-    int32_t first, end;
-    /* The step before which everybody stops: worker 0 lowers it before a barrier, all read it after that barrier. */
-    atomic_int stop;
-    /* Worker 0's: the step that is being timed and since when. */
-    int32_t timed;
-    double since_ns;
+    int32_t end;
+    int32_t next;      /* the parallel step after the present one, or end: written inside barriers, read after them */
+    int32_t cancelled; /* the step before which the run was cancelled, or -1: likewise */
+    uint64_t section_ticks; /* of the last section: not the time of the parallel step before it */
 };
 
 static bool runs_alone(const struct step *step) {
-    return op_kinds[step->op->code].small && step->rows < ALONE_ROWS;
+    return step->rows == 0 || (op_kinds[step->op->code].small && step->rows < ALONE_ROWS);
 }
 
-static void time_step(struct run *run, int32_t index) {
-    double now = clock_ns();
-    if (run->timed >= 0) run->program->time_ns[run->timed] += now - run->since_ns;
-    run->timed = index;
-    run->since_ns = now;
+/* The small steps from run->next on; leaves run->next at a parallel step or the end. */
+static void run_alone(void *context) {
+    struct run *run = context;
+    struct program *p = run->program;
+    uint64_t since = clock_ticks(), begin = since;
+    if (run->next < run->end && atomic_load_explicit(&p->cancel, memory_order_relaxed)) {
+        run->cancelled = run->next;
+        run->next = run->end;
+    }
+    for (; run->next < run->end && runs_alone(&p->steps[run->next]); run->next++) {
+        struct step *step = &p->steps[run->next];
+        if (step->rows == 0) continue;
+        op_kinds[step->op->code].run(step, pool_alone(p->engine->pool));
+        uint64_t now = clock_ticks();
+        p->ticks[run->next] += now - since;
+        since = now;
+    }
+    run->section_ticks = since - begin;
 }
 
-/* Every worker walks the same steps. Between two steps there is a barrier, unless worker 0 does both alone. */
+static void run_between(void *context) {
+    struct run *run = context;
+    run->next++; /* the parallel step that everybody has finished */
+    run_alone(run);
+}
+
+/* Every worker walks the same parallel steps. */
 static void run_steps(void *context, struct worker *w) {
     struct run *run = context;
     struct program *p = run->program;
-    bool begun = false, was_alone = false;
-    for (int32_t i = run->first; i < run->end; i++) {
+    if (w->index == 0) run_alone(run); /* the others may still be waking up */
+    worker_barrier(w);
+    uint64_t since = clock_ticks();
+    for (int32_t i = run->next; i < run->end; i = run->next) {
         struct step *step = &p->steps[i];
-        if (step->rows == 0) continue;
-        bool alone = runs_alone(step);
-        if (begun && !(was_alone && alone)) {
-            if (w->index == 0 && atomic_load_explicit(&p->cancel, memory_order_relaxed)) {
-                atomic_store_explicit(&run->stop, i, memory_order_relaxed);
-            }
-            worker_barrier(w);
-            if (i >= atomic_load_explicit(&run->stop, memory_order_relaxed)) return;
-        }
-        begun = true;
-        was_alone = alone;
-        if (w->index == 0) time_step(run, i);
-        if (!alone) {
-            op_kinds[step->op->code].run(step, w);
-        } else if (w->index == 0) {
-            op_kinds[step->op->code].run(step, pool_alone(w->pool));
+        op_kinds[step->op->code].run(step, w);
+        pool_barrier(w, run_between, run);
+        if (w->index == 0) {
+            uint64_t now = clock_ticks();
+            p->ticks[i] += now - since - run->section_ticks;
+            since = now;
         }
     }
 }
@@ -349,19 +361,17 @@ static int32_t run_range(struct program *p, struct kv_cache *kv, int32_t first, 
     int32_t status = take_params(p);
     if (status == ASDSL_OK) status = check_kv(p, kv, first, end);
     if (status != ASDSL_OK) return status;
-    struct run run = {.program = p, .first = first, .end = end, .timed = -1};
-    atomic_init(&run.stop, end);
+    struct run run = {.program = p, .end = end, .next = first, .cancelled = -1};
+    double since_ns = clock_ns();
+    uint64_t since = clock_ticks();
     set_rows(p, kv, first, end);
-    if (!atomic_load(&p->cancel)) {
-        pool_run(p->engine->pool, run_steps, &run);
-        if (run.timed >= 0) time_step(&run, -1);
-    } else {
-        atomic_store(&run.stop, first);
-    }
-    int32_t stop = atomic_load(&run.stop);
-    if (stop < end) {
+    pool_run(p->engine->pool, run_steps, &run);
+    p->run_ticks += (double)(clock_ticks() - since);
+    p->run_ns += clock_ns() - since_ns;
+    if (run.cancelled >= 0) {
         atomic_store(&p->cancel, false);
-        return asdsl_fail(ASDSL_E_CANCELLED, "run: cancelled before op %d %s", stop, op_kinds[p->ops[stop].code].name);
+        return asdsl_fail(ASDSL_E_CANCELLED, "run: cancelled before op %d %s", run.cancelled,
+                          op_kinds[p->ops[run.cancelled].code].name);
     }
     if (kv && appends_last_layer(p, kv, first, end)) kv_commit(kv, p->copy->position + p->copy->n_tokens);
     return ASDSL_OK;
@@ -396,7 +406,7 @@ const char *program_op_slot(struct program *p, int32_t index) {
 double program_op_time(struct program *p, int32_t index) {
     if (!check_index(p, index)) return ASDSL_E_ARGUMENT;
     pthread_mutex_lock(&p->engine->lock);
-    double ns = p->time_ns[index];
+    double ns = p->run_ticks > 0 ? (double)p->ticks[index] * (p->run_ns / p->run_ticks) : 0;
     pthread_mutex_unlock(&p->engine->lock);
     return ns;
 }
