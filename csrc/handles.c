@@ -31,7 +31,7 @@ static struct {
     uint32_t n_used;                /* slots ever used, slot 0 included */
 } table = {.lock = PTHREAD_MUTEX_INITIALIZER, .n_used = 1};
 
-static const char *const kind_names[] = {"nothing", "engine", "buffer", "KV cache", "program"};
+static const char *const kind_names[] = {"nothing", "an engine", "a buffer", "a KV cache", "a program"};
 
 void object_init(struct object *object, enum object_kind kind, void (*destroy)(struct object *object)) {
     atomic_init(&object->references, 1);
@@ -111,7 +111,7 @@ void *handle_pin(asdsl_handle handle, enum object_kind kind, const char *call) {
             return NULL;
         }
         if (KIND(state) != kind) {
-            asdsl_fail(ASDSL_E_HANDLE, "%s: handle 0x%08x is a %s, a %s is needed", call, (unsigned)handle,
+            asdsl_fail(ASDSL_E_HANDLE, "%s: handle 0x%08x is %s, %s is needed", call, (unsigned)handle,
                        kind_names[KIND(state)], kind_names[kind]);
             return NULL;
         }

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Below this many rows a small step is done by worker 0 alone: a row takes about a microsecond, a barrier half of one. */
+/* Below this many rows one worker does a small step alone: a row takes about a microsecond, a barrier half of one. */
 enum { ALONE_ROWS = 4 };
 
 struct program {
@@ -268,12 +268,14 @@ static void run_alone(void *context) {
     struct run *run = context;
     struct program *p = run->program;
     uint64_t since = clock_ticks(), begin = since;
-    if (run->next < run->end && atomic_load_explicit(&p->cancel, memory_order_relaxed)) {
-        run->cancelled = run->next;
-        run->next = run->end;
-    }
-    for (; run->next < run->end && runs_alone(&p->steps[run->next]); run->next++) {
+    for (; run->next < run->end; run->next++) {
         struct step *step = &p->steps[run->next];
+        if (atomic_load_explicit(&p->cancel, memory_order_relaxed)) {
+            run->cancelled = run->next;
+            run->next = run->end;
+            break;
+        }
+        if (!runs_alone(step)) break;
         if (step->rows == 0) continue;
         op_kinds[step->op->code].run(step, pool_alone(p->engine->pool));
         uint64_t now = clock_ticks();
