@@ -1,0 +1,100 @@
+// llama.cpp's greedy text of 20 prompts x 64 tokens on the default model -> test/conformance/expected/greedy.json
+//
+// Generated token by token (decode passes after one prefill), going on past ends of generation. Token lists are ids in
+// decimal between blanks. `top2` is base64 of float32, little endian: per position the log-probability of the first and
+// of the second token, in double precision from llama.cpp's raw logits; `second` the ids of the second ones.
+
+import { mkdirSync, writeFileSync } from "node:fs"
+import { join } from "node:path"
+import { defaultModel, expectedFolder, logSumExp, openModel, openSequence, provenance } from "./llama.mjs"
+
+const N_TOKENS = 64
+const SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
+
+const chat = (user) =>
+  `<|im_start|>system\n${SYSTEM}<|im_end|>\n<|im_start|>user\n${user}<|im_end|>\n<|im_start|>assistant\n`
+
+const PROMPTS = [
+  ["chat-capital", chat("What is the capital of France, and what is it known for?")],
+  ["chat-story", chat("Write a short story about a lighthouse keeper who finds a message in a bottle.")],
+  ["chat-list", chat("List ten things to pack for a week of hiking in the mountains.")],
+  ["chat-code", chat("Write a Python function that returns the n-th Fibonacci number, and explain it.")],
+  ["chat-why", chat("Why is the sky blue? Explain it to a child.")],
+  ["chat-german", chat("Schreibe einen kurzen Brief an einen Freund über deinen Urlaub in Italien.")],
+  ["chat-french", chat("Explique en quelques phrases comment on fait du pain.")],
+  ["chat-math", chat("A train travels 120 km in 1.5 hours. What is its average speed? Show your steps.")],
+  ["chat-poem", chat("Write a poem of three stanzas about the first snow of winter.")],
+  ["chat-summary", chat("Summarise the causes of the First World War in five sentences.")],
+  ["text-once", "Once upon a time, in a small village by the sea, there lived"],
+  ["text-history", "The Roman Empire reached its greatest extent under"],
+  ["text-science", "Photosynthesis is the process by which"],
+  ["text-typescript", "// A queue with two stacks\nexport class Queue<T> {\n  #in: T[] = []\n"],
+  ["text-c", '#include <stdio.h>\n\nint main(void) {\n    for (int i = 0; i < 10; i++) {\n        printf("'],
+  ["text-recipe", "Ingredients:\n\n- 2 cups of flour\n- 1 teaspoon of salt\n"],
+  ["text-dialogue", "ROMEO:\nBut, soft! what light through yonder window breaks?\n"],
+  ["text-spanish", "La ciudad de Madrid es la capital de España y"],
+  ["text-table", "| Planet | Distance from the Sun (million km) |\n| --- | --- |\n| Mercury | 58 |\n| Venus |"],
+  ["text-numbers", "2, 3, 5, 7, 11, 13, 17, 19, 23,"],
+]
+
+function bestTwo(logits) {
+  let first = 0
+  let second = 1
+  if (logits[1] > logits[0]) [first, second] = [1, 0]
+  for (let i = 2; i < logits.length; i++) {
+    if (logits[i] > logits[first]) {
+      second = first
+      first = i
+    } else if (logits[i] > logits[second]) {
+      second = i
+    }
+  }
+  return [first, second]
+}
+
+const { model } = await openModel()
+const { sequence } = await openSequence(model)
+
+async function nextLogits(tokens) {
+  const input = tokens.map((token, i) =>
+    i === tokens.length - 1 ? [token, { generateNext: { logits: true } }] : token,
+  )
+  const results = await sequence.controlledEvaluate(input)
+  const pairs = results.at(-1).next.logits
+  const logits = new Float32Array(pairs.size).fill(Number.NaN)
+  for (const [token, logit] of pairs) logits[token] = logit
+  return logits
+}
+
+const cases = []
+for (const [name, text] of PROMPTS) {
+  const prompt = Array.from(model.tokenize(text, true))
+  await sequence.clearHistory()
+  const tokens = []
+  const second = []
+  const top2 = new Float32Array(2 * N_TOKENS)
+  let input = prompt
+  for (let i = 0; i < N_TOKENS; i++) {
+    const logits = await nextLogits(input)
+    const lse = logSumExp(logits)
+    const [a, b] = bestTwo(logits)
+    top2[2 * i] = logits[a] - lse
+    top2[2 * i + 1] = logits[b] - lse
+    tokens.push(a)
+    second.push(b)
+    input = [a]
+  }
+  console.log(`${name}: ${JSON.stringify(model.detokenize(tokens, true))}`)
+  cases.push({
+    name,
+    text,
+    prompt: prompt.join(" "),
+    tokens: tokens.join(" "),
+    second: second.join(" "),
+    top2: Buffer.from(top2.buffer).toString("base64"),
+  })
+}
+mkdirSync(expectedFolder, { recursive: true })
+const output = { provenance: await provenance("greedy.mjs", defaultModel), nTokens: N_TOKENS, cases }
+writeFileSync(join(expectedFolder, "greedy.json"), `${JSON.stringify(output, null, 2)}\n`)
+process.exit(0)
