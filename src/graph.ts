@@ -9,11 +9,11 @@ import { TENSOR_TYPES } from "./gguf/types.ts"
 import {
   Layout,
   NO_BUFFER,
+  OPERATIONS,
   Op,
   Operand,
-  OPERATIONS,
-  OpFlags,
   type OperationName,
+  OpFlags,
   operationCode,
   Type,
   viewOf,
@@ -44,6 +44,7 @@ interface Storage {
 
 /** Rows of activations: one per token of a pass, or one per output. Views are ranges of columns of another tensor. */
 export class Tensor {
+  readonly id: number
   readonly name: string
   readonly cols: number
   readonly isPerOutput: boolean
@@ -58,7 +59,8 @@ export class Tensor {
   /** Of a root: the op that writes each format on demand (a norm, or the quantisation of one version). */
   writer: { op: Node; version: number } | undefined
 
-  constructor(name: string, cols: number, isPerOutput: boolean, root?: Tensor, column = 0) {
+  constructor(id: number, name: string, cols: number, isPerOutput: boolean, root?: Tensor, column = 0) {
+    this.id = id
     this.name = name
     this.cols = cols
     this.isPerOutput = isPerOutput
@@ -71,7 +73,7 @@ export class Tensor {
     if (column + cols > this.cols) {
       throw new ArgumentError(`${name}: columns ${column} to ${column + cols} of ${this.name}, which has ${this.cols}`)
     }
-    return new Tensor(name, cols, this.isPerOutput, this.root, this.column + column)
+    return new Tensor(this.id, name, cols, this.isPerOutput, this.root, this.column + column)
   }
 }
 
@@ -90,6 +92,8 @@ interface Node {
 /** Where a tensor lies in the arena, in one format. */
 export interface Place {
   readonly name: string
+  /** The same for a tensor and all its views. */
+  readonly tensor: number
   readonly type: number
   readonly offset: number
   /** Capacity. */
@@ -143,6 +147,7 @@ export class GraphBuilder {
   readonly #nodes: Node[] = []
   #logits: Tensor | undefined
   #firstOutputOp = -1
+  #nTensors = 0
 
   constructor(weights: WeightPlan, limits: GraphLimits) {
     this.weights = weights
@@ -153,14 +158,14 @@ export class GraphBuilder {
 
   /** Rows of the embedding table, (nVocab, dim), for the tokens of the pass. */
   embed(table: string, nVocab: number, dim: number): Tensor {
-    const out = new Tensor("embedding", dim, false)
+    const out = this.#tensor("embedding", dim, false)
     this.#add("embed", out, { out: f32(out), table: { weight: this.weights.matrix(table, nVocab, dim) } })
     return out
   }
 
   /** x / rms(x) * weight. With `heads`, each of that many equal parts of a row by itself. */
   rmsNorm(x: Tensor, weight: string, eps: number, heads = 1): Tensor {
-    const out = new Tensor(weight, x.cols, x.isPerOutput)
+    const out = this.#tensor(weight, x.cols, x.isPerOutput)
     if (x.cols % heads !== 0) throw new ArgumentError(`${weight}: ${x.cols} columns in ${heads} heads`)
     const vector = this.weights.vector(weight, x.cols / heads)
     const operands: Node["operands"] = { in: f32(x), weight: { weight: vector } }
@@ -171,7 +176,11 @@ export class GraphBuilder {
 
   /** W x for one to three weights of [rows, name, bias?], the outputs side by side. Weights that take different
    * activation formats become several ops. */
-  matmul(name: string, x: Tensor, weights: readonly { name: string; rows: number; bias?: string | undefined }[]): Tensor[] {
+  matmul(
+    name: string,
+    x: Tensor,
+    weights: readonly { name: string; rows: number; bias?: string | undefined }[],
+  ): Tensor[] {
     const parts: { weight: Weight; bias: Weight | undefined; column: number }[] = []
     let end = 0
     for (const { name: weightName, rows, bias } of weights) {
@@ -181,7 +190,7 @@ export class GraphBuilder {
       weight.isStreamed = true
       parts.push({ weight, bias: bias === undefined ? undefined : this.weights.vector(bias, rows), column })
     }
-    const out = new Tensor(name, end, x.isPerOutput)
+    const out = this.#tensor(name, end, x.isPerOutput)
     for (let first = 0; first < parts.length; ) {
       const format = formatFor(parts[first]!.weight)
       let last = first
@@ -221,7 +230,7 @@ export class GraphBuilder {
 
   /** silu(gate x) * (up x). */
   gateUp(x: Tensor, gate: string, up: string, nFfn: number): Tensor {
-    const out = new Tensor("gate_up", nFfn, x.isPerOutput)
+    const out = this.#tensor("gate_up", nFfn, x.isPerOutput)
     const [g, u] = [this.weights.matrix(gate, nFfn, x.cols), this.weights.matrix(up, nFfn, x.cols)]
     if (g.type !== u.type) {
       const [a, b] = [TYPE_NAMES.get(g.type), TYPE_NAMES.get(u.type)]
@@ -235,7 +244,7 @@ export class GraphBuilder {
 
   /** Cosines and sines of every position of the pass, for frequencies in radians per token. */
   ropeTable(name: string, frequencies: Float32Array, magnitude = 1): Tensor {
-    const out = new Tensor("rope_table", 2 * frequencies.length, false)
+    const out = this.#tensor("rope_table", 2 * frequencies.length, false)
     const weight = this.weights.constant(name, frequencies)
     this.#add("rope_table", out, { out: f32(out), inv_freq: { weight } }, {}, { magnitude })
     return out
@@ -256,7 +265,9 @@ export class GraphBuilder {
     const width = heads.nKvHeads * heads.headDim
     if (k.cols !== width || v.cols !== width) {
       const { nKvHeads, headDim } = heads
-      throw new ArgumentError(`kv_append: k has ${k.cols} columns, v ${v.cols}, ${nKvHeads} heads of ${headDim} need ${width}`)
+      throw new ArgumentError(
+        `kv_append: k has ${k.cols} columns, v ${v.cols}, ${nKvHeads} heads of ${headDim} need ${width}`,
+      )
     }
     this.#add("kv_append", k, { k: f32(k), v: f32(v) }, { n_kv_heads: heads.nKvHeads, head_dim: heads.headDim })
   }
@@ -265,9 +276,11 @@ export class GraphBuilder {
   attention(q: Tensor, heads: Heads, scale: number, window = 0, softcap = 0): Tensor {
     const { nHeads, nKvHeads, headDim } = heads
     if (q.cols !== nHeads * headDim) {
-      throw new ArgumentError(`attention: q has ${q.cols} columns, ${nHeads} heads of ${headDim} need ${nHeads * headDim}`)
+      throw new ArgumentError(
+        `attention: q has ${q.cols} columns, ${nHeads} heads of ${headDim} need ${nHeads * headDim}`,
+      )
     }
-    const out = new Tensor("attention", q.cols, false)
+    const out = this.#tensor("attention", q.cols, false)
     const ints = { n_heads: nHeads, n_kv_heads: nKvHeads, head_dim: headDim, window }
     this.#add("attention", out, { q: f32(q), out: f32(out) }, ints, { scale, softcap })
     return out
@@ -277,7 +290,7 @@ export class GraphBuilder {
   gatherOutputs(x: Tensor): Tensor {
     if (x.isPerOutput) throw new ArgumentError(`gather_outputs: ${x.name} runs over outputs already`)
     if (this.#firstOutputOp < 0) this.#firstOutputOp = this.#nodes.length
-    const out = new Tensor(`outputs of ${x.name}`, x.cols, true)
+    const out = this.#tensor(`outputs of ${x.name}`, x.cols, true)
     this.#add("gather_outputs", out, { out: f32(out), in: f32(x) })
     return out
   }
@@ -290,6 +303,10 @@ export class GraphBuilder {
   }
 
   // ---- nodes ----
+
+  #tensor(name: string, cols: number, isPerOutput: boolean): Tensor {
+    return new Tensor(this.#nTensors++, name, cols, isPerOutput)
+  }
 
   #add(
     operation: OperationName,
@@ -385,6 +402,7 @@ export class GraphBuilder {
     const isFloat = format === Type.F32
     return {
       name: tensor.name,
+      tensor: tensor.root.id,
       type: format,
       offset: tensor.root.storages.get(format)!.offset + (isFloat ? 4 * tensor.column : 0),
       rows: this.#rowsOf(tensor),

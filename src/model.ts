@@ -1,7 +1,7 @@
 // A model: a file's configuration, weights and tokenizer, the engine, and the program that its sessions share.
 
-import { architectureOf, buildGraph } from "./arch/index.ts"
 import type { ModelConfig } from "./arch/config.ts"
+import { architectureOf, buildGraph } from "./arch/index.ts"
 import { ArgumentError, CancelledError, UnsupportedError } from "./errors.ts"
 import { Executor } from "./executor.ts"
 import { readGguf } from "./gguf/reader.ts"
@@ -107,7 +107,10 @@ function throwIfAborted(signal: AbortSignal | undefined): void {
   if (signal?.aborted) throw new CancelledError("loading was cancelled")
 }
 
-function limitsOf(options: LoadOptions, config: ModelConfig): { maxTokens: number; maxOutputs: number; maxTopK: number } {
+function limitsOf(
+  options: LoadOptions,
+  config: ModelConfig,
+): { maxTokens: number; maxOutputs: number; maxTopK: number } {
   const nCtx = contextLength(options.nCtx, config)
   const nBatch = checkInteger("nBatch", options.nBatch ?? 2048, 1, 2 ** 30)
   const nUbatch = checkInteger("nUbatch", options.nUbatch ?? 512, 1, 65536)
@@ -173,7 +176,8 @@ export class Model {
     this.maxTopK = settings.maxTopK
     this.weightBytes = weights.bytes
     this.streamedBytes = 0
-    for (const weight of weights.weights()) if (weight.isStreamed || weight.rows === 1) this.streamedBytes += weight.bytes
+    for (const weight of weights.weights())
+      if (weight.isStreamed || weight.rows === 1) this.streamedBytes += weight.bytes
     this.nParams = 0
     for (const { shape } of header.tensors.values()) this.nParams += shape.reduce((product, size) => product * size, 1)
     this.macsPerToken = 0

@@ -6,11 +6,11 @@ import {
   ENUMS,
   KvOptions,
   NO_BUFFER,
-  Op,
   OPERATIONS,
+  Op,
   packStruct,
-  readField,
   RepackJob,
+  readField,
   STRUCTS,
   type StructLayout,
   viewOf,
@@ -69,7 +69,7 @@ describe("the struct writer", () => {
     expect(readField(view, 0, Op, "i", 3)).toBe(-7)
     expect(readField(view, 0, Op, "f", 7)).toBe(0.5)
     expect(view.getInt32(Op.fields.i.offset + 12, true)).toBe(-7)
-    expect(bytes.filter((byte) => byte !== 0).length).toBe(6)
+    expect(bytes.filter((byte) => byte !== 0).length).toBe(5) // four of -7, one of 0.5
   })
 
   test("64-bit sizes to 2^53", () => {

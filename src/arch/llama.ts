@@ -18,7 +18,9 @@ export function llamaConfig(m: Metadata): ModelConfig {
   const headDim = m.integer("attention.key_length", 2, MAX_HEAD_DIM, dim / nHeads)
   const valueDim = m.integer("attention.value_length", 1, MAX_HEAD_DIM, headDim)
   if (valueDim !== headDim) {
-    throw new UnsupportedError(`${m.arch}: keys of ${headDim} and values of ${valueDim} per head; equal ones are supported`)
+    throw new UnsupportedError(
+      `${m.arch}: keys of ${headDim} and values of ${valueDim} per head; equal ones are supported`,
+    )
   }
   const nRot = m.integer("rope.dimension_count", 2, headDim, headDim)
   if (headDim % 2 !== 0 || nRot % 2 !== 0) {
@@ -68,7 +70,9 @@ function ropeScale(m: Metadata): number {
   const type = m.string("rope.scaling.type", "none")
   if (type === "linear") return m.number("rope.scaling.factor", 1e-3, 1e6, 1)
   if (type === "none") return m.number("rope.scale_linear", 1e-3, 1e6, 1) // the key of old files
-  throw new UnsupportedError(`${m.arch}.rope.scaling.type ${type} is not supported; known: none, linear, rope_freqs.weight`)
+  throw new UnsupportedError(
+    `${m.arch}.rope.scaling.type ${type} is not supported; known: none, linear, rope_freqs.weight`,
+  )
 }
 
 /** Radians per token of each rotated pair. Llama 3 stores a divisor for each, from which longer contexts follow. */

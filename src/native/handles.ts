@@ -12,11 +12,11 @@ import {
   Level,
   Op,
   Params,
-  packStruct,
   ProbeKind,
   ProgramOptions,
-  readField,
+  packStruct,
   RepackJob,
+  readField,
   viewOf,
 } from "./abi.ts"
 import {

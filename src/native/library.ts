@@ -5,8 +5,8 @@
 // handles.ts checks every argument before it comes here. An N-API door of the same shape would replace this file alone.
 
 import { type CString, dlopen, FFIType, type Pointer, toArrayBuffer } from "bun:ffi"
-import { ArgumentError, AsdslError, CancelledError, NativeError, UnsupportedError } from "../errors.ts"
-import { Abi, ABI_VERSION, Level, OPERATIONS, readField, STRUCTS, Status, type StructLayout, viewOf } from "./abi.ts"
+import { ArgumentError, type AsdslError, CancelledError, NativeError, UnsupportedError } from "../errors.ts"
+import { ABI_VERSION, Abi, Level, OPERATIONS, readField, STRUCTS, Status, type StructLayout, viewOf } from "./abi.ts"
 import { ensureLibrary } from "./build.ts"
 
 const { u32, i32, f64, ptr, cstring } = FFIType
