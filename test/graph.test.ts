@@ -103,12 +103,13 @@ function walk(plan: Plan, owner: Map<number, string>, first: number): void {
 }
 
 describe("memory of a plan", () => {
-  for (const types of [
+  const mixtures: Record<string, TensorTypeName>[] = [
     {},
     { all: "F16" },
     { all: "Q4_K", attn_v: "Q6_K" },
     { attn_k: "Q4_K", ffn_down: "F32" },
-  ] as const) {
+  ]
+  for (const types of mixtures) {
     test(`every tensor is there when it is read: ${JSON.stringify(types)}`, () => {
       const { plan } = planOf(llama(3, types))
       const owner = new Map<number, string>()
