@@ -275,6 +275,12 @@ void pool_run(struct pool *pool, pool_job *job, void *context) {
     control_leave(control);
 }
 
+void pool_run_alone(pool_section *section, void *context) {
+    uint64_t control = control_enter();
+    section(context);
+    control_leave(control);
+}
+
 struct worker *pool_alone(struct pool *pool) { return &pool->alone.w; }
 
 int32_t pool_threads(const struct pool *pool) { return pool->n_threads; }

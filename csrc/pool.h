@@ -27,6 +27,9 @@ void pool_barrier(struct worker *w, pool_section *section, void *context);
 /* A worker that runs alone: no bands, no barriers, the scratch of worker 0. For small steps, inside a run. */
 struct worker *pool_alone(struct pool *pool);
 
+/* A run on the calling thread alone: the others are not woken, the caller is not moved. */
+void pool_run_alone(pool_section *section, void *context);
+
 /* Scratch of at least `bytes` for each worker from the next run on; false: refused. Not during a run. */
 bool pool_reserve_scratch(struct pool *pool, size_t bytes);
 

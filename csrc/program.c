@@ -359,6 +359,12 @@ static void set_rows(struct program *p, struct kv_cache *kv, int32_t first, int3
     }
 }
 
+static bool has_parallel_step(const struct program *p, int32_t first, int32_t end) {
+    for (int32_t i = first; i < end; i++)
+        if (!runs_alone(&p->steps[i])) return true;
+    return false;
+}
+
 static int32_t run_range(struct program *p, struct kv_cache *kv, int32_t first, int32_t end) {
     int32_t status = take_params(p);
     if (status == ASDSL_OK) status = check_kv(p, kv, first, end);
@@ -367,7 +373,11 @@ static int32_t run_range(struct program *p, struct kv_cache *kv, int32_t first, 
     double since_ns = clock_ns();
     uint64_t since = clock_ticks();
     set_rows(p, kv, first, end);
-    pool_run(p->engine->pool, run_steps, &run);
+    if (has_parallel_step(p, first, end)) {
+        pool_run(p->engine->pool, run_steps, &run);
+    } else {
+        pool_run_alone(run_alone, &run);
+    }
     p->run_ticks += (double)(clock_ticks() - since);
     p->run_ns += clock_ns() - since_ns;
     if (run.cancelled >= 0) {
