@@ -182,9 +182,9 @@ export class Model {
     for (const { shape } of header.tensors.values()) this.nParams += shape.reduce((product, size) => product * size, 1)
     this.macsPerToken = 0
     this.macsPerOutput = 0
-    for (const { weights: matrices, places } of plan.ops) {
+    for (const { operation, weights: matrices, places } of plan.ops) {
       const macs = matrices.reduce((sum, { rows, cols, isStreamed }) => sum + (isStreamed ? rows * cols : 0), 0)
-      if (places.table !== undefined || matrices.length === 0) continue
+      if (operation === "embed") continue
       if (places.out?.offset === plan.logits.offset && places.out.cols === plan.logits.cols) this.macsPerOutput += macs
       else this.macsPerToken += macs
     }

@@ -1,0 +1,111 @@
+// Design decision 5: logits have the same bits for any number of threads, any split into passes, and at every level.
+// Oracle: the other ways of computing them. One reference hash per model, everything else compared with it.
+
+import { afterAll, describe, expect, test } from "bun:test"
+import { existsSync, mkdtempSync, rmSync } from "node:fs"
+import { homedir, tmpdir } from "node:os"
+import { join } from "node:path"
+import { load, type Model } from "../src/index.ts"
+import { LEVELS, type TinyModel, TYPES, tinyTokens, writeTinyModel } from "./tiny-model.ts"
+
+const folder = mkdtempSync(join(tmpdir(), "asdsl-bits-"))
+afterAll(() => rmSync(folder, { recursive: true }))
+
+/** One hash over the logits of every position, evaluated in passes of `split` tokens. */
+function hashAll(model: Model, tokens: number[], split: number): string {
+  using session = model.createSession()
+  const hash = new Bun.CryptoHasher("sha256")
+  for (let i = 0; i < tokens.length; i += split) {
+    session.extend(tokens.slice(i, i + split), {
+      outputs: "all",
+      onRows(_, n) {
+        for (let j = 0; j < n; j++) hash.update(session.row(j).logits)
+      },
+    })
+  }
+  return hash.digest("hex")
+}
+
+/** The last token's logits without a cache: every token evaluated in one pass of its own session. */
+function hashLast(model: Model, tokens: number[]): string {
+  using session = model.createSession()
+  session.sync(tokens)
+  return Bun.hash(session.row().logits).toString(16)
+}
+
+// Passes of one token (decode), of a few (verification), beyond 16 (prefill kernels), uneven, and all at once.
+const SPLITS = [1, 3, 7, 17, 60]
+
+async function compareAll(path: string, tokens: number[], levels: readonly string[], splits: number[]): Promise<void> {
+  const seen = new Map<string, string[]>()
+  for (const level of levels) {
+    for (const nThreads of [1, 2]) {
+      using model = await load(path, { level, nThreads })
+      for (const split of splits) {
+        const hash = hashAll(model, tokens, split)
+        seen.set(hash, [...(seen.get(hash) ?? []), `${level}, ${nThreads} threads, passes of ${split}`])
+      }
+    }
+  }
+  if (seen.size > 1)
+    throw new Error(`different logits:\n${[...seen.values()].map((ways) => ways.join("; ")).join("\n")}`)
+  expect([...seen.values()][0]!.length).toBe(levels.length * 2 * splits.length)
+}
+
+const MODELS: Record<string, Omit<TinyModel, "path">> = {
+  ...Object.fromEntries(TYPES.map((type) => [type, { type }])),
+  "Q4_K with Q6_K, untied": {
+    type: "Q4_K",
+    types: (name) => (/attn_v|ffn_down|output\.w/.test(name) ? "Q6_K" : "Q4_K"),
+    tied: false,
+  },
+  "Q4_0 with biases and other types": {
+    type: "Q4_0",
+    types: (name) => (name.includes("attn_k") ? "F16" : name.includes("attn_v") ? "Q8_0" : "Q4_0"),
+    biases: true,
+  },
+}
+
+describe("random models, every split, 1 and 2 threads, every level", () => {
+  for (const [name, model] of Object.entries(MODELS)) {
+    test(
+      name,
+      () =>
+        compareAll(writeTinyModel({ ...model, path: join(folder, `${name}.gguf`) }), tinyTokens(60), LEVELS, SPLITS),
+      30_000,
+    )
+  }
+})
+
+test("a cache that was reused, cut and forked gives what a fresh one gives", async () => {
+  using model = await load(join(folder, "Q4_1.gguf"), { nThreads: 2 })
+  const tokens = tinyTokens(50)
+  const expected = hashLast(model, tokens)
+  using session = model.createSession()
+  session.sync(tinyTokens(44, 3))
+  session.sync([...tokens.slice(0, 30), ...tinyTokens(40, 5)])
+  session.sync(tokens)
+  expect(Bun.hash(session.row().logits).toString(16)).toBe(expected)
+  using fork = session.fork()
+  fork.truncate(13)
+  fork.sync(tokens)
+  expect(Bun.hash(fork.row().logits).toString(16)).toBe(expected)
+})
+
+const DEFAULT_MODEL = join(
+  process.env.ASDSL_MODELS ?? join(homedir(), ".cache", "asdsl"),
+  "models",
+  "SmolLM2-135M-Instruct.Q4_1.gguf",
+)
+
+test.skipIf(!existsSync(DEFAULT_MODEL))(
+  "the default model",
+  () =>
+    compareAll(
+      DEFAULT_MODEL,
+      tinyTokens(20).map((token) => token * 200),
+      LEVELS,
+      [1, 20],
+    ),
+  120_000,
+)
