@@ -109,8 +109,8 @@ double asdsl_tensor_bytes(int32_t type, int32_t layout, int32_t rows, int32_t co
         return asdsl_fail(ASDSL_E_ARGUMENT, "layout %d does not go with tensor type %d", layout, type);
     }
     if (rows < 1 || cols < 1 || cols % block) {
-        return asdsl_fail(ASDSL_E_ARGUMENT, "a %d x %d matrix of tensor type %d, whose blocks are of %d columns", rows, cols,
-                          type, block);
+        return asdsl_fail(ASDSL_E_ARGUMENT, "a %d x %d matrix of tensor type %d, whose blocks are of %d columns", rows,
+                          cols, type, block);
     }
     if (activation) return (double)rows * (double)activation_row_bytes(type, cols);
     if (layout == ASDSL_INTERLEAVED) return interleaved_bytes(t, rows, cols);
@@ -254,8 +254,8 @@ asdsl_handle asdsl_program_create(asdsl_handle handle, const struct asdsl_op *op
     static const char call[] = "asdsl_program_create";
     if (is_null(ops, call, "ops") || is_null(options, call, "options")) return 0;
     if (n_ops < 1 || n_ops > MAX_OPS || n_buffers < 0 || n_buffers > MAX_BUFFERS) {
-        asdsl_fail(ASDSL_E_ARGUMENT, "program: %d ops and %d buffers, 1 to %d and 0 to %d are possible", n_ops, n_buffers,
-                   MAX_OPS, MAX_BUFFERS);
+        asdsl_fail(ASDSL_E_ARGUMENT, "program: %d ops and %d buffers, 1 to %d and 0 to %d are possible", n_ops,
+                   n_buffers, MAX_OPS, MAX_BUFFERS);
         return 0;
     }
     if (n_buffers > 0 && is_null(buffers, call, "buffers")) return 0;

@@ -21,8 +21,8 @@ struct buffer {
 struct buffer *buffer_allocate(double bytes);
 struct buffer *buffer_map(const char *path);
 
-/* Zeroed pages, at least 64-byte aligned, for the engine's own blocks; NULL when refused (no error text). Above 2 MiB they
- * are huge pages where the system has them free. */
+/* Zeroed pages, at least 64-byte aligned, for the engine's own blocks; NULL when refused (no error text). Above 2 MiB
+ * they are huge pages where the system has them free. */
 void *pages_allocate(size_t bytes);
 void pages_free(void *pages, size_t bytes);
 

@@ -1,7 +1,7 @@
 /* cpu.c: hand-written CPUID and XGETBV, cores by affinity and quota, cache sizes.
  *
- * By hand because __builtin_cpu_supports does not link in a shared library built by zig, and because a level counts only
- * when the operating system saves its registers (XCR0). Linux has everything; other systems get a count of cores.
+ * By hand because __builtin_cpu_supports does not link in a shared library built by zig, and because a level counts
+ * only when the operating system saves its registers (XCR0). Linux has everything; other systems get a count of cores.
  */
 #if defined(__linux__) && !defined(_GNU_SOURCE)
 #define _GNU_SOURCE

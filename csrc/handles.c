@@ -1,8 +1,9 @@
 /* handles.c: the slot table behind handles. Knows nothing of what the objects are.
  *
- * A handle is generation << 16 | slot. A slot's whole state is one 64-bit atomic: generation, kind, open bit and the number
- * of calls inside, so that pinning is one compare-and-swap and a stale handle can never reach an object. Slots are freed
- * to the end of a queue and taken from its front: a generation comes back only after 65535 uses of the same slot.
+ * A handle is generation << 16 | slot. A slot's whole state is one 64-bit atomic: generation, kind, open bit and the
+ * number of calls inside, so that pinning is one compare-and-swap and a stale handle can never reach an object. Slots
+ * are freed to the end of a queue and taken from its front: a generation comes back only after 65535 uses of the same
+ * slot.
  */
 #include "handles.h"
 #include "engine.h"
@@ -10,10 +11,10 @@
 
 enum { MAX_SLOTS = 65536, MAX_GENERATION = 65535 };
 
-#define PIN 1u                            /* bits 0-31: calls inside */
-#define OPEN (UINT64_C(1) << 32)          /* the caller has not released it */
-#define KIND_SHIFT 33                     /* bits 33-39: enum object_kind */
-#define GENERATION_SHIFT 48               /* bits 48-63: 1 .. MAX_GENERATION */
+#define PIN 1u                   /* bits 0-31: calls inside */
+#define OPEN (UINT64_C(1) << 32) /* the caller has not released it */
+#define KIND_SHIFT 33            /* bits 33-39: enum object_kind */
+#define GENERATION_SHIFT 48      /* bits 48-63: 1 .. MAX_GENERATION */
 #define PINS(state) ((uint32_t)(state))
 #define KIND(state) ((enum object_kind)((state) >> KIND_SHIFT & 0x7f))
 #define GENERATION(state) ((uint32_t)((state) >> GENERATION_SHIFT))

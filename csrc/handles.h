@@ -1,9 +1,9 @@
 /* handles.h: 32-bit names for objects that outlive a call, and reference counts.
  *
  * Two counts, two owners. An object has a reference count: the handle holds one, a program holds one of its engine and
- * of each of its buffers. A handle has the caller's side: it is open until asdsl_release, and every call that uses it pins
- * it meanwhile. The handle gives back its reference when it is closed and no call is inside, so that neither a second
- * release nor a release during a run frees anything in use.
+ * of each of its buffers. A handle has the caller's side: it is open until asdsl_release, and every call that uses it
+ * pins it meanwhile. The handle gives back its reference when it is closed and no call is inside, so that neither a
+ * second release nor a release during a run frees anything in use.
  */
 #ifndef ASDSL_HANDLES_H
 #define ASDSL_HANDLES_H

@@ -1,8 +1,8 @@
 /* kv.h: the key/value cache of one sequence: keys and values of all layers, its length, truncation and copies.
  *
- * Owns the memory and the length. It knows nothing of handles or locks: asdsl.c wraps a cache into a handle with a mutex,
- * and the executor (program.c) holds that mutex for the whole of a run. How keys and values lie inside is a matter
- * between kv.c, run_attention.c and the attention kernels.
+ * Owns the memory and the length. It knows nothing of handles or locks: asdsl.c wraps a cache into a handle with a
+ * mutex, and the executor (program.c) holds that mutex for the whole of a run. How keys and values lie inside is a
+ * matter between kv.c, run_attention.c and the attention kernels.
  */
 #ifndef ASDSL_KV_H
 #define ASDSL_KV_H

@@ -1,7 +1,7 @@
 /* mapping.c: read-only maps of whole regular files.
  *
- * Writing to such a buffer would kill the process, so the validator refuses it as an output. A file that another program
- * cuts short while it is mapped kills the process too: no system offers a way around it but a copy.
+ * Writing to such a buffer would kill the process, so the validator refuses it as an output. A file that another
+ * program cuts short while it is mapped kills the process too: no system offers a way around it but a copy.
  */
 #if defined(__linux__) && !defined(_GNU_SOURCE)
 #define _GNU_SOURCE
@@ -81,8 +81,7 @@ static bool map_file(const char *path, struct buffer *buffer) {
     /* One page more than the file, empty: kernels may read BUFFER_PADDING bytes past the end. */
     uint8_t *at = MAP_FAILED;
     if (whole <= SIZE_MAX / 2) at = mmap(NULL, (size_t)whole, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (at != MAP_FAILED &&
-        mmap(at, (size_t)buffer->bytes, PROT_READ, MAP_SHARED | MAP_FIXED, file, 0) == MAP_FAILED) {
+    if (at != MAP_FAILED && mmap(at, (size_t)buffer->bytes, PROT_READ, MAP_SHARED | MAP_FIXED, file, 0) == MAP_FAILED) {
         munmap(at, (size_t)whole);
         at = MAP_FAILED;
     }

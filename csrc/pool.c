@@ -1,9 +1,9 @@
 /* pool.c: workers that spin between runs, a spin barrier, and the dealing out of units.
  *
  * Measured on the two-core VM of the notes: a spin barrier costs 0.4 us, a futex round trip 90 us. So workers spin for
- * spin_us after a run (the next token comes within that) and only then sleep; barriers inside a run spin, and yield when
- * it takes long or when there are more threads than cores. Every word that several workers write has 128 bytes to itself
- * (cores fetch lines in pairs). All sharing is through C11 atomics.
+ * spin_us after a run (the next token comes within that) and only then sleep; barriers inside a run spin, and yield
+ * when it takes long or when there are more threads than cores. Every word that several workers write has 128 bytes to
+ * itself (cores fetch lines in pairs). All sharing is through C11 atomics.
  */
 #if defined(__linux__) && !defined(_GNU_SOURCE)
 #define _GNU_SOURCE
@@ -26,11 +26,11 @@
 #endif
 
 enum {
-    HOT = 128,             /* bytes between words that different workers write */
-    BARRIER_SPINS = 4096,  /* with a pause each, about 100 us, then yield: the other worker lost its core */
-    CROWDED_SPINS = 32,    /* the same when there are more threads than cores: it is likely not running at all */
-    SPINS_PER_CLOCK = 64,  /* looks at the epoch between two looks at the clock */
-    BAND_PERCENT = 85,     /* of the units are dealt out in fixed bands, DESIGN decision 3 */
+    HOT = 128,            /* bytes between words that different workers write */
+    BARRIER_SPINS = 4096, /* with a pause each, about 100 us, then yield: the other worker lost its core */
+    CROWDED_SPINS = 32,   /* the same when there are more threads than cores: it is likely not running at all */
+    SPINS_PER_CLOCK = 64, /* looks at the epoch between two looks at the clock */
+    BAND_PERCENT = 85,    /* of the units are dealt out in fixed bands, DESIGN decision 3 */
 };
 
 struct pool {
@@ -43,8 +43,8 @@ struct pool {
     /* The barrier: arrivals of this round, and the round. */
     _Alignas(HOT) atomic_uint arrived;
     _Alignas(HOT) atomic_uint round;
-    /* The units behind the bands: phase << 32 | next unit. One word, so that a worker still in an older phase can neither
-     * take a unit of a newer one nor set it back: no reset, no barrier for it. */
+    /* The units behind the bands: phase << 32 | next unit. One word, so that a worker still in an older phase can
+     * neither take a unit of a newer one nor set it back: no reset, no barrier for it. */
     _Alignas(HOT) _Atomic uint64_t tail;
 
     _Alignas(HOT) int32_t n_threads;
@@ -225,8 +225,8 @@ bool work_next(struct worker *w, int32_t *begin, int32_t *end) {
         if (first >= w->tail_end) return false;
         next = w->tail_end - first < w->grain ? w->tail_end : first + w->grain;
         taken = (uint64_t)w->phase << 32 | (uint32_t)next;
-    } while (!atomic_compare_exchange_weak_explicit(&pool->tail, &seen, taken, memory_order_relaxed,
-                                                    memory_order_relaxed));
+    } while (
+        !atomic_compare_exchange_weak_explicit(&pool->tail, &seen, taken, memory_order_relaxed, memory_order_relaxed));
     *begin = first;
     *end = next;
     return true;

@@ -1,7 +1,8 @@
 /* program.c: a program from its records to its runs: copy, validate, resolve, execute.
  *
- * The parameter block is TypeScript's to write at any time, so a run copies and checks it and its steps see only the copy.
- * The copy lies before the public block in one allocation: results go to the public block through the copy's offsets.
+ * The parameter block is TypeScript's to write at any time, so a run copies and checks it and its steps see only the
+ * copy. The copy lies before the public block in one allocation: results go to the public block through the copy's
+ * offsets.
  */
 #include "program.h"
 #include "kv.h"
@@ -19,7 +20,7 @@ struct program {
     int32_t n_buffers, n_ops;
     struct asdsl_op *ops;
     struct step *steps;
-    uint64_t *ticks; /* (n_ops), spent in each op */
+    uint64_t *ticks;          /* (n_ops), spent in each op */
     double run_ns, run_ticks; /* of all runs, in both units: what a tick is worth */
     struct asdsl_program_options options;
     struct asdsl_params *copy, *params; /* what runs see; what TypeScript sees */
@@ -70,13 +71,15 @@ static bool allocate_params(struct program *p) {
         place(&end, sizeof(struct asdsl_candidate) * (uint64_t)o->max_outputs * (uint64_t)o->max_top_k);
     uint64_t all = copy_bytes + end;
     if (all > INT32_MAX) {
-        asdsl_fail(ASDSL_E_MEMORY, "program: %d outputs of %d candidates need a parameter block of %llu bytes, %d are possible",
+        asdsl_fail(ASDSL_E_MEMORY,
+                   "program: %d outputs of %d candidates need a parameter block of %llu bytes, %d are possible",
                    o->max_outputs, o->max_top_k, (unsigned long long)all, INT32_MAX);
         return false;
     }
     uint8_t *block = pages_allocate((size_t)all);
     if (!block) {
-        asdsl_fail(ASDSL_E_MEMORY, "program: the system refused %llu bytes for the parameter block", (unsigned long long)all);
+        asdsl_fail(ASDSL_E_MEMORY, "program: the system refused %llu bytes for the parameter block",
+                   (unsigned long long)all);
         return false;
     }
     head.bytes = (uint32_t)end;
@@ -129,8 +132,8 @@ static int32_t take_params(struct program *p) {
     }
     for (int32_t j = 0; j < c->n_outputs; j++) {
         if (outputs[j] > (j ? outputs[j - 1] : -1) && outputs[j] < c->n_tokens) continue;
-        return asdsl_fail(ASDSL_E_ARGUMENT, "run: output %d is row %d: rows must ascend and lie in 0 to %d", j, outputs[j],
-                          c->n_tokens - 1);
+        return asdsl_fail(ASDSL_E_ARGUMENT, "run: output %d is row %d: rows must ascend and lie in 0 to %d", j,
+                          outputs[j], c->n_tokens - 1);
     }
     return ASDSL_OK;
 }
@@ -205,8 +208,8 @@ static bool reserve_memory(struct program *p) {
 }
 
 static bool validate_all(struct program *p) {
-    struct validation v = {.options = &p->options, .buffers = p->buffers, .n_buffers = p->n_buffers,
-                           .kernels = p->engine->kernels};
+    struct validation v = {
+        .options = &p->options, .buffers = p->buffers, .n_buffers = p->n_buffers, .kernels = p->engine->kernels};
     for (int32_t i = 0; i < p->n_ops; i++)
         if (validate_op(&v, i, &p->ops[i]) != ASDSL_OK) return false;
     return true;
@@ -345,7 +348,8 @@ static int32_t check_kv(struct program *p, struct kv_cache *kv, int32_t first, i
 
 static bool appends_last_layer(const struct program *p, const struct kv_cache *kv, int32_t first, int32_t end) {
     for (int32_t i = first; i < end; i++) {
-        if (p->ops[i].code == ASDSL_OP_KV_APPEND && p->ops[i].layer + 1 == (uint32_t)kv_options(kv)->n_layers) return true;
+        if (p->ops[i].code == ASDSL_OP_KV_APPEND && p->ops[i].layer + 1 == (uint32_t)kv_options(kv)->n_layers)
+            return true;
     }
     return false;
 }
@@ -353,7 +357,8 @@ static bool appends_last_layer(const struct program *p, const struct kv_cache *k
 static void set_rows(struct program *p, struct kv_cache *kv, int32_t first, int32_t end) {
     for (int32_t i = first; i < end; i++) {
         const struct asdsl_op *op = &p->ops[i];
-        bool outputs = op->flags & ASDSL_ROWS_OUTPUTS || op->code == ASDSL_OP_GATHER_OUTPUTS || op->code == ASDSL_OP_TOP_K;
+        bool outputs =
+            op->flags & ASDSL_ROWS_OUTPUTS || op->code == ASDSL_OP_GATHER_OUTPUTS || op->code == ASDSL_OP_TOP_K;
         p->steps[i].rows = outputs ? p->copy->n_outputs : p->copy->n_tokens;
         p->steps[i].kv = kv;
     }

@@ -11,10 +11,10 @@
 enum {
     MAX_OPS = 65536,
     MAX_BUFFERS = 65536,
-    MAX_TOKENS = 65536,    /* of one pass, and outputs of one pass */
-    MAX_ROWS = 1 << 27,    /* of a weight matrix */
-    MAX_COLS = 1 << 24,    /* of any matrix, and tokens of a vocabulary */
-    MAX_STRIDE = 1 << 26,  /* floats */
+    MAX_TOKENS = 65536,   /* of one pass, and outputs of one pass */
+    MAX_ROWS = 1 << 27,   /* of a weight matrix */
+    MAX_COLS = 1 << 24,   /* of any matrix, and tokens of a vocabulary */
+    MAX_STRIDE = 1 << 26, /* floats */
     MAX_LAYERS = 65536,
     MAX_HEADS = 65536,
     MAX_HEAD_DIM = 1024,
@@ -29,7 +29,7 @@ struct engine {
 };
 
 struct engine *engine_create(const struct asdsl_engine_options *options); /* NULL with the error text set */
-double engine_probe(struct engine *engine, int32_t kind);                 /* probe.c; negative with the error text set */
+double engine_probe(struct engine *engine, int32_t kind); /* probe.c; negative with the error text set */
 
 /* One entry per operation, in the order of ops.h: program.c */
 extern const struct op_kind op_kinds[ASDSL_OP_COUNT];

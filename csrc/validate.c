@@ -295,10 +295,12 @@ int32_t validate_op(const struct validation *v, int32_t index, const struct asds
 
 int32_t validate_options(const struct asdsl_program_options *o) {
     if (o->max_tokens < 1 || o->max_tokens > MAX_TOKENS) {
-        return asdsl_fail(ASDSL_E_ARGUMENT, "program: max_tokens is %d, 1 to %d are possible", o->max_tokens, MAX_TOKENS);
+        return asdsl_fail(ASDSL_E_ARGUMENT, "program: max_tokens is %d, 1 to %d are possible", o->max_tokens,
+                          MAX_TOKENS);
     }
     if (o->max_outputs < 0 || o->max_outputs > MAX_TOKENS) {
-        return asdsl_fail(ASDSL_E_ARGUMENT, "program: max_outputs is %d, 0 to %d are possible", o->max_outputs, MAX_TOKENS);
+        return asdsl_fail(ASDSL_E_ARGUMENT, "program: max_outputs is %d, 0 to %d are possible", o->max_outputs,
+                          MAX_TOKENS);
     }
     if (o->n_vocab < 1 || o->n_vocab > MAX_COLS) {
         return asdsl_fail(ASDSL_E_ARGUMENT, "program: n_vocab is %d, 1 to %d are possible", o->n_vocab, MAX_COLS);

@@ -136,7 +136,8 @@ bool validate_rope(const struct asdsl_op *op, program_limits *options, char *why
     if (n_rot < 2 || n_rot > head_dim || n_rot % 2) {
         REFUSE("n_rot is %lld, even and at most head_dim = %lld is possible", (long long)n_rot, (long long)head_dim);
     }
-    if (table->cols != (uint64_t)n_rot) REFUSE("the table has %u columns, n_rot is %lld", table->cols, (long long)n_rot);
+    if (table->cols != (uint64_t)n_rot)
+        REFUSE("the table has %u columns, n_rot is %lld", table->cols, (long long)n_rot);
     if (op->i[4] < 0 || op->i[4] > 1) REFUSE("mode %d is not known, 0 and 1 are", op->i[4]);
     return true;
 }
@@ -144,8 +145,8 @@ bool validate_rope(const struct asdsl_op *op, program_limits *options, char *why
 static bool check_heads(int32_t n, int32_t head_dim, const char *what, uint32_t cols, char *why, size_t why_bytes) {
     if (head_dim < 1 || head_dim > MAX_HEAD_DIM) REFUSE("head_dim is %d, 1 to %d are possible", head_dim, MAX_HEAD_DIM);
     if (n < 1 || n > MAX_HEADS) REFUSE("%d heads, 1 to %d are possible", n, MAX_HEADS);
-    if ((int64_t)n * head_dim != cols) REFUSE("%s has %u columns, %d heads of %d need %lld", what, cols, n, head_dim,
-                                              (long long)n * head_dim);
+    if ((int64_t)n * head_dim != cols)
+        REFUSE("%s has %u columns, %d heads of %d need %lld", what, cols, n, head_dim, (long long)n * head_dim);
     return true;
 }
 

@@ -37,7 +37,8 @@ static void take_units(void *context, struct worker *w) {
         work_begin(w, deal.n[round], deal.grain);
         while (work_next(w, &begin, &end)) {
             CHECK(begin >= 0 && begin < end && end <= deal.n[round], "[%d, %d) of %d", begin, end, deal.n[round]);
-            for (int32_t i = begin; i < end; i++) atomic_fetch_add_explicit(&deal.taken[round][i], 1, memory_order_relaxed);
+            for (int32_t i = begin; i < end; i++)
+                atomic_fetch_add_explicit(&deal.taken[round][i], 1, memory_order_relaxed);
         }
     }
 }
@@ -58,8 +59,8 @@ static void test_distribution(void) {
                     for (int32_t i = 0; i < MAX_UNITS; i++) {
                         wrong += atomic_load(&deal.taken[round][i]) != (i < deal.n[round]);
                     }
-                    CHECK(wrong == 0, "%d threads, %d units by %d: %d not taken once", threads, deal.n[round], grains[g],
-                          wrong);
+                    CHECK(wrong == 0, "%d threads, %d units by %d: %d not taken once", threads, deal.n[round],
+                          grains[g], wrong);
                 }
             }
         pool_destroy(pool);
@@ -161,7 +162,8 @@ static void look_at_affinity(void *context, struct worker *w) {
     (void)context;
     if (!cpu_affinity_get(&now)) return;
     for (int32_t i = 0; i < CPU_MAX_CORES; i++) allowed += cpu_affinity_has(&now, i);
-    CHECK(allowed == 1 && cpu_affinity_has(&now, cores.id[w->index]), "worker %d may run on %d cores", w->index, allowed);
+    CHECK(allowed == 1 && cpu_affinity_has(&now, cores.id[w->index]), "worker %d may run on %d cores", w->index,
+          allowed);
 }
 
 static void test_affinity(void) {
@@ -176,14 +178,16 @@ static void test_affinity(void) {
     atomic_int count = 0;
     pool_run(pool, count_worker, &count);
     cpu_affinity_get(&after);
-    CHECK(cpu_affinity_has(&after, cores.id[1]) && !cpu_affinity_has(&after, cores.id[0]), "a restricted caller was moved");
+    CHECK(cpu_affinity_has(&after, cores.id[1]) && !cpu_affinity_has(&after, cores.id[0]),
+          "a restricted caller was moved");
     cpu_affinity_set(&before);
     pool_destroy(pool);
 }
 
 static void write_scratch(void *context, struct worker *w) {
     size_t bytes = *(size_t *)context;
-    CHECK(w->scratch_bytes >= bytes && (uintptr_t)w->scratch % 64 == 0, "worker %d: %zu bytes", w->index, w->scratch_bytes);
+    CHECK(w->scratch_bytes >= bytes && (uintptr_t)w->scratch % 64 == 0, "worker %d: %zu bytes", w->index,
+          w->scratch_bytes);
     memset(w->scratch, w->index + 1, bytes);
     worker_barrier(w);
     const uint8_t *scratch = w->scratch;

@@ -38,7 +38,8 @@ static int32_t *tokens_of(struct asdsl_params *p) { return (void *)((uint8_t *)p
 static int32_t *outputs_of(struct asdsl_params *p) { return (void *)((uint8_t *)p + p->outputs_offset); }
 
 static int says(const char *text) { return strstr(asdsl_last_error(), text) != NULL; }
-#define SAYS(condition, text) CHECK((condition) && says(text), "\"%s\" was expected, not \"%s\"", text, asdsl_last_error())
+#define SAYS(condition, text)                                                                                          \
+    CHECK((condition) && says(text), "\"%s\" was expected, not \"%s\"", text, asdsl_last_error())
 
 /* ---- buffers and files ---- */
 static void test_buffers(void) {
@@ -117,7 +118,8 @@ static void test_engines(void) {
     CHECK(asdsl_engine_info(engine, &info) == 0 && info.n_threads == facts.n_physical && info.level == facts.level,
           "%d threads at level %d", info.n_threads, info.level);
     CHECK(asdsl_engine_info(engine, NULL) == ASDSL_E_ARGUMENT, "NULL");
-    double bandwidth = asdsl_probe(engine, ASDSL_PROBE_READ_BANDWIDTH), peak = asdsl_probe(engine, ASDSL_PROBE_INT8_PEAK);
+    double bandwidth = asdsl_probe(engine, ASDSL_PROBE_READ_BANDWIDTH),
+           peak = asdsl_probe(engine, ASDSL_PROBE_INT8_PEAK);
     CHECK(bandwidth > 1e8 && bandwidth < 1e13, "%g bytes/s", bandwidth);
     CHECK(peak > 1e6 && peak < 1e15, "%g multiply-accumulates/s", peak);
     SAYS(asdsl_probe(engine, 2) == ASDSL_E_ARGUMENT, "kind 2");
@@ -185,7 +187,8 @@ static void test_same_bits(void) {
     run_text(engine, MAX_TOKENS_TINY, 0, &first);
     asdsl_release(engine);
     int finite = 0, distinct = 0;
-    for (int i = 0; i < VOCAB; i++) finite += isfinite(first.logits[i]) != 0, distinct += first.logits[i] != first.logits[0];
+    for (int i = 0; i < VOCAB; i++)
+        finite += isfinite(first.logits[i]) != 0, distinct += first.logits[i] != first.logits[0];
     CHECK(finite == VOCAB && distinct > VOCAB / 2, "%d finite, %d distinct logits", finite, distinct);
     for (size_t l = 0; l < 4; l++) {
         if (!(info.levels >> levels[l] & 1)) continue;
@@ -206,8 +209,9 @@ static void test_same_bits(void) {
     }
 }
 
-/* The oracle level beside the portable one: the same model in double precision. Bound: float32 rounding through 8 bits of
- * activations moves an activation by a step now and then; 1 % of the spread of the logits is far below any real fault. */
+/* The oracle level beside the portable one: the same model in double precision. Bound: float32 rounding through 8 bits
+ * of activations moves an activation by a step now and then; 1 % of the spread of the logits is far below any real
+ * fault. */
 static void test_reference(void) {
     struct outcome fast, oracle;
     asdsl_handle engine = make_engine(2, ASDSL_LEVEL_AUTO);
@@ -277,7 +281,8 @@ static void test_parameters(void) {
         CHECK(asdsl_run(program, kv, 0, N_OPS_TINY) == ASDSL_OK, "%s", asdsl_last_error());
     }
     set_pass(p, 63, 2);
-    SAYS(asdsl_run(program, kv, 0, N_OPS_TINY) == ASDSL_E_STATE, "position 63 and 2 tokens, the KV cache has room for 64");
+    SAYS(asdsl_run(program, kv, 0, N_OPS_TINY) == ASDSL_E_STATE,
+         "position 63 and 2 tokens, the KV cache has room for 64");
     set_pass(p, 63, 1);
     p->n_outputs = 0;
     CHECK(asdsl_run(program, kv, 0, N_OPS_TINY) == ASDSL_OK && asdsl_kv_length(kv) == 64, "%s", asdsl_last_error());

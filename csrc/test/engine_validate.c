@@ -132,10 +132,10 @@ static void test_options(void) {
         struct asdsl_program_options options;
         const char *text;
     } wrong[] = {
-        {{0, 1, 1, VOCAB}, "max_tokens is 0"},        {{70000, 1, 1, VOCAB}, "max_tokens is 70000"},
-        {{8, -1, 1, VOCAB}, "max_outputs is -1"},     {{8, 70000, 1, VOCAB}, "max_outputs is 70000"},
-        {{8, 1, -1, VOCAB}, "max_top_k is -1"},       {{8, 1, VOCAB + 1, VOCAB}, "max_top_k is 97"},
-        {{8, 1, 1, 0}, "n_vocab is 0"},               {{8, 1, 1, INT32_MAX}, "n_vocab is 2147483647"},
+        {{0, 1, 1, VOCAB}, "max_tokens is 0"},    {{70000, 1, 1, VOCAB}, "max_tokens is 70000"},
+        {{8, -1, 1, VOCAB}, "max_outputs is -1"}, {{8, 70000, 1, VOCAB}, "max_outputs is 70000"},
+        {{8, 1, -1, VOCAB}, "max_top_k is -1"},   {{8, 1, VOCAB + 1, VOCAB}, "max_top_k is 97"},
+        {{8, 1, 1, 0}, "n_vocab is 0"},           {{8, 1, 1, INT32_MAX}, "n_vocab is 2147483647"},
     };
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         CHECK(asdsl_program_create(engine, model.ops, N_OPS_TINY, buffers, 2, &wrong[i].options) == 0 &&
@@ -155,7 +155,8 @@ static void test_options(void) {
     CHECK(asdsl_program_create(engine, model.ops, INT32_MAX, buffers, 2, o) == 0, "too many ops");
     CHECK(asdsl_program_create(engine, model.ops, 1, buffers, -1, o) == 0, "-1 buffers");
     CHECK(asdsl_program_create(buffers[0], model.ops, 1, buffers, 2, o) == 0, "a buffer as engine");
-    CHECK(asdsl_program_create(engine, model.ops, 1, (asdsl_handle[]){buffers[0], engine}, 2, o) == 0, "an engine as buffer");
+    CHECK(asdsl_program_create(engine, model.ops, 1, (asdsl_handle[]){buffers[0], engine}, 2, o) == 0,
+          "an engine as buffer");
 }
 
 /* ---- random records ---- */
@@ -163,8 +164,9 @@ static uint64_t state = 20260101;
 static uint32_t pick(uint32_t n) { return random_u32(&state) % n; }
 
 static uint32_t odd_number(uint32_t old) {
-    static const uint32_t numbers[] = {0, 1, 2, 3, 7, 8, 15, 16, 17, 31, 32, 64, 100, 128, 256, 1024, 65536, 0x7fffffff,
-                                       0x80000000u, 0xfffffff0u, 0xffffffffu};
+    static const uint32_t numbers[] = {0,   1,    2,     3,          7,           8,           15,
+                                       16,  17,   31,    32,         64,          100,         128,
+                                       256, 1024, 65536, 0x7fffffff, 0x80000000u, 0xfffffff0u, 0xffffffffu};
     switch (pick(4)) {
     case 0: return numbers[pick(sizeof numbers / sizeof *numbers)];
     case 1: return old + pick(9) - 4;
@@ -181,7 +183,9 @@ static void mutate(struct asdsl_op *op) {
     case 1: op->flags ^= pick(2); break;
     case 2: op->layer = odd_number(op->layer); break;
     case 3: o->buffer = pick(4) ? pick(3) : ASDSL_NO_BUFFER; break;
-    case 4: o->type = pick(4) ? (uint32_t)(int32_t[]){0, 1, 2, 3, 8, 12, 14, 30, 100, 101, 102}[pick(11)] : pick(200); break;
+    case 4:
+        o->type = pick(4) ? (uint32_t)(int32_t[]){0, 1, 2, 3, 8, 12, 14, 30, 100, 101, 102}[pick(11)] : pick(200);
+        break;
     case 5: o->offset += 64 * (uint64_t)pick(64); break;
     case 6: o->offset = pick(2) ? model.used - 64 * (uint64_t)pick(4096) : (uint64_t)odd_number(64) << pick(40); break;
     case 7: o->rows = odd_number(o->rows); break;
@@ -220,7 +224,8 @@ static void test_fuzz(void) {
             for (size_t i = 0; i < sizeof op; i++) ((uint8_t *)&op)[i] = (uint8_t)random_u32(&state);
         }
         asdsl_handle program = create_one(&op);
-        CHECK(program || strncmp(asdsl_last_error(), "op 0", 4) == 0, "refused without a reason: %s", asdsl_last_error());
+        CHECK(program || strncmp(asdsl_last_error(), "op 0", 4) == 0, "refused without a reason: %s",
+              asdsl_last_error());
         if (!program) continue;
         accepted++;
         ran += run_accepted(program);

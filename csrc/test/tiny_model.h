@@ -7,8 +7,18 @@
 #include <string.h>
 
 enum {
-    DIM = 256, N_HEADS = 4, N_KV_HEADS = 2, HEAD_DIM = 64, KV_DIM = N_KV_HEADS * HEAD_DIM, QKV = DIM + 2 * KV_DIM,
-    FFN = 512, VOCAB = 96, MAX_TOKENS_TINY = 8, MAX_OUTPUTS_TINY = 4, TOP_K_TINY = 5, N_OPS_TINY = 18,
+    DIM = 256,
+    N_HEADS = 4,
+    N_KV_HEADS = 2,
+    HEAD_DIM = 64,
+    KV_DIM = N_KV_HEADS * HEAD_DIM,
+    QKV = DIM + 2 * KV_DIM,
+    FFN = 512,
+    VOCAB = 96,
+    MAX_TOKENS_TINY = 8,
+    MAX_OUTPUTS_TINY = 4,
+    TOP_K_TINY = 5,
+    N_OPS_TINY = 18,
 };
 
 struct tiny_model {
@@ -100,7 +110,8 @@ static inline void tiny_model(struct tiny_model *m) {
     memset(m, 0, sizeof *m);
     m->options = (struct asdsl_program_options){MAX_TOKENS_TINY, MAX_OUTPUTS_TINY, TOP_K_TINY, VOCAB};
     m->kv = (struct asdsl_kv_options){1, N_KV_HEADS, HEAD_DIM, 64, ASDSL_F16, ASDSL_F16};
-    struct asdsl_operand x = tiny_rows(m, DIM), act = tiny_operand(m, ASDSL_ACT_Q8_32, ASDSL_ROWS, MAX_TOKENS_TINY, DIM);
+    struct asdsl_operand x = tiny_rows(m, DIM),
+                         act = tiny_operand(m, ASDSL_ACT_Q8_32, ASDSL_ROWS, MAX_TOKENS_TINY, DIM);
     struct asdsl_operand logits = tiny_rows(m, VOCAB), last = tiny_rows(m, DIM);
     struct asdsl_op *op = tiny_op(m, &n, ASDSL_OP_EMBED);
     op->operand[0] = x, op->operand[1] = tiny_weight(m, ASDSL_F16, VOCAB, DIM);
