@@ -10,8 +10,8 @@ import { createTokenizer } from "../src/tokenizer/index.ts"
 import type { Tokenizer } from "../src/tokenizer/types.ts"
 
 export const defaultModelPath = join(
-  process.env.ASDSL_MODELS ?? join(homedir(), ".cache/asdsl/models"),
-  "SmolLM2-135M-Instruct.Q4_1.gguf",
+  process.env.ASDSL_MODELS ?? join(homedir(), ".cache/asdsl"),
+  "models/SmolLM2-135M-Instruct.Q4_1.gguf",
 )
 export const hasDefaultModel = existsSync(defaultModelPath)
 

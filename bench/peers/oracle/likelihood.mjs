@@ -3,8 +3,9 @@
 //
 // The convention is llama-perplexity's: the file is tokenised whole (BOS only where the model adds one), cut into chunks
 // of 512, each evaluated from an empty cache; positions 256 to 510 of each are scored, 255 a chunk, 4,080 in all.
-// The reference (reference.py, double precision) and its full distributions, 800 MB, stay in the cache folder
-// "oracle" beside the models; they are made when missing.
+// The reference is reference.py (double precision). Its full distributions, 800 MB, are kept in oracle/wikitext2-512
+// under $ASDSL_MODELS, else ~/.cache/asdsl, and made when missing: reference-NN.f32 holds (255, n_vocab) float32
+// log-probabilities of chunk NN, tokens.i32 the (16, 512) token ids.
 //
 // In the JSON, base64 holds little-endian float32 (nll, logProbabilities, kl) or uint16 (ids):
 //   nll               (4080) negative log-likelihood of the next token at each scored position
@@ -40,7 +41,7 @@ const TOP = 24
 const TEXT = "text/wikitext2-valid-tokens.txt"
 
 const { model } = await openModel()
-const folder = join(cacheFolder, "../oracle/wikitext2-512")
+const folder = join(cacheFolder, "oracle/wikitext2-512")
 mkdirSync(folder, { recursive: true })
 const tokens = Int32Array.from(model.tokenize(readFileSync(testData(TEXT), "utf8"), false)).slice(0, N_CTX * N_CHUNKS)
 writeFileSync(join(folder, "tokens.i32"), tokens)

@@ -11,8 +11,8 @@ import { getLlama, LlamaLogLevel } from "node-llama-cpp"
 const here = fileURLToPath(new URL(".", import.meta.url))
 
 export const expectedFolder = join(here, "../../../test/conformance/expected")
-export const cacheFolder = process.env.ASDSL_MODELS ?? join(homedir(), ".cache/asdsl/models")
-export const defaultModel = join(cacheFolder, "SmolLM2-135M-Instruct.Q4_1.gguf")
+export const cacheFolder = process.env.ASDSL_MODELS ?? join(homedir(), ".cache/asdsl")
+export const defaultModel = join(cacheFolder, "models/SmolLM2-135M-Instruct.Q4_1.gguf")
 
 /** A file of the shared test data. */
 export function testData(path) {

@@ -1,0 +1,88 @@
+// The stored outputs of llama.cpp and of the float reference, decoded. What each file holds is told at the top of the
+// script that writes it: bench/peers/oracle/{tokens,greedy,likelihood}.mjs.
+
+import greedyJson from "./expected/greedy.json"
+import likelihoodJson from "./expected/likelihood.json"
+
+function float32(base64: string): Float32Array {
+  return new Float32Array(Uint8Array.from(Buffer.from(base64, "base64")).buffer)
+}
+
+function uint16(base64: string): Uint16Array {
+  return new Uint16Array(Uint8Array.from(Buffer.from(base64, "base64")).buffer)
+}
+
+const ids = (text: string) => Int32Array.from(text.split(" "), Number)
+
+export const modelSha256 = greedyJson.provenance.modelSha256
+
+export interface GreedyCase {
+  readonly name: string
+  readonly text: string
+  readonly prompt: Int32Array
+  /** llama.cpp's greedy continuation; tokens[i] follows prompt and tokens[0, i). */
+  readonly tokens: Int32Array // (64)
+  /** The second likeliest token at each position. */
+  readonly second: Int32Array // (64)
+  /** Log-probabilities of the first and the second: their gap says how close a miss was. */
+  readonly top2: Float32Array // (64, 2)
+}
+
+export const greedy: readonly GreedyCase[] = greedyJson.cases.map((c) => ({
+  name: c.name,
+  text: c.text,
+  prompt: ids(c.prompt),
+  tokens: ids(c.tokens),
+  second: ids(c.second),
+  top2: float32(c.top2),
+}))
+
+const { sample } = likelihoodJson
+
+export const likelihood = {
+  /** The text's path in the shared data. */
+  path: likelihoodJson.text.path,
+  /** Of the first nChunks * nCtx token ids of the whole text, little-endian int32. */
+  tokensSha256: likelihoodJson.tokensSha256,
+  nCtx: likelihoodJson.nCtx,
+  nChunks: likelihoodJson.nChunks,
+  /** The row of each chunk that is scored first, by the token after it; the last scored row is nCtx - 2. */
+  first: likelihoodJson.nCtx - 1 - likelihoodJson.nScoredPerChunk,
+  nScoredPerChunk: likelihoodJson.nScoredPerChunk,
+  referencePerplexity: likelihoodJson.reference.perplexity,
+  referenceNll: float32(likelihoodJson.reference.nll), // (nChunks * nScoredPerChunk)
+  llamaPerplexity: likelihoodJson.llama.perplexity,
+  llamaNll: float32(likelihoodJson.llama.nll), // (nChunks * nScoredPerChunk)
+  /** llama.cpp's mean KL divergence from the reference over all scored positions and the whole vocabulary. */
+  llamaMeanKl: likelihoodJson.llama.meanKl,
+  /** Every sampleStep-th scored position, counted over all chunks, is sampled. */
+  sampleStep: sample.step,
+  nSamples: Math.ceil((likelihoodJson.nChunks * likelihoodJson.nScoredPerChunk) / sample.step),
+  /** llama.cpp's mean of sampledDivergence. */
+  sampleLlamaMeanKl: sample.llamaMeanKl,
+}
+
+const sampleIds = uint16(sample.ids) // (nSamples, top)
+const sampleLogProbabilities = float32(sample.logProbabilities) // (nSamples, top)
+
+/** KL(reference || q) at a sampled position, over the reference's likeliest tokens and the rest as one outcome. */
+export function sampledDivergence(index: number, logProbability: (token: number) => number): number {
+  let sum = 0
+  let pRest = 1
+  let qRest = 1
+  for (let i = index * sample.top; i < (index + 1) * sample.top; i++) {
+    const p = sampleLogProbabilities[i]!
+    const q = logProbability(sampleIds[i]!)
+    sum += Math.exp(p) * (p - q)
+    pRest -= Math.exp(p)
+    qRest -= Math.exp(q)
+  }
+  const floor = 1e-12 // rounding can leave nothing of a rest
+  return sum + Math.max(pRest, floor) * Math.log(Math.max(pRest, floor) / Math.max(qRest, floor))
+}
+
+/** What the reference itself says of a sampled position. */
+export function sampleReference(index: number): { ids: Uint16Array; logProbabilities: Float32Array } {
+  const [from, to] = [index * sample.top, (index + 1) * sample.top]
+  return { ids: sampleIds.subarray(from, to), logProbabilities: sampleLogProbabilities.subarray(from, to) }
+}
