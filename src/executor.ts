@@ -3,9 +3,9 @@
 // A decode step allocates nothing: rows and their views are made once and refreshed when asked for.
 
 import { CancelledError } from "./errors.ts"
-import type { Plan } from "./graph.ts"
-import { Candidate, Params, RowStats } from "./native/abi.ts"
-import type { Buffer, KvCache, Program } from "./native/handles.ts"
+import type { Place, Plan } from "./graph.ts"
+import { Candidate, Layout, Params, RowStats } from "./native/abi.ts"
+import { type Buffer, type KvCache, type Program, tensorBytes } from "./native/handles.ts"
 
 /** One row of logits and what the engine reduced it to. Valid until the next pass of any session of the model. */
 export interface OutputRow {
@@ -90,12 +90,14 @@ const TOP_K = Params.fields.top_k.offset / 4
 export class Executor {
   readonly program: Program
   readonly plan: Plan
+  readonly #arena: Buffer
   readonly #logits: Float32Array // (maxOutputs, stride)
   readonly #rows: Row[] = []
 
   constructor(program: Program, plan: Plan, arena: Buffer) {
     this.program = program
     this.plan = plan
+    this.#arena = arena
     const { offset, rows, stride } = plan.logits
     this.#logits = new Float32Array(arena.view(offset, 4 * rows * stride))
   }
@@ -112,13 +114,26 @@ export class Executor {
     topK: number,
   ): number {
     const { program } = this
+    const nRows = this.prepare(tokens, begin, n, position, firstOutput, topK)
+    program.run(kv, 0, program.nOps)
+    return nRows
+  }
+
+  /** What run() does before it runs. */
+  prepare(
+    tokens: ArrayLike<number>,
+    begin: number,
+    n: number,
+    position: number,
+    firstOutput: number,
+    topK: number,
+  ): number {
+    const { program } = this
     for (let i = 0; i < n; i++) program.tokens[i] = tokens[begin + i]!
     program.head[N_TOKENS] = n
     program.head[POSITION] = position
     program.head[TOP_K] = topK
-    const nRows = this.#setOutputs(firstOutput, n)
-    program.run(kv, 0, program.nOps)
-    return nRows
+    return this.#setOutputs(firstOutput, n)
   }
 
   /** More rows of the pass that run() has just done: outputs firstOutput .. up to maxOutputs of them. */
@@ -147,6 +162,19 @@ export class Executor {
     }
     row.refresh()
     return row
+  }
+
+  /** Runs one op on the parameters of the last pass: the debugger, and the tests' way to every kernel. The KV cache has to
+   * be where that pass found or left it. */
+  runOp(index: number, kv?: KvCache): void {
+    this.program.run(kv, index, 1)
+  }
+
+  /** The bytes of a tensor in the arena. Other tensors use the same memory in other ops of a pass. */
+  memory(place: Place): Uint8Array {
+    const { type, offset, rows, cols, stride } = place
+    const bytes = stride > 0 ? 4 * ((rows - 1) * stride + cols) : tensorBytes(type, Layout.ROWS, rows, cols)
+    return new Uint8Array(this.#arena.view(offset, bytes))
   }
 
   /** Whether a cancellation was waiting for the next run; it is forgotten. */

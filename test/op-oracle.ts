@@ -1,0 +1,263 @@
+// What each operation has to compute, in float64 from the engine's own inputs, and how far rounding may lead it astray.
+//
+// Bounds are first-order rounding analysis: a chain of n float operations is off by at most n * EPS times the sum of the
+// absolute terms; SLACK covers second-order terms and the polynomial of exp (relative error below 2^-21, simd_math.h).
+
+import type { Executor } from "../src/executor.ts"
+import type { Place, PlannedOp } from "../src/graph.ts"
+import { OPERATIONS, Op, readField, Type, viewOf } from "../src/native/abi.ts"
+
+const EPS = 2 ** -24 // half an ulp, relative
+const SLACK = 8
+const EXP_EPS = 2 ** -21
+
+/** Rows of float64 values with the largest error that each may have. */
+export interface Expected {
+  readonly values: Float64Array[]
+  readonly bounds: Float64Array[]
+}
+
+/** Keys and values that the cache should hold: [layer][position]. */
+export type KvHistory = { k: Float64Array; v: Float64Array }[][]
+
+export interface OpContext {
+  readonly executor: Executor
+  readonly op: PlannedOp
+  readonly index: number
+  /** Dequantised weights, row-major. */
+  readonly weight: (name: string) => Float32Array
+  readonly tokens: readonly number[]
+  readonly position: number
+  readonly outputs: readonly number[]
+  readonly kv: KvHistory
+}
+
+/** Rows of a tensor as float64, whatever its format: int8 formats as scale * q. */
+export function readRows(executor: Executor, place: Place, nRows: number): Float64Array[] {
+  const bytes = executor.memory(place)
+  const view = viewOf(bytes)
+  return Array.from({ length: nRows }, (_, t) => {
+    const row = new Float64Array(place.cols)
+    if (place.type === Type.F32) {
+      for (let i = 0; i < place.cols; i++) row[i] = view.getFloat32(4 * (t * place.stride + i), true)
+      return row
+    }
+    // csrc/kernels/layout.h: struct act_q8_32 and struct act_q8_256
+    const [block, size, dAt] = place.type === Type.ACT_Q8_32 ? [32, 48, 32] : [256, 416, 400]
+    const base = t * (bytes.length / place.rows)
+    for (let i = 0; i < place.cols; i++) {
+      const at = base + Math.floor(i / block) * size
+      row[i] = view.getInt8(at + (i % block)) * view.getFloat32(at + dAt, true)
+    }
+    return row
+  })
+}
+
+type Rows = Float64Array[]
+
+function blank(rows: Rows | number, cols: number): Rows {
+  return Array.from({ length: typeof rows === "number" ? rows : rows.length }, () => new Float64Array(cols))
+}
+
+const sigmoid = (x: number) => 1 / (1 + Math.exp(-x))
+
+/** W x with its bound; `w` is (rows, x.length). */
+function product(w: Float32Array, x: Float64Array, rows: number): { values: Float64Array; bounds: Float64Array } {
+  const cols = x.length
+  const values = new Float64Array(rows)
+  const bounds = new Float64Array(rows)
+  for (let r = 0; r < rows; r++) {
+    let sum = 0
+    let size = 0
+    for (let i = 0; i < cols; i++) {
+      const term = w[r * cols + i]! * x[i]!
+      sum += term
+      size += Math.abs(term)
+    }
+    values[r] = sum
+    bounds[r] = (cols + SLACK) * EPS * size
+  }
+  return { values, bounds }
+}
+
+/** The numbers of an op by name: integers and floats of its record. */
+function numbers({ executor, index }: OpContext): Record<string, number> {
+  const view = viewOf(executor.plan.records)
+  const base = index * Op.bytes
+  const { ints, floats } = OPERATIONS[readField(view, base, Op, "code")]!
+  return Object.fromEntries([
+    ...ints.map((name, i) => [name, readField(view, base, Op, "i", i)] as const),
+    ...floats.map((name, i) => [name, readField(view, base, Op, "f", i)] as const),
+  ])
+}
+
+/** What the op should leave in each place that it writes. Inputs have to be read before it runs: call this first. */
+export function expectOp(context: OpContext): Record<string, Expected> {
+  const { executor, op, tokens, outputs } = context
+  const { places, weights } = op
+  const nRows = (places.out ?? places.in ?? places.x ?? places.k)!.isPerOutput ? outputs.length : tokens.length
+  const read = (role: string) => readRows(executor, places[role]!, nRows)
+  const matrix = (i: number) => context.weight(weights[i]!.name)
+  const n = numbers(context)
+
+  switch (op.operation) {
+    case "embed": {
+      const { cols } = weights[0]!
+      const values = tokens.map((token) => Float64Array.from(matrix(0).subarray(token * cols, (token + 1) * cols)))
+      return { out: { values, bounds: blank(values, cols) } } // exact
+    }
+    case "rms_norm": {
+      const x = read("in")
+      const values = x.map((row) => rmsNorm(row, matrix(0), n.heads!, n.eps!))
+      const bounds = values.map((row) => row.map((y) => (row.length / 16 + SLACK) * EPS * Math.abs(y)))
+      return everyFormat(places, { values, bounds })
+    }
+    case "quantize":
+      return everyFormat(places, { values: read("in"), bounds: blank(nRows, places.in!.cols) })
+    case "matmul":
+    case "matmul_add": {
+      const matrices = weights.filter(({ rows }) => rows > 1)
+      const biases = weights.filter(({ rows }) => rows === 1)
+      const before = op.operation === "matmul_add" ? read("out") : blank(nRows, places.out!.cols)
+      const rows = read("in").map((x, t) => {
+        const parts = matrices.map(({ name, rows }) => product(context.weight(name), x, rows))
+        const values = Float64Array.from(parts.flatMap((part) => [...part.values]))
+        const bounds = Float64Array.from(parts.flatMap((part) => [...part.bounds]))
+        const bias = biases.flatMap(({ name }) => [...context.weight(name)])
+        for (let i = 0; i < values.length; i++) {
+          const size = Math.abs(values[i]!) + Math.abs(bias[i] ?? 0) + Math.abs(before[t]![i]!)
+          values[i] = values[i]! + (bias[i] ?? 0) + before[t]![i]!
+          bounds[i] = bounds[i]! + 2 * EPS * size
+        }
+        return { values, bounds }
+      })
+      return { out: { values: rows.map((row) => row.values), bounds: rows.map((row) => row.bounds) } }
+    }
+    case "gate_up": {
+      const rows = read("in").map((x) => {
+        const [g, u] = [product(matrix(0), x, weights[0]!.rows), product(matrix(1), x, weights[1]!.rows)]
+        const values = g.values.map((gate, i) => gate * sigmoid(gate) * u.values[i]!)
+        // The slope of silu is at most 1.1.
+        const bounds = g.values.map((gate, i) => {
+          const silu = Math.abs(gate * sigmoid(gate))
+          const siluBound = 1.1 * g.bounds[i]! + (EXP_EPS + SLACK * EPS) * silu
+          return siluBound * (Math.abs(u.values[i]!) + u.bounds[i]!) + silu * u.bounds[i]! + EPS * Math.abs(values[i]!)
+        })
+        return { values, bounds }
+      })
+      return { out: { values: rows.map((row) => row.values), bounds: rows.map((row) => row.bounds) } }
+    }
+    case "rope_table": {
+      const frequencies = matrix(0)
+      const values = tokens.map((_, t) => {
+        return Float64Array.from({ length: 2 * frequencies.length }, (_, i) => {
+          const angle = (context.position + t) * frequencies[i >> 1]!
+          return n.magnitude! * (i % 2 === 0 ? Math.cos(angle) : Math.sin(angle))
+        })
+      })
+      return { out: { values, bounds: values.map((row) => row.map((y) => 2 * EPS * Math.abs(y) + 1e-12)) } }
+    }
+    case "rope":
+      return { x: rotate(read("x"), read("table"), n) }
+    case "kv_append":
+      return {} // seen by attention
+    case "attention":
+      return { out: attend(context, read("q"), n) }
+    case "gather_outputs": {
+      const all = readRows(executor, places.in!, tokens.length)
+      const values = outputs.map((t) => all[t]!)
+      return { out: { values, bounds: blank(values, places.in!.cols) } } // exact
+    }
+    case "top_k":
+      return {} // compared with the logits in session.test.ts
+  }
+}
+
+function rmsNorm(x: Float64Array, weight: Float32Array, heads: number, eps: number): Float64Array {
+  const cols = x.length / Math.max(heads, 1)
+  const y = new Float64Array(x.length)
+  for (let begin = 0; begin < x.length; begin += cols) {
+    let sum = 0
+    for (let i = 0; i < cols; i++) sum += x[begin + i]! ** 2
+    for (let i = 0; i < cols; i++) y[begin + i] = (x[begin + i]! / Math.sqrt(sum / cols + eps)) * weight[i]!
+  }
+  return y
+}
+
+/** Outputs in several formats: floats within the bound, int8 within half a step of the block's scale more. */
+function everyFormat(places: PlannedOp["places"], exact: Expected): Record<string, Expected> {
+  const expected: Record<string, Expected> = {}
+  if (places.out_f32 !== undefined) expected.out_f32 = exact
+  for (const [role, block] of [
+    ["out_q8_32", 32],
+    ["out_q8_256", 256],
+  ] as const) {
+    if (places[role] === undefined) continue
+    const bounds = exact.values.map((row, t) => {
+      return row.map((_, i) => {
+        const begin = i - (i % block)
+        const largest = row.subarray(begin, begin + block).reduce((max, x) => Math.max(max, Math.abs(x)), 0)
+        return (largest / 127) * (0.5 + 2 ** -14) + 2 * exact.bounds[t]![i]!
+      })
+    })
+    expected[role] = { values: exact.values, bounds }
+  }
+  return expected
+}
+
+function rotate(x: Rows, table: Rows, n: Record<string, number>): Expected {
+  const values = x.map((row) => row.slice())
+  const bounds = blank(x, x[0]!.length)
+  for (const [t, row] of values.entries()) {
+    for (let h = 0; h < n.heads!; h++) {
+      for (let j = 0; j < n.n_rot! / 2; j++) {
+        const base = n.heads_offset! + h * n.head_dim!
+        const [a, b] = n.mode === 0 ? [base + 2 * j, base + 2 * j + 1] : [base + j, base + j + n.n_rot! / 2]
+        const [cos, sin] = [table[t]![2 * j]!, table[t]![2 * j + 1]!]
+        const [u, v] = [x[t]![a]!, x[t]![b]!]
+        row[a] = u * cos - v * sin
+        row[b] = u * sin + v * cos
+        bounds[t]![a] = bounds[t]![b] = 3 * EPS * (Math.abs(u) + Math.abs(v))
+      }
+    }
+  }
+  return { values, bounds }
+}
+
+function attend({ op, kv, position }: OpContext, q: Rows, n: Record<string, number>): Expected {
+  const [headDim, group] = [n.head_dim!, n.n_heads! / n.n_kv_heads!]
+  const values = blank(q, q[0]!.length)
+  const bounds = blank(q, q[0]!.length)
+  for (const [t, row] of q.entries()) {
+    const held = kv[op.layer]!.slice(0, position + t + 1)
+    for (let h = 0; h < n.n_heads!; h++) {
+      const [qAt, kvAt] = [h * headDim, Math.floor(h / group) * headDim]
+      let scoreBound = 0
+      const scores = held.map(({ k }) => {
+        let [sum, size] = [0, 0]
+        for (let i = 0; i < headDim; i++) {
+          const term = row[qAt + i]! * k[kvAt + i]! * n.scale!
+          sum += term
+          size += Math.abs(term)
+        }
+        scoreBound = Math.max(scoreBound, (headDim + SLACK) * EPS * size)
+        return sum
+      })
+      const max = Math.max(...scores)
+      const weights = scores.map((score) => Math.exp(score - max))
+      const total = weights.reduce((a, b) => a + b, 0)
+      for (let i = 0; i < headDim; i++) {
+        let [sum, size] = [0, 0]
+        for (const [j, { v }] of held.entries()) {
+          sum += (weights[j]! / total) * v[kvAt + i]!
+          size += (weights[j]! / total) * Math.abs(v[kvAt + i]!)
+        }
+        values[t]![qAt + i] = sum
+        // Every weight and the total are off by the scores' error, by exp and by their own sums.
+        const relative = 2 * (scoreBound + EXP_EPS) + 2 * (held.length + SLACK) * EPS
+        bounds[t]![qAt + i] = relative * size
+      }
+    }
+  }
+  return { values, bounds }
+}
