@@ -387,6 +387,16 @@ describe("special tokens", () => {
     expect(t.decode(t.encode("a<tool>b<tool>x"))).toBe("a<tool>b<tool>x")
   })
 
+  test("a longer token elsewhere goes first, and a shorter one fills the place of one it overlaps", () => {
+    const nested = ["ab", "abc", "cdef", "b"].map((text) => ({ text, kind: 4 }))
+    const t = createTokenizer(bpeMetadata([], nested))
+    expect(texts(t, t.encode("abcdef abc b"))).toEqual(["ab", "cdef", "Ġ", "abc", "Ġ", "b"])
+    const many = Array.from({ length: 50 }, (_, i) => ({ text: "a".repeat(i + 1), kind: 4 }))
+    const runs = createTokenizer(bpeMetadata([], many))
+    expect(runs.decode(runs.encode("a".repeat(100_007)))).toBe("a".repeat(100_007))
+    expect(texts(runs, runs.encode("a".repeat(101))).map((x) => x.length)).toEqual([50, 50, 1])
+  })
+
   test("BOS and EOS as the metadata says", () => {
     const ids = (more: Record<string, number | boolean | string>) => {
       const t = createTokenizer(bpeMetadata([], specials, more))

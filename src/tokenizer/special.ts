@@ -25,7 +25,8 @@ export class SpecialMatcher {
   #tokens: Int32Array // longest text first; a match is named by its place here
   #children = new Map<number, number>() // node * 256 + byte -> node
   #place = [-1] // (node) place in #tokens of the token that ends here
-  #first = new Uint8Array(256)
+  #shorter: Int32Array // (place): the place of the longest token that this one begins with, or -1
+  #first = new Uint8Array(256) // (byte): 1 where a token begins with it
   #stripsRight: (token: number) => boolean
   #vocabulary: Vocabulary
 
@@ -43,29 +44,35 @@ export class SpecialMatcher {
     this.#stripsRight = rules.stripsRight
     this.#vocabulary = vocabulary
     for (let place = 0; place < found.length; place++) this.#insert(vocabulary.stored(found[place]!), place)
-  }
-
-  get isEmpty(): boolean {
-    return this.#tokens.length === 0
+    this.#shorter = Int32Array.from(found, (id) => {
+      const text = vocabulary.stored(id)
+      return this.#longest(text, 0, text.length - 1)
+    })
   }
 
   /** Matches in the text's order, never overlapping. */
   find(bytes: Uint8Array): SpecialMatch[] {
-    const candidates = this.#candidates(bytes)
-    if (candidates.length === 0) return []
-    candidates.sort((a, b) => a.place - b.place || a.begin - b.begin)
+    const begins = this.#candidates(bytes)
+    if (begins.size === 0) return []
     const taken = new Uint8Array(bytes.length)
     const matches: SpecialMatch[] = []
-    for (const { place, begin } of candidates) {
+    for (let place = 0; place < this.#tokens.length; place++) {
       const token = this.#tokens[place]!
-      let end = begin + this.#vocabulary.lengths[token]!
-      // Whatever was taken before is at least as long: an overlap covers one of the two ends.
-      if (taken[begin] !== 0 || taken[end - 1] !== 0) continue
-      if (this.#stripsRight(token)) {
-        while (end < bytes.length && taken[end] === 0 && isAsciiSpace(bytes[end]!)) end++
+      const length = this.#vocabulary.lengths[token]!
+      for (const begin of (begins.get(place) ?? []).sort((a, b) => a - b)) {
+        let end = begin + length
+        // Whatever was taken before is at least as long: an overlap covers one of the two ends.
+        if (taken[begin] !== 0) continue
+        if (taken[end - 1] !== 0) {
+          addTo(begins, this.#shorter[place]!, begin)
+          continue
+        }
+        if (this.#stripsRight(token)) {
+          while (end < bytes.length && taken[end] === 0 && isAsciiSpace(bytes[end]!)) end++
+        }
+        taken.fill(1, begin, end)
+        matches.push({ token, begin, end })
       }
-      taken.fill(1, begin, end)
-      matches.push({ token, begin, end })
     }
     return matches.sort((a, b) => a.begin - b.begin)
   }
@@ -86,19 +93,32 @@ export class SpecialMatcher {
     if (this.#place[node]! < 0) this.#place[node] = place
   }
 
-  #candidates(bytes: Uint8Array): { place: number; begin: number }[] {
-    const found: { place: number; begin: number }[] = []
-    if (this.isEmpty) return found
+  /** Where tokens begin, by the place of the longest one there; a shorter one is looked for when that is refused. */
+  #candidates(bytes: Uint8Array): Map<number, number[]> {
+    const begins = new Map<number, number[]>()
+    if (this.#tokens.length === 0) return begins
     for (let begin = 0; begin < bytes.length; begin++) {
-      if (this.#first[bytes[begin]!] === 0) continue
-      let node: number | undefined = 0
-      for (let i = begin; i < bytes.length; i++) {
-        node = this.#children.get(node * 256 + bytes[i]!)
-        if (node === undefined) break
-        const place = this.#place[node]!
-        if (place >= 0) found.push({ place, begin })
-      }
+      if (this.#first[bytes[begin]!] !== 0) addTo(begins, this.#longest(bytes, begin, bytes.length), begin)
     }
-    return found
+    return begins
   }
+
+  /** The place of the longest token in bytes[begin, end) that begins there, or -1. */
+  #longest(bytes: Uint8Array, begin: number, end: number): number {
+    let best = -1
+    let node: number | undefined = 0
+    for (let i = begin; i < end; i++) {
+      node = this.#children.get(node * 256 + bytes[i]!)
+      if (node === undefined) break
+      if (this.#place[node]! >= 0) best = this.#place[node]!
+    }
+    return best
+  }
+}
+
+function addTo(begins: Map<number, number[]>, place: number, begin: number): void {
+  if (place < 0) return
+  const list = begins.get(place)
+  if (list === undefined) begins.set(place, [begin])
+  else list.push(begin)
 }

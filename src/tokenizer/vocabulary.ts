@@ -124,9 +124,10 @@ export class Vocabulary {
       infill.set(name, id)
     }
     for (let id = 0; id < this.nTokens; id++) {
-      const first = data[starts[id]!]
       const n = lengths[id]!
-      if (n < 4 || n > 32 || (first !== 0x3c && first !== 0x5b && first !== 0x5f)) continue
+      if (n < 4 || n > 32) continue
+      const first = data[starts[id]!]
+      if (first !== 0x3c && first !== 0x5b && first !== 0x5f) continue
       const last = data[starts[id]! + n - 1]
       if (last !== 0x3e && last !== 0x5d && last !== 0x5b) continue
       const text = this.text(id)
@@ -187,7 +188,8 @@ function numberArray(
 function readKinds(metadata: ReadonlyMap<string, MetadataValue>, n: number): Uint8Array {
   const values = numberArray(metadata, "tokenizer.ggml.token_type", n)
   const kinds = new Uint8Array(n).fill(KIND.normal)
-  if (values !== undefined) for (let i = 0; i < n; i++) kinds[i] = values[i]!
+  if (values instanceof Int32Array) kinds.set(values.subarray(0, n))
+  else if (values !== undefined) for (let i = 0; i < n; i++) kinds[i] = values[i]!
   return kinds
 }
 
