@@ -1,0 +1,310 @@
+//! build.zig: how the C sources in csrc/ become one shared library, and the programs that test them.
+//!
+//! Owns compilers' flags, the instruction-set levels and the sanitizers' variants. It knows nothing of Bun, models or
+//! where zig comes from: scripts/setup.mjs and src/native/build.ts call it.
+//!
+//! Every source of csrc/kernels/ that is not listed in `common_kernels` is compiled once per level. A level is a CPU
+//! model of its own module: zig ignores -m flags of a C source without a word (ziglang/zig #9196), so the sources check
+//! by ASDSL_NEED_* that their level arrived (csrc/kernels/simd.h).
+
+const std = @import("std");
+const builtin = @import("builtin");
+
+/// The build system changes with every version of zig: one is supported at a time.
+const zig_version = "0.17.0";
+
+pub const build = if (std.mem.eql(u8, builtin.zig_version_string, zig_version))
+    buildAll
+else
+    @compileError("asdsl is built by zig " ++ zig_version ++ " exactly, and this is zig " ++
+        builtin.zig_version_string ++ ". `python3 -m pip install ziglang==" ++ zig_version ++
+        "` has it, and `npm run setup` puts it into .tools/.");
+
+const Compile = std.Build.Step.Compile;
+const Step = std.Build.Step;
+const LazyPath = std.Build.LazyPath;
+const x86 = std.Target.x86;
+
+/// Kernel sources that know no level: tables, layouts, the oracle.
+const common_kernels = [_][]const u8{ "table", "layout", "repack", "reference" };
+
+const warnings = [_][]const u8{
+    "-Wall",               "-Wextra",              "-Wshadow", "-Wundef", "-Wvla",
+    "-Wstrict-prototypes", "-Wmissing-prototypes", "-Werror",
+};
+
+/// -ffp-contract=off: levels agree to the bit, so every fused multiply-add is written out.
+const language = [_][]const u8{
+    "-std=gnu11",        "-fPIC",           "-fvisibility=hidden",
+    "-ffp-contract=off", "-fno-math-errno", "-D_GNU_SOURCE",
+};
+
+const Level = struct {
+    name: []const u8,
+    model: ?*const std.Target.Cpu.Model, // null: the target's own
+    add: []const x86.Feature = &.{},
+    /// What csrc/cpu.c does not ask the CPU for must not be used.
+    remove: []const x86.Feature = &.{},
+    /// The same level for gcc (sanitizers).
+    gcc: []const []const u8 = &.{},
+    macros: []const []const u8,
+};
+
+const beside_avx2 = [_]x86.Feature{ .bmi, .bmi2, .lzcnt, .movbe };
+const gcc_avx2 = [_][]const u8{ "-mavx2", "-mfma", "-mf16c" };
+const gcc_avx512 = gcc_avx2 ++ [_][]const u8{
+    "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni",
+};
+
+const portable: Level = .{ .name = "portable", .model = null, .macros = &.{"-DASDSL_NEED_PORTABLE"} };
+const avx2: Level = .{
+    .name = "avx2",
+    .model = &x86.cpu.x86_64_v3,
+    .remove = &beside_avx2,
+    .gcc = &gcc_avx2,
+    .macros = &.{"-DASDSL_NEED_AVX2"},
+};
+const avxvnni: Level = .{
+    .name = "avxvnni",
+    .model = &x86.cpu.x86_64_v3,
+    .add = &.{.avxvnni},
+    .remove = &beside_avx2,
+    .gcc = &(gcc_avx2 ++ [_][]const u8{"-mavxvnni"}),
+    .macros = &.{"-DASDSL_NEED_AVXVNNI"},
+};
+const avx512: Level = .{
+    .name = "avx512",
+    .model = &x86.cpu.x86_64_v4,
+    .add = &.{.avx512vnni},
+    .remove = &(beside_avx2 ++ [_]x86.Feature{.avx512cd}),
+    .gcc = &gcc_avx512,
+    .macros = &.{"-DASDSL_NEED_AVX512"},
+};
+/// Level avxvnni with the EVEX encoding of its instruction, for tests on CPUs that have AVX-512 VNNI and no AVX-VNNI.
+const avxvnni_evex: Level = .{
+    .name = "avxvnni",
+    .model = &x86.cpu.x86_64_v4,
+    .add = &.{.avx512vnni},
+    .remove = &(beside_avx2 ++ [_]x86.Feature{.avx512cd}),
+    .gcc = &gcc_avx512,
+    .macros = &.{"-DASDSL_NEED_AVX512"},
+};
+
+const Sanitizer = enum { none, undefined, address, thread };
+
+const Variant = struct {
+    optimize: std.builtin.Optimize = .fast,
+    sanitizer: Sanitizer = .none,
+    evex: bool = false,
+
+    fn flags(variant: Variant, b: *std.Build) []const []const u8 {
+        const own: []const []const u8 = switch (variant.sanitizer) {
+            .none => if (variant.optimize == .debug) &.{} else &.{ "-O3", "-fno-sanitize=undefined" },
+            .undefined => &.{ "-O1", "-g" },
+            .address => &.{ "-O1", "-g", "-fsanitize=address", "-fno-omit-frame-pointer", "-Wno-psabi" },
+            .thread => &.{ "-O1", "-g", "-fsanitize=thread", "-Wno-psabi" },
+        };
+        const evex: []const []const u8 = if (variant.evex) &.{"-DASDSL_EVEX_AS_AVXVNNI"} else &.{};
+        return concat(b, &.{ &language, &warnings, own, evex });
+    }
+
+    fn levels(variant: Variant, arch: std.Target.Cpu.Arch) []const Level {
+        if (arch != .x86_64) return &.{portable};
+        return if (variant.evex) &.{ portable, avx2, avxvnni_evex, avx512 } else &.{ portable, avx2, avxvnni, avx512 };
+    }
+};
+
+fn buildAll(b: *std.Build) void {
+    // Never the CPU of the machine that builds. glibc 2.17 is what any Linux of the last ten years has.
+    const arch = b.graph.host.result.cpu.arch;
+    const os = b.graph.host.result.os.tag;
+    const target = b.standardTargetOptions(.{ .default_target = .{
+        .cpu_arch = arch,
+        .os_tag = os,
+        .abi = if (os == .linux) .gnu else null,
+        .glibc_version = if (os == .linux) .{ .major = 2, .minor = 17, .patch = 0 } else null,
+        .cpu_model = .baseline,
+    } });
+    const optimize = b.option(std.builtin.Optimize, "optimize", "Default: fast") orelse .fast;
+    const evex_library = b.option(bool, "evex-vnni", "Build libasdsl_evex: level avxvnni in AVX-512's encoding (tests)") orelse false;
+
+    const sources: Sources = .find(b);
+
+    const variant: Variant = .{ .optimize = optimize, .evex = evex_library };
+    const root = engineModule(b, sources, target, variant);
+    const library = b.addLibrary(.{
+        .name = if (evex_library) "asdsl_evex" else "asdsl",
+        .linkage = .dynamic,
+        .root_module = root,
+    });
+    library.bundle_compiler_rt = false; // nothing needs it, and it would be compiled for 20 s
+    library.bundle_ubsan_rt = false;
+    b.installArtifact(library);
+
+    // Tests run here: level avxvnni in the encoding that this CPU has.
+    const host = b.graph.host.result.cpu;
+    const evex = arch == .x86_64 and x86.featureSetHas(host.features, .avx512vnni) and
+        !x86.featureSetHas(host.features, .avxvnni);
+
+    const steps = .{
+        .{ "test", "Run the C tests", Sanitizer.none },
+        .{ "ubsan", "Run the C tests with UndefinedBehaviorSanitizer", Sanitizer.undefined },
+        .{ "asan", "Run the C tests with AddressSanitizer (system C compiler)", Sanitizer.address },
+        .{ "tsan", "Run the C tests with ThreadSanitizer (system C compiler)", Sanitizer.thread },
+    };
+    inline for (steps) |entry| {
+        const name, const description, const sanitizer = entry;
+        const step = b.step(name, description);
+        const tested: Variant = .{
+            .optimize = if (sanitizer == .none) optimize else .debug,
+            .sanitizer = sanitizer,
+            .evex = evex,
+        };
+        switch (sanitizer) {
+            .none, .undefined => addTests(b, step, sources, target, tested),
+            .address, .thread => addSystemTests(b, step, sources, arch, tested),
+        }
+    }
+}
+
+/// Paths relative to the build root, in alphabetical order.
+const Sources = struct {
+    common: []const []const u8,
+    kernels: []const []const u8,
+    tests: []const []const u8,
+
+    fn find(b: *std.Build) Sources {
+        var common: std.ArrayList([]const u8) = .empty;
+        var kernels: std.ArrayList([]const u8) = .empty;
+        for (list(b, "csrc")) |path| append(b, &common, path);
+        for (list(b, "csrc/kernels")) |path| append(b, if (isCommonKernel(path)) &common else &kernels, path);
+        return .{ .common = common.items, .kernels = kernels.items, .tests = list(b, "csrc/test") };
+    }
+
+    fn isCommonKernel(path: []const u8) bool {
+        for (common_kernels) |prefix| {
+            if (std.mem.startsWith(u8, std.fs.path.basename(path), prefix)) return true;
+        }
+        return false;
+    }
+
+    fn list(b: *std.Build, folder: []const u8) []const []const u8 {
+        const io = b.graph.io;
+        b.dependOnDirectoryContents(b.path(folder));
+        var dir = b.root.root_dir.handle.openDir(io, b.pathJoin(&.{ b.root.sub_path, folder }), .{ .iterate = true }) catch |err|
+            std.process.fatal("{s} cannot be read: {t}", .{ folder, err });
+        defer dir.close(io);
+        var files: std.ArrayList([]const u8) = .empty;
+        var iterator = dir.iterate();
+        while (iterator.next(io) catch |err| std.process.fatal("{s} cannot be listed: {t}", .{ folder, err })) |entry| {
+            if (entry.kind == .file and std.mem.endsWith(u8, entry.name, ".c")) {
+                append(b, &files, b.fmt("{s}/{s}", .{ folder, entry.name }));
+            }
+        }
+        std.mem.sort([]const u8, files.items, {}, struct {
+            fn lessThan(_: void, a: []const u8, c: []const u8) bool {
+                return std.mem.lessThan(u8, a, c);
+            }
+        }.lessThan);
+        return files.items;
+    }
+};
+
+/// A module with the whole engine in it.
+fn engineModule(b: *std.Build, sources: Sources, target: std.Build.ResolvedTarget, variant: Variant) *std.Build.Module {
+    const flags = variant.flags(b);
+    const root = cModule(b, target, variant);
+    root.addCSourceFiles(.{ .files = sources.common, .flags = flags });
+    for (variant.levels(target.result.cpu.arch)) |level| {
+        const module = cModule(b, levelTarget(b, target, level), variant);
+        module.addCSourceFiles(.{
+            .files = sources.kernels,
+            .flags = concat(b, &.{ flags, level.macros, &.{b.fmt("-DASDSL_LEVEL_NAME={s}", .{level.name})} }),
+        });
+        root.addObject(b.addObject(.{ .name = b.fmt("kernels_{s}", .{level.name}), .root_module = module }));
+    }
+    return root;
+}
+
+fn cModule(b: *std.Build, target: std.Build.ResolvedTarget, variant: Variant) *std.Build.Module {
+    return b.createModule(.{
+        .target = target,
+        .optimize = variant.optimize,
+        .link_libc = true,
+        .pic = true,
+        .strip = variant.sanitizer == .none and variant.optimize != .debug,
+        .sanitize_c = if (variant.sanitizer == .undefined) .full else .off,
+    });
+}
+
+fn levelTarget(b: *std.Build, target: std.Build.ResolvedTarget, level: Level) std.Build.ResolvedTarget {
+    const model = level.model orelse return target;
+    var query = target.query;
+    query.cpu_model = .{ .explicit = model };
+    query.cpu_features_add = x86.featureSet(level.add);
+    query.cpu_features_sub = x86.featureSet(level.remove);
+    return b.resolveTargetQuery(query);
+}
+
+fn addTests(b: *std.Build, step: *Step, sources: Sources, target: std.Build.ResolvedTarget, variant: Variant) void {
+    const engine = b.addLibrary(.{
+        .name = b.fmt("asdsl_{t}", .{variant.sanitizer}),
+        .linkage = .static,
+        .root_module = engineModule(b, sources, target, variant),
+    });
+    for (sources.tests) |path| {
+        const module = cModule(b, target, variant);
+        module.addCSourceFile(.{ .file = b.path(path), .flags = variant.flags(b) });
+        module.linkLibrary(engine);
+        const program = b.addExecutable(.{ .name = std.fs.path.stem(path), .root_module = module });
+        step.dependOn(&b.addRunArtifact(program).step);
+    }
+}
+
+/// zig has no runtime of AddressSanitizer, and compiles that of ThreadSanitizer from C++ for minutes: both come from the
+/// system's C compiler.
+fn addSystemTests(b: *std.Build, step: *Step, sources: Sources, arch: std.Target.Cpu.Arch, variant: Variant) void {
+    const flags = variant.flags(b);
+    var objects: std.ArrayList(LazyPath) = .empty;
+    for (sources.common) |path| append(b, &objects, systemObject(b, path, flags));
+    for (variant.levels(arch)) |level| {
+        const level_flags = concat(b, &.{
+            flags, level.gcc, level.macros, &.{b.fmt("-DASDSL_LEVEL_NAME={s}", .{level.name})},
+        });
+        for (sources.kernels) |path| append(b, &objects, systemObject(b, path, level_flags));
+    }
+    for (sources.tests) |path| {
+        const name = std.fs.path.stem(path);
+        const link = b.addSystemCommand(&.{"cc"});
+        link.setName(b.fmt("cc {s}", .{name}));
+        link.addArg(b.fmt("-fsanitize={t}", .{variant.sanitizer}));
+        link.addFileArg(systemObject(b, path, flags));
+        for (objects.items) |object| link.addFileArg(object);
+        link.addArgs(&.{ "-lpthread", "-lm", "-o" });
+        const program = link.addOutputFileArg(name);
+        const run = b.addRunFile(program);
+        run.setName(b.fmt("run {s} ({t})", .{ name, variant.sanitizer }));
+        step.dependOn(&run.step);
+    }
+}
+
+fn systemObject(b: *std.Build, path: []const u8, flags: []const []const u8) LazyPath {
+    const compile = b.addSystemCommand(&.{"cc"});
+    compile.setName(b.fmt("cc {s}", .{path}));
+    compile.addArgs(flags);
+    compile.addArg("-MMD");
+    compile.addArg("-MF");
+    _ = compile.addDepFileOutputArg("deps.d");
+    compile.addArg("-c");
+    compile.addFileArg(b.path(path));
+    compile.addArg("-o");
+    return compile.addOutputFileArg(b.fmt("{s}.o", .{std.fs.path.stem(path)}));
+}
+
+fn concat(b: *std.Build, parts: []const []const []const u8) []const []const u8 {
+    return std.mem.concat(b.graph.arena, []const u8, parts) catch @panic("OOM");
+}
+
+fn append(b: *std.Build, array_list: anytype, item: anytype) void {
+    array_list.append(b.graph.arena, item) catch @panic("OOM");
+}
