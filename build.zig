@@ -87,7 +87,7 @@ const avxvnni_evex: Level = .{
     .add = &.{.avx512vnni},
     .remove = &(beside_avx2 ++ [_]x86.Feature{.avx512cd}),
     .gcc = &gcc_avx512,
-    .macros = &.{"-DASDSL_NEED_AVX512"},
+    .macros = &.{ "-DASDSL_NEED_AVX512", "-DASDSL_EVEX_AS_AVXVNNI" },
 };
 
 const Sanitizer = enum { none, undefined, address, thread };
@@ -100,12 +100,18 @@ const Variant = struct {
     fn flags(variant: Variant, b: *std.Build) []const []const u8 {
         const own: []const []const u8 = switch (variant.sanitizer) {
             .none => if (variant.optimize == .debug) &.{} else &.{ "-O3", "-fno-sanitize=undefined" },
-            .undefined => &.{ "-O1", "-g" },
+            // -O0: clang needs a minute a file to optimise the checks of unrolled tiles.
+            .undefined => &.{ "-O0", "-g" },
             .address => &.{ "-O1", "-g", "-fsanitize=address", "-fno-omit-frame-pointer", "-Wno-psabi" },
             .thread => &.{ "-O1", "-g", "-fsanitize=thread", "-Wno-psabi" },
         };
+        return concat(b, &.{ &language, &warnings, own });
+    }
+
+    /// For sources that know no level and for tests: cpu.c offers level avxvnni wherever its twin runs.
+    fn commonFlags(variant: Variant, b: *std.Build) []const []const u8 {
         const evex: []const []const u8 = if (variant.evex) &.{"-DASDSL_EVEX_AS_AVXVNNI"} else &.{};
-        return concat(b, &.{ &language, &warnings, own, evex });
+        return concat(b, &.{ variant.flags(b), evex });
     }
 
     fn levels(variant: Variant, arch: std.Target.Cpu.Arch) []const Level {
@@ -139,6 +145,7 @@ fn buildAll(b: *std.Build) void {
     });
     library.bundle_compiler_rt = false; // nothing needs it, and it would be compiled for 20 s
     library.bundle_ubsan_rt = false;
+    library.link_z_defs = true;
     b.installArtifact(library);
 
     // Tests run here: level avxvnni in the encoding that this CPU has.
@@ -214,7 +221,7 @@ const Sources = struct {
 fn engineModule(b: *std.Build, sources: Sources, target: std.Build.ResolvedTarget, variant: Variant) *std.Build.Module {
     const flags = variant.flags(b);
     const root = cModule(b, target, variant);
-    root.addCSourceFiles(.{ .files = sources.common, .flags = flags });
+    root.addCSourceFiles(.{ .files = sources.common, .flags = variant.commonFlags(b) });
     for (variant.levels(target.result.cpu.arch)) |level| {
         const module = cModule(b, levelTarget(b, target, level), variant);
         module.addCSourceFiles(.{
@@ -254,7 +261,7 @@ fn addTests(b: *std.Build, step: *Step, sources: Sources, target: std.Build.Reso
     });
     for (sources.tests) |path| {
         const module = cModule(b, target, variant);
-        module.addCSourceFile(.{ .file = b.path(path), .flags = variant.flags(b) });
+        module.addCSourceFile(.{ .file = b.path(path), .flags = variant.commonFlags(b) });
         module.linkLibrary(engine);
         const program = b.addExecutable(.{ .name = std.fs.path.stem(path), .root_module = module });
         step.dependOn(&b.addRunArtifact(program).step);
@@ -266,7 +273,7 @@ fn addTests(b: *std.Build, step: *Step, sources: Sources, target: std.Build.Reso
 fn addSystemTests(b: *std.Build, step: *Step, sources: Sources, arch: std.Target.Cpu.Arch, variant: Variant) void {
     const flags = variant.flags(b);
     var objects: std.ArrayList(LazyPath) = .empty;
-    for (sources.common) |path| append(b, &objects, systemObject(b, path, flags));
+    for (sources.common) |path| append(b, &objects, systemObject(b, path, variant.commonFlags(b)));
     for (variant.levels(arch)) |level| {
         const level_flags = concat(b, &.{
             flags, level.gcc, level.macros, &.{b.fmt("-DASDSL_LEVEL_NAME={s}", .{level.name})},
@@ -278,7 +285,7 @@ fn addSystemTests(b: *std.Build, step: *Step, sources: Sources, arch: std.Target
         const link = b.addSystemCommand(&.{"cc"});
         link.setName(b.fmt("cc {s}", .{name}));
         link.addArg(b.fmt("-fsanitize={t}", .{variant.sanitizer}));
-        link.addFileArg(systemObject(b, path, flags));
+        link.addFileArg(systemObject(b, path, variant.commonFlags(b)));
         for (objects.items) |object| link.addFileArg(object);
         link.addArgs(&.{ "-lpthread", "-lm", "-o" });
         const program = link.addOutputFileArg(name);
