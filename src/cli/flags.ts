@@ -1,0 +1,85 @@
+// The flags that commands share, named and preset as in llama.cpp. A command's table is composed from these groups and
+// its own flags: `{ ...modelFlags, ...threadFlags, ...group("Benchmark", { ... }) }`; a key given again replaces the flag.
+
+import { group, integer, number, text, texts, toggle } from "./arguments.ts"
+
+const KV_CHOICES = ["f16", "f32"] as const
+const MAX_TOKENS = 2 ** 30
+
+/** What to load. */
+export const modelFlags = group("Model", {
+  model: text("-m, --model", {
+    value: "FILE",
+    help: "GGUF file, or the name of a known model; absent: the default model",
+  }),
+  hfRepo: text("-hf, -hfr, --hf-repo", {
+    value: "USER/REPO[:QUANT]",
+    help: "model of a Hugging Face repository",
+  }),
+})
+
+/** What to say to it. */
+export const promptFlags = group("Prompt", {
+  prompt: text("-p, --prompt", { help: "the text itself" }),
+  file: text("-f, --file", { value: "FILE", help: "a file that holds the text" }),
+})
+
+export const threadFlags = group("Threads", {
+  nThreads: integer("-t, --threads", {
+    min: -1,
+    max: 1024,
+    initial: 0,
+    help: "threads; 0 or -1: one per physical core",
+  }),
+  nThreadsBatch: integer("-tb, --threads-batch", {
+    min: -1,
+    max: 1024,
+    initial: 0,
+    help: "threads for passes of more than one token; 0 or -1: as -t",
+  }),
+  level: text("--level", {
+    value: "NAME",
+    help: "instruction set: portable, avx2, avxvnni, avx512; absent: $ASDSL_ISA, else the best of this CPU",
+  }),
+})
+
+export const contextFlags = group("Context", {
+  nCtx: integer("-c, --ctx-size", { min: 0, max: MAX_TOKENS, initial: 0, help: "context in tokens; 0: the model's" }),
+  nBatch: integer("-b, --batch-size", { min: 1, max: MAX_TOKENS, initial: 2048, help: "tokens of a batch at most" }),
+  nUbatch: integer("-ub, --ubatch-size", { min: 1, max: 65536, initial: 512, help: "tokens of one pass at most" }),
+  typeK: text("-ctk, --cache-type-k", { choices: KV_CHOICES, initial: "f16", help: "element type of cached keys" }),
+  typeV: text("-ctv, --cache-type-v", { choices: KV_CHOICES, initial: "f16", help: "element type of cached values" }),
+})
+
+/** llama.cpp's samplers with its defaults. */
+export const samplingFlags = group("Sampling", {
+  seed: integer("-s, --seed", { min: -1, max: 2 ** 32 - 1, initial: -1, help: "seed; -1: a random one" }),
+  temperature: number("--temp, --temperature", {
+    min: 0,
+    initial: 0.8,
+    help: "temperature; 0: always the likeliest token",
+  }),
+  topK: integer("--top-k", { min: 0, initial: 40, help: "the k likeliest tokens; 0: all" }),
+  topP: number("--top-p", { min: 0, max: 1, initial: 0.95, help: "the likeliest tokens up to this mass; 1: all" }),
+  minP: number("--min-p", {
+    min: 0,
+    max: 1,
+    initial: 0.05,
+    help: "tokens at least this likely relative to the likeliest; 0: all",
+  }),
+  repeatLastN: integer("--repeat-last-n", {
+    min: -1,
+    initial: 64,
+    help: "tokens that penalties look back at; 0: none, -1: the context",
+  }),
+  repeatPenalty: number("--repeat-penalty", { min: 0, initial: 1, help: "penalty for repeated tokens; 1: none" }),
+  presencePenalty: number("--presence-penalty", { initial: 0, help: "penalty for tokens that occurred; 0: none" }),
+  frequencyPenalty: number("--frequency-penalty", { initial: 0, help: "penalty per occurrence; 0: none" }),
+  logitBias: texts("-l, --logit-bias", { value: "TOKEN(+|-)BIAS", help: "added to a token's logit, as 15043+1" }),
+  ignoreEos: toggle("--ignore-eos", { initial: false, help: "go on past the end of generation" }),
+})
+
+/** -o, the output form everywhere. */
+export function outputFlag<const C extends readonly [string, ...string[]]>(choices: C) {
+  return group("Output", { output: text("-o, --output", { choices, initial: choices[0], help: "output form" }) })
+}
