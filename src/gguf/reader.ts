@@ -24,6 +24,8 @@ export interface GgufFile extends GgufHeader {
 
 // Bounds far beyond any real header (a vocabulary of 262,144 tokens with its merges takes 15 MB) and far below what hurts.
 const MAX_HEADER_BYTES = 2 ** 27
+const USUAL_HEADER_BYTES = 2 ** 24
+const READ_AHEAD_BYTES = 2 ** 18
 const MAX_METADATA = 2 ** 16
 const MAX_TENSORS = 2 ** 18
 const MAX_NAME_BYTES = 2 ** 16 - 1 // of keys, by the specification
@@ -83,14 +85,23 @@ class HeaderBytes {
   readonly path: string
   readonly fileBytes: number
   position = 0
-  bytes = new Uint8Array(0)
-  view = new DataView(this.bytes.buffer)
+  /** Sound up to `filled`. Reserved once and touched only as far as it is read: page faults are what reading costs
+   * (measured: 5 ms for 4 MB copied into fresh memory, less than 1 ms without the copy). */
+  bytes: Uint8Array<ArrayBuffer>
+  view: DataView
+  #filled = 0
   readonly #fd: number
 
   constructor(path: string, fd: number, fileBytes: number) {
     this.path = path
     this.fileBytes = fileBytes
     this.#fd = fd
+    this.bytes = new Uint8Array(Math.min(fileBytes, USUAL_HEADER_BYTES))
+    this.view = new DataView(this.bytes.buffer)
+  }
+
+  get filled(): number {
+    return this.#filled
   }
 
   fail(text: string): never {
@@ -105,29 +116,31 @@ class HeaderBytes {
   /** Makes the next n bytes available. */
   need(n: number, what: string): void {
     const end = this.position + n
-    if (end <= this.bytes.length) return
+    if (end <= this.#filled) return
     if (end > this.fileBytes) {
       this.fail(
         `truncated: ${what} takes ${n} bytes from byte ${this.position}, but the file ends at ${this.fileBytes}`,
       )
     }
     if (end > MAX_HEADER_BYTES) this.fail(`${what} ends at byte ${end}, headers may take ${MAX_HEADER_BYTES}`)
-    this.#grow(end)
+    if (end > this.bytes.length) this.#reserve(Math.min(this.fileBytes, MAX_HEADER_BYTES))
+    this.#read(Math.min(Math.max(end, this.#filled + READ_AHEAD_BYTES), this.bytes.length))
   }
 
-  #grow(end: number): void {
-    const wanted = Math.max(end, 4 * this.bytes.length, 2 ** 20)
-    const grown = new Uint8Array(Math.min(wanted, this.fileBytes, MAX_HEADER_BYTES))
-    grown.set(this.bytes)
-    let filled = this.bytes.length
-    while (filled < grown.length) {
-      const at = filled
-      const n = system(this.path, () => readSync(this.#fd, grown, at, grown.length - at, at))
-      if (n === 0) this.fail(`the file ended at byte ${filled} while it was read, it had ${this.fileBytes}`)
-      filled += n
+  #reserve(capacity: number): void {
+    const larger = new Uint8Array(capacity)
+    larger.set(this.bytes.subarray(0, this.#filled))
+    this.bytes = larger
+    this.view = new DataView(larger.buffer)
+  }
+
+  #read(end: number): void {
+    while (this.#filled < end) {
+      const at = this.#filled
+      const n = system(this.path, () => readSync(this.#fd, this.bytes, at, end - at, at))
+      if (n === 0) this.fail(`the file ended at byte ${at} while it was read, it had ${this.fileBytes}`)
+      this.#filled += n
     }
-    this.bytes = grown
-    this.view = new DataView(grown.buffer)
   }
 
   u8(what: string): number {
@@ -244,11 +257,9 @@ class MetadataReader {
     this.types.set(key, elements)
   }
 
-  /** String arrays look into the header: they get it once it is complete, without what was read beyond its end. */
+  /** String arrays look into the header: they get it once it is complete and will not move any more. */
   finish(): void {
-    const { bytes, position } = this.#bytes
-    if (this.#strings.length === 0) return
-    const header = bytes.slice(0, position)
+    const header = this.#bytes.bytes.subarray(0, this.#bytes.position)
     for (const strings of this.#strings) strings.data = header
   }
 
@@ -298,14 +309,21 @@ class MetadataReader {
     const n = bytes.count(`strings of ${key}`, MIN_STRING_BYTES, MAX_HEADER_BYTES)
     const starts = new Uint32Array(n)
     const lengths = new Uint32Array(n)
-    let { position, view } = bytes
+    let { position, bytes: data, filled } = bytes
     for (let i = 0; i < n; i++) {
-      // The common case stays free of calls: there are 10^5 strings.
-      let length = position + 8 <= view.byteLength ? view.getUint32(position, true) : -1
-      if (length < 0 || view.getUint32(position + 4, true) !== 0 || position + 8 + length > view.byteLength) {
+      // Short strings in the part already read stay free of calls, and bytes beat a DataView: there are 10^5 of them.
+      let length = 0
+      let isShort = position + 8 <= filled
+      if (isShort) {
+        length = data[position]! | (data[position + 1]! << 8)
+        const high = data[position + 2]! | data[position + 3]! | data[position + 4]! | data[position + 5]!
+        isShort = (high | data[position + 6]! | data[position + 7]!) === 0 && position + 8 + length <= filled
+      }
+      if (!isShort) {
         bytes.position = position
         length = bytes.stringBytes(`string ${i} of ${key}`, MAX_HEADER_BYTES).length
-        view = bytes.view
+        data = bytes.bytes
+        filled = bytes.filled
       }
       starts[i] = position + 8
       lengths[i] = length
