@@ -64,3 +64,10 @@ export class ModelUnavailableError extends AsdslError {
     super("model_unavailable", message, options)
   }
 }
+
+/** The engine's library could not be built: no compiler of the right version, or the build failed. */
+export class BuildError extends AsdslError {
+  constructor(message: string, options?: ErrorOptions) {
+    super("build", message, options)
+  }
+}

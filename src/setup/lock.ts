@@ -1,0 +1,44 @@
+// One process at a time for one job. The lock is SQLite's, so the kernel drops it when its holder dies: there are no
+// stale locks and no heartbeats. What is made under a lock must still be renamed into place, for a lock does not hold on
+// every network file system.
+
+import { Database } from "bun:sqlite"
+import { mkdirSync } from "node:fs"
+import { dirname } from "node:path"
+import { setTimeout as sleep } from "node:timers/promises"
+
+/** Waits for the lock on `path` (an empty file, made if missing and never removed) and blocks the thread meanwhile. */
+export function lockSync(path: string): Disposable {
+  const database = open(path)
+  database.run(`PRAGMA busy_timeout = ${3_600_000}`)
+  database.run("BEGIN EXCLUSIVE")
+  return { [Symbol.dispose]: () => database.close() }
+}
+
+/** As lockSync, with the event loop free. `onWait` is called once if another process holds the lock. */
+export async function lock(path: string, options: { onWait?(): void; signal?: AbortSignal } = {}): Promise<Disposable> {
+  const database = open(path)
+  database.run("PRAGMA busy_timeout = 0")
+  for (let waits = 0; ; waits++) {
+    try {
+      database.run("BEGIN EXCLUSIVE")
+      return { [Symbol.dispose]: () => database.close() }
+    } catch (error) {
+      if (!isBusy(error) || options.signal?.aborted) {
+        database.close()
+        throw options.signal?.aborted ? options.signal.reason : error
+      }
+      if (waits === 0) options.onWait?.()
+      await sleep(50)
+    }
+  }
+}
+
+function open(path: string): Database {
+  mkdirSync(dirname(path), { recursive: true })
+  return new Database(path, { create: true })
+}
+
+function isBusy(error: unknown): boolean {
+  return error instanceof Error && "code" in error && error.code === "SQLITE_BUSY"
+}

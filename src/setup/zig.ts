@@ -1,0 +1,52 @@
+// The C compiler: zig in the one version that build.zig is written for, found in the order $ZIG, the project's own
+// folder, PATH, and else installed into that folder. Knows nothing of what is built.
+
+import { existsSync, readFileSync } from "node:fs"
+import { join } from "node:path"
+import { BuildError } from "../errors.ts"
+import { installTool } from "./pip.ts"
+import { projectFolder } from "./project.ts"
+
+/** The version of zig that build.zig accepts, which is the only place that names it. */
+export function zigVersion(): string {
+  const source = readFileSync(join(projectFolder, "build.zig"), "utf8")
+  const version = /^const zig_version = "([^"]+)"/m.exec(source)?.[1]
+  if (version === undefined) throw new BuildError("build.zig does not say which zig it needs (const zig_version)")
+  return version
+}
+
+/** The path of a zig of the right version. Throws BuildError: $ZIG is another version, or none can be installed. */
+export function findZig(): string {
+  const wanted = zigVersion()
+  const named = process.env.ZIG
+  if (named) {
+    const version = versionOf(named)
+    if (version === wanted) return named
+    const is = version === undefined ? "does not run" : `is zig ${version}`
+    throw new BuildError(`$ZIG (${named}) ${is}, asdsl is built by zig ${wanted}: unset ZIG to have it installed`)
+  }
+  const own = ownZig(join(projectFolder, ".tools", "ziglang"))
+  if (existsSync(own) && versionOf(own) === wanted) return own
+  const onPath = Bun.which("zig")
+  const version = onPath === null ? undefined : versionOf(onPath)
+  if (onPath !== null && version === wanted) return onPath
+  try {
+    return ownZig(installTool("ziglang", wanted))
+  } catch (cause) {
+    if (!(cause instanceof BuildError) || onPath === null) throw cause
+    throw new BuildError(`${cause.message}; the zig on PATH (${onPath}) is ${version ?? "no zig at all"}`, { cause })
+  }
+}
+
+function ownZig(folder: string): string {
+  return join(folder, "ziglang", process.platform === "win32" ? "zig.exe" : "zig")
+}
+
+function versionOf(zig: string): string | undefined {
+  try {
+    const child = Bun.spawnSync([zig, "version"], { stdin: "ignore", stdout: "pipe", stderr: "ignore" })
+    return child.exitCode === 0 ? child.stdout.toString().trim() : undefined
+  } catch {
+    return undefined
+  }
+}
