@@ -7,6 +7,7 @@
 #ifndef ASDSL_KV_H
 #define ASDSL_KV_H
 #include "asdsl.h"
+#include "kernels/attention.h"
 #include <stdbool.h>
 
 struct kv_cache;
@@ -20,6 +21,10 @@ int32_t kv_length(const struct kv_cache *kv);
 int32_t kv_truncate(struct kv_cache *kv, int32_t length); /* 0 .. kv_length, else ASDSL_E_ARGUMENT */
 struct kv_cache *kv_fork(const struct kv_cache *kv);      /* NULL with the error text set */
 double kv_bytes(const struct kv_cache *kv);
+
+/* For run_attention.c: how a chunk is laid out, and the chunks. Growing the cache moves the array, not the chunks. */
+const struct kv_layout *kv_layout(const struct kv_cache *kv);
+uint8_t *const *kv_chunks(const struct kv_cache *kv);
 
 /* Before a run, on the calling thread: memory for positions [0, length) is there afterwards, or ASDSL_E_MEMORY.
  * length <= capacity was checked. The cache's own length does not change. */

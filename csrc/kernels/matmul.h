@@ -36,13 +36,6 @@ enum { TILE_COLS = 2, TILE_HALVES_TO = 2 };
 #define TILES_BYTES TILES_2
 #define TILES_FLOATS TILES_2
 #endif
-#if defined(__clang__)
-#define UNROLL _Pragma("clang loop unroll(full)")
-#define ROLLED _Pragma("clang loop unroll(disable)")
-#else
-#define UNROLL
-#define ROLLED
-#endif
 enum {
     HALVES = KERNEL_ROWS / LANES,
     /* How far ahead of the reader one-pass tiles fetch into L2, a few lines at each step (bursts of 36 and more lines

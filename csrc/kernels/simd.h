@@ -28,6 +28,15 @@
 
 #define SIMD_INLINE static inline __attribute__((always_inline, unused))
 
+/* Before a loop of a constant count that has to vanish, or has to stay. */
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#define ROLLED _Pragma("clang loop unroll(disable)")
+#else
+#define UNROLL
+#define ROLLED
+#endif
+
 #if defined(__AVX512VNNI__) && !defined(ASDSL_EVEX_AS_AVXVNNI)
 #include "simd_avx512.h"
 #elif defined(__AVX2__)

@@ -1,0 +1,113 @@
+/* attention.h: the job of the attention slots, how keys and values lie in a cache, and how the work is cut.
+ *
+ * A cache is a list of chunks of 256 tokens. In a chunk each layer has its part, in it each key/value head its own:
+ *   keys     blocks of 16 tokens, tokens are lanes: (head_dim, 16)
+ *   values   token after token: (head_dim rounded up to 16 values, the rest zero)
+ * A query row is one head of one token. What it reads of a chunk gives one partial result: the largest score m, the sum
+ * l of exp(score - m), the sum of exp(score - m) times value. Partials are merged in the order of chunks, which lie at
+ * fixed positions: the result does not depend on how tokens were batched or chunks dealt out to threads.
+ */
+#ifndef ASDSL_ATTENTION_H
+#define ASDSL_ATTENTION_H
+#include "kernels.h"
+#include <stdbool.h>
+
+enum {
+    ATTENTION_CHUNK = 256, /* tokens: 64 KB of a head of 64 in f16, so that a work item's keys stay in the second cache */
+    ATTENTION_LANES = 16,
+    ATTENTION_ROWS = 16, /* query rows of a work item: they share the reading of keys and values */
+};
+
+/* Bytes inside one chunk of a cache. */
+struct kv_layout {
+    int32_t k_type, v_type; /* ASDSL_F16 or ASDSL_F32 */
+    int32_t head_dim;
+    int32_t value_dim;    /* head_dim rounded up to whole vectors */
+    int32_t chunk_tokens; /* ATTENTION_CHUNK, or fewer where the whole cache is smaller; a multiple of 16 */
+    size_t k_bytes;       /* of one head: the keys come first, then the values */
+    size_t head_bytes, layer_bytes, chunk_bytes;
+};
+
+struct attention_job {
+    /* attention: */
+    const float *q; /* (n_tokens, n_heads * head_dim) */
+    float *out;     /* likewise */
+    size_t q_stride, out_stride; /* floats between rows */
+    int32_t n_heads;
+    int32_t window; /* > 0: a query sees this many keys at most, itself included */
+    float scale, softcap;
+    float *partials; /* (n_tokens * n_heads, n_chunks, attention_partial_floats()), or NULL: rows are finished at once */
+    /* kv_append: */
+    const float *k, *v; /* (n_tokens, n_kv_heads * head_dim) */
+    size_t k_stride, v_stride;
+    /* both: */
+    int32_t n_tokens, position, n_kv_heads;
+    const struct kv_layout *layout;
+    uint8_t *const *chunks; /* of the cache */
+    size_t layer_offset;    /* bytes into each chunk */
+};
+
+static inline size_t kv_element_bytes(int32_t type) { return type == ASDSL_F32 ? 4 : 2; }
+
+/* The keys of a head in a chunk, followed by its values. */
+static inline uint8_t *kv_head(const struct attention_job *job, int32_t chunk, int32_t head) {
+    return job->chunks[chunk] + job->layer_offset + (size_t)head * job->layout->head_bytes;
+}
+
+/* Chunks that hold keys for this pass. */
+static inline int32_t attention_n_chunks(const struct attention_job *job) {
+    return (job->position + job->n_tokens - 1) / ATTENTION_CHUNK + 1;
+}
+
+/* m, l and padding to a line, then value_dim sums. */
+static inline size_t attention_partial_floats(const struct attention_job *job) {
+    return ATTENTION_LANES + (size_t)job->layout->value_dim;
+}
+
+/* Keys [first, end) of a chunk, counted from its start, that the query of token t sees; none: first == end == 0. */
+struct key_span {
+    int32_t first, end;
+};
+static inline struct key_span attention_span(const struct attention_job *job, int32_t t, int32_t chunk) {
+    int32_t base = chunk * ATTENTION_CHUNK, last = job->position + t - base, first = 0;
+    if (job->window > 0 && last >= job->window) first = last - job->window + 1;
+    int32_t end = last < ATTENTION_CHUNK ? last + 1 : ATTENTION_CHUNK;
+    return first < end ? (struct key_span){first, end} : (struct key_span){0, 0};
+}
+
+/* Work items: up to 16 heads that share a key head, times as many tokens as make 16 rows. Their count is what a slot's
+ * range [begin, end) counts; with partials each item is there once for every chunk. */
+struct attention_cut {
+    int32_t heads, tokens;              /* of one item, at most */
+    int32_t head_parts;                 /* items that the heads of one key head make */
+    int32_t token_parts;                /* items that the tokens make */
+    int32_t n_items;
+};
+static inline struct attention_cut attention_cut(const struct attention_job *job) {
+    int32_t group = job->n_heads / job->n_kv_heads;
+    struct attention_cut cut = {.heads = group < ATTENTION_ROWS ? group : ATTENTION_ROWS};
+    cut.tokens = ATTENTION_ROWS / cut.heads;
+    cut.head_parts = (group + cut.heads - 1) / cut.heads;
+    cut.token_parts = (job->n_tokens + cut.tokens - 1) / cut.tokens;
+    cut.n_items = job->n_kv_heads * cut.head_parts * cut.token_parts;
+    return cut;
+}
+
+/* The rows of one item. */
+struct attention_item {
+    int32_t kv_head, head, n_heads, token, n_tokens;
+};
+/* Later tokens see more keys: parts are taken from both ends in turn, so that any run of items costs about the same. */
+static inline struct attention_item attention_item(const struct attention_job *job, int32_t index) {
+    struct attention_cut cut = attention_cut(job);
+    int32_t group = job->n_heads / job->n_kv_heads, i = index % cut.token_parts, part = index / cut.token_parts;
+    int32_t head = part % cut.head_parts * cut.heads;
+    struct attention_item item = {.kv_head = part / cut.head_parts};
+    item.head = item.kv_head * group + head;
+    item.n_heads = group - head < cut.heads ? group - head : cut.heads;
+    item.token = (i % 2 ? cut.token_parts - 1 - i / 2 : i / 2) * cut.tokens;
+    item.n_tokens = job->n_tokens - item.token < cut.tokens ? job->n_tokens - item.token : cut.tokens;
+    return item;
+}
+
+#endif

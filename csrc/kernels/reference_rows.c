@@ -1,0 +1,155 @@
+/* reference_rows.c: the oracle of norms, rotary embedding, attention and candidates: formula order, double precision.
+ *
+ * Never optimised. Attention reads the same cache as the fast kernels, so what is compared is the arithmetic.
+ */
+#include "attention.h"
+#include "layout.h"
+#include <math.h>
+#include <stdlib.h>
+
+#define REFERENCE(name) name##_reference
+
+rms_norm_fn REFERENCE(rms_norm);
+rope_head_fn REFERENCE(rope_head);
+attention_fn REFERENCE(attention_chunks), REFERENCE(attention_merge);
+kv_append_fn REFERENCE(kv_append);
+top_k_fn REFERENCE(top_k);
+
+void REFERENCE(rms_norm)(const float *x, const float *weight, int32_t cols, float eps, float *out) {
+    double sum = 0;
+    for (int32_t i = 0; i < cols; i++) sum += (double)x[i] * x[i];
+    double scale = 1 / sqrt(sum / cols + eps);
+    for (int32_t i = 0; i < cols; i++) out[i] = (float)(x[i] * scale * weight[i]);
+}
+
+void REFERENCE(rope_head)(float *x, const float *table, int32_t n_rot, int32_t mode) {
+    for (int32_t j = 0; j < n_rot / 2; j++) {
+        int32_t a = mode == 0 ? 2 * j : j, b = mode == 0 ? 2 * j + 1 : j + n_rot / 2;
+        double u = x[a], v = x[b], c = table[2 * j], s = table[2 * j + 1];
+        x[a] = (float)(u * c - v * s);
+        x[b] = (float)(u * s + v * c);
+    }
+}
+
+/* ---- attention ---- */
+static double element(int32_t type, const uint8_t *base, size_t index) {
+    return type == ASDSL_F32 ? ((const float *)(const void *)base)[index] : f16_at(base + 2 * index);
+}
+
+static double key_at(const struct attention_job *job, int32_t head, int32_t position, int32_t d) {
+    const struct kv_layout *layout = job->layout;
+    int32_t i = position % ATTENTION_CHUNK;
+    size_t at = ((size_t)(i / ATTENTION_LANES) * (size_t)layout->head_dim + (size_t)d) * ATTENTION_LANES;
+    return element(layout->k_type, kv_head(job, position / ATTENTION_CHUNK, head), at + (size_t)(i % ATTENTION_LANES));
+}
+
+static double value_at(const struct attention_job *job, int32_t head, int32_t position, int32_t d) {
+    const struct kv_layout *layout = job->layout;
+    size_t at = (size_t)(position % ATTENTION_CHUNK) * (size_t)layout->value_dim + (size_t)d;
+    return element(layout->v_type, kv_head(job, position / ATTENTION_CHUNK, head) + layout->k_bytes, at);
+}
+
+static double score_at(const struct attention_job *job, const float *q, int32_t head, int32_t position) {
+    double sum = 0;
+    for (int32_t d = 0; d < job->layout->head_dim; d++) sum += q[d] * key_at(job, head, position, d);
+    sum *= job->scale;
+    return job->softcap > 0 ? job->softcap * tanh(sum / job->softcap) : sum;
+}
+
+/* Three passes over the keys, so that nothing has to be kept: the largest score, the sum of weights, the values. */
+static void attend(const struct attention_job *job, int32_t t, int32_t h) {
+    int32_t head_dim = job->layout->head_dim, head = h / (job->n_heads / job->n_kv_heads), last = job->position + t;
+    int32_t first = job->window > 0 && last >= job->window ? last - job->window + 1 : 0;
+    const float *q = job->q + (size_t)t * job->q_stride + (size_t)h * (size_t)head_dim;
+    float *out = job->out + (size_t)t * job->out_stride + (size_t)h * (size_t)head_dim;
+    double largest = -INFINITY, total = 0, sums[1024] = {0}; /* MAX_HEAD_DIM of program.h */
+    for (int32_t p = first; p <= last; p++) largest = fmax(largest, score_at(job, q, head, p));
+    for (int32_t p = first; p <= last; p++) {
+        double weight = exp(score_at(job, q, head, p) - largest);
+        total += weight;
+        for (int32_t d = 0; d < head_dim; d++) sums[d] += weight * value_at(job, head, p, d);
+    }
+    for (int32_t d = 0; d < head_dim; d++) out[d] = (float)(sums[d] / total);
+}
+
+/* With partials the rows wait for attention_merge. */
+void REFERENCE(attention_chunks)(const struct attention_job *job, int32_t begin, int32_t end, void *scratch) {
+    (void)scratch;
+    for (int32_t i = begin; i < end && !job->partials; i++) {
+        struct attention_item item = attention_item(job, i);
+        for (int32_t row = 0; row < item.n_tokens * item.n_heads; row++) {
+            attend(job, item.token + row / item.n_heads, item.head + row % item.n_heads);
+        }
+    }
+}
+
+void REFERENCE(attention_merge)(const struct attention_job *job, int32_t begin, int32_t end, void *scratch) {
+    (void)scratch;
+    for (int32_t row = begin; row < end; row++) attend(job, row / job->n_heads, row % job->n_heads);
+}
+
+/* Nearest, ties to even, by the definition of the format. */
+static uint16_t f16_of(float x) {
+    uint16_t sign = signbit(x) ? 0x8000 : 0;
+    double a = fabs((double)x);
+    int exponent;
+    if (isnan(x)) return sign | 0x7e00;
+    if (a >= 65520) return sign | 0x7c00;
+    if (a < 0x1p-14) return sign | (uint16_t)nearbyint(a * 0x1p24);
+    double fraction = frexp(a, &exponent); /* in [0.5, 1) */
+    return sign | (uint16_t)(((exponent + 14) << 10) + (int)nearbyint(fraction * 2048 - 1024));
+}
+
+static void store(int32_t type, uint8_t *base, size_t index, float x) {
+    if (type == ASDSL_F32) {
+        ((float *)(void *)base)[index] = x;
+    } else {
+        ((uint16_t *)(void *)base)[index] = f16_of(x);
+    }
+}
+
+void REFERENCE(kv_append)(const struct attention_job *job, int32_t begin, int32_t end) {
+    const struct kv_layout *layout = job->layout;
+    for (int32_t t = begin; t < end; t++)
+        for (int32_t h = 0; h < job->n_kv_heads; h++) {
+            int32_t position = job->position + t, i = position % ATTENTION_CHUNK;
+            uint8_t *head = kv_head(job, position / ATTENTION_CHUNK, h);
+            size_t column = (size_t)h * (size_t)layout->head_dim;
+            for (int32_t d = 0; d < layout->head_dim; d++) {
+                size_t k = ((size_t)(i / ATTENTION_LANES) * (size_t)layout->head_dim + (size_t)d) * ATTENTION_LANES;
+                size_t v = (size_t)i * (size_t)layout->value_dim + (size_t)d;
+                store(layout->k_type, head, k + (size_t)(i % ATTENTION_LANES),
+                      job->k[(size_t)t * job->k_stride + column + (size_t)d]);
+                store(layout->v_type, head + layout->k_bytes, v,
+                      job->v[(size_t)t * job->v_stride + column + (size_t)d]);
+            }
+        }
+}
+
+/* ---- candidates ---- */
+static int better_first(const void *left, const void *right) {
+    const struct asdsl_candidate *a = left, *b = right;
+    if (a->logit != b->logit) return a->logit > b->logit ? -1 : 1;
+    return a->token < b->token ? -1 : 1;
+}
+
+/* The whole row is sorted in scratch. */
+void REFERENCE(top_k)(const float *logits, int32_t n, int32_t k, struct asdsl_row_stats *stats,
+                      struct asdsl_candidate *candidates, void *scratch) {
+    struct asdsl_candidate *all = scratch;
+    int32_t count = 0;
+    double sum = 0;
+    *stats = (struct asdsl_row_stats){.max = -INFINITY};
+    for (int32_t i = 0; i < n; i++) {
+        stats->n_not_finite += !isfinite(logits[i]);
+        if (!isnan(logits[i])) all[count++] = (struct asdsl_candidate){i, logits[i]};
+    }
+    qsort(all, (size_t)count, sizeof *all, better_first);
+    if (count) stats->max = all[0].logit, stats->argmax = all[0].token;
+    for (int32_t i = 0; i < count; i++) sum += exp((double)all[i].logit - (double)stats->max);
+    stats->logsumexp = isfinite(stats->max) ? (double)stats->max + log(sum) : (double)stats->max;
+    stats->n_candidates = k < count ? k : count;
+    for (int32_t i = 0; i < stats->n_candidates; i++) candidates[i] = all[i];
+}
+
+size_t top_k_scratch_bytes(int32_t n) { return sizeof(struct asdsl_candidate) * (size_t)n; }

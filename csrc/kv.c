@@ -1,0 +1,123 @@
+/* kv.c: memory and length of a key/value cache. Chunks come when they are first needed and stay until the end: a cache
+ * costs what its longest text so far needed, and growing it moves nothing.
+ */
+#include "kv.h"
+#include "buffer.h"
+#include "cpu.h"
+#include "engine.h"
+#include "program.h"
+#include <stdlib.h>
+#include <string.h>
+
+struct kv_cache {
+    struct asdsl_kv_options options;
+    struct kv_layout layout;
+    int32_t length, n_chunks, room; /* room: of chunks[] */
+    uint8_t **chunks;
+};
+
+const struct asdsl_kv_options *kv_options(const struct kv_cache *kv) { return &kv->options; }
+const struct kv_layout *kv_layout(const struct kv_cache *kv) { return &kv->layout; }
+uint8_t *const *kv_chunks(const struct kv_cache *kv) { return kv->chunks; }
+int32_t kv_length(const struct kv_cache *kv) { return kv->length; }
+void kv_commit(struct kv_cache *kv, int32_t length) { kv->length = length; }
+double kv_bytes(const struct kv_cache *kv) { return (double)kv->n_chunks * (double)kv->layout.chunk_bytes; }
+
+static bool check_range(const char *what, int32_t value, int32_t max) {
+    if (value >= 1 && value <= max) return true;
+    asdsl_fail(ASDSL_E_ARGUMENT, "KV cache: %s is %d, 1 to %d are possible", what, value, max);
+    return false;
+}
+
+static bool check_type(const char *what, int32_t type) {
+    if (type == ASDSL_F16 || type == ASDSL_F32) return true;
+    asdsl_fail(ASDSL_E_UNSUPPORTED, "KV cache: %s is of type %d, f16 (%d) and f32 (%d) are possible", what, type,
+               ASDSL_F16, ASDSL_F32);
+    return false;
+}
+
+static bool check_options(const struct asdsl_kv_options *o) {
+    if (!check_range("n_layers", o->n_layers, MAX_LAYERS) || !check_range("n_kv_heads", o->n_kv_heads, MAX_HEADS) ||
+        !check_range("head_dim", o->head_dim, MAX_HEAD_DIM) || !check_range("capacity", o->capacity, 1 << 30) ||
+        !check_type("k", o->k_type) || !check_type("v", o->v_type)) {
+        return false;
+    }
+    if ((int64_t)o->n_kv_heads * o->head_dim <= MAX_COLS) return true;
+    asdsl_fail(ASDSL_E_ARGUMENT, "KV cache: %d heads of %d are more than %d columns", o->n_kv_heads, o->head_dim,
+               MAX_COLS);
+    return false;
+}
+
+static int32_t round_up(int32_t n) { return (n + ATTENTION_LANES - 1) / ATTENTION_LANES * ATTENTION_LANES; }
+
+static struct kv_layout layout_of(const struct asdsl_kv_options *o) {
+    struct kv_layout l = {.k_type = o->k_type, .v_type = o->v_type, .head_dim = o->head_dim};
+    l.value_dim = round_up(o->head_dim);
+    l.chunk_tokens = o->capacity < ATTENTION_CHUNK ? round_up(o->capacity) : ATTENTION_CHUNK;
+    l.k_bytes = (size_t)l.chunk_tokens * (size_t)l.head_dim * kv_element_bytes(l.k_type);
+    l.head_bytes = l.k_bytes + (size_t)l.chunk_tokens * (size_t)l.value_dim * kv_element_bytes(l.v_type);
+    l.layer_bytes = (size_t)o->n_kv_heads * l.head_bytes;
+    l.chunk_bytes = (size_t)o->n_layers * l.layer_bytes;
+    return l;
+}
+
+struct kv_cache *kv_create(const struct asdsl_kv_options *options) {
+    if (!check_options(options)) return NULL;
+    struct kv_cache *kv = calloc(1, sizeof *kv);
+    if (!kv) {
+        asdsl_fail(ASDSL_E_MEMORY, "KV cache: the system refused %zu bytes", sizeof *kv);
+        return NULL;
+    }
+    kv->options = *options;
+    kv->layout = layout_of(options);
+    return kv;
+}
+
+void kv_destroy(struct kv_cache *kv) {
+    for (int32_t i = 0; i < kv->n_chunks; i++) pages_free(kv->chunks[i], kv->layout.chunk_bytes);
+    free(kv->chunks);
+    free(kv);
+}
+
+int32_t kv_truncate(struct kv_cache *kv, int32_t length) {
+    if (length < 0 || length > kv->length) {
+        return asdsl_fail(ASDSL_E_ARGUMENT, "KV cache: length %d, 0 to %d are possible", length, kv->length);
+    }
+    kv->length = length;
+    return ASDSL_OK;
+}
+
+static bool add_chunk(struct kv_cache *kv) {
+    if (kv->n_chunks == kv->room) {
+        int32_t room = kv->room ? 2 * kv->room : 16;
+        uint8_t **chunks = realloc(kv->chunks, (size_t)room * sizeof *chunks);
+        if (!chunks) return false;
+        kv->chunks = chunks;
+        kv->room = room;
+    }
+    uint8_t *chunk = pages_allocate(kv->layout.chunk_bytes);
+    if (chunk) kv->chunks[kv->n_chunks++] = chunk;
+    return chunk;
+}
+
+int32_t kv_reserve(struct kv_cache *kv, int32_t length) {
+    int32_t wanted = (int32_t)(((int64_t)length + ATTENTION_CHUNK - 1) / ATTENTION_CHUNK);
+    double bytes = (double)wanted * (double)kv->layout.chunk_bytes, memory = cpu_memory_bytes();
+    bool fits = kv->n_chunks >= wanted || memory <= 0 || bytes <= memory; /* as buffer_allocate does */
+    while (fits && kv->n_chunks < wanted) fits = add_chunk(kv);
+    if (fits) return ASDSL_OK;
+    return asdsl_fail(ASDSL_E_MEMORY, "KV cache: %d tokens need %.0f bytes, the system refused them (%.0f are held)",
+                      length, bytes, kv_bytes(kv));
+}
+
+struct kv_cache *kv_fork(const struct kv_cache *kv) {
+    struct kv_cache *copy = kv_create(&kv->options);
+    if (!copy) return NULL;
+    if (kv_reserve(copy, kv->length) != ASDSL_OK) {
+        kv_destroy(copy);
+        return NULL;
+    }
+    for (int32_t i = 0; i < copy->n_chunks; i++) memcpy(copy->chunks[i], kv->chunks[i], kv->layout.chunk_bytes);
+    copy->length = kv->length;
+    return copy;
+}
