@@ -1,0 +1,310 @@
+// Writes GGUF files, version 3: a header made in memory, then tensor data as its owner hands it over, into a temporary
+// file that takes the final name once it is complete. Knows no model and no quantisation.
+// Source: the GGUF specification in ggml-org/ggml docs/gguf.md.
+
+import { randomUUID } from "node:crypto"
+import { closeSync, fsyncSync, openSync, renameSync, rmSync, writeSync } from "node:fs"
+import { ArgumentError, AsdslError, UnsupportedError } from "../errors.ts"
+import { METADATA_TYPES, type MetadataTypeName, NUMERIC_ARRAYS, type NumericTypeName } from "./metadata-types.ts"
+import { isStringArray } from "./strings.ts"
+import { type MetadataArray, type MetadataValue, type StringArray, TENSOR_TYPES, type TensorTypeName } from "./types.ts"
+
+/** A tensor to write. */
+export interface TensorData {
+  readonly name: string
+  readonly type: TensorTypeName
+  /** Innermost dimension first. */
+  readonly shape: readonly number[]
+  /** Its bytes in as many pieces as is handy. Asked for only when its turn comes, and not kept. */
+  data(): Iterable<Uint8Array>
+}
+
+export interface GgufContents {
+  readonly metadata: ReadonlyMap<string, MetadataValue>
+  /** Types of scalars, or of an array's elements, by key; GgufFile has them. Otherwise the value decides: whole numbers
+   * become u32, else i32, u64 or i64, other numbers f32 where that is exact, else f64; a Uint8Array holds u8. */
+  readonly metadataTypes?: ReadonlyMap<string, MetadataTypeName>
+  readonly tensors: readonly TensorData[]
+}
+
+/** Writes a file of its own name or nothing. Alignment of tensors: general.alignment in the metadata, else 32.
+ * Throws ArgumentError for contents that no reader would take and where a tensor's data has another size than its shape,
+ * AsdslError "io" where the system refuses. */
+export function writeGguf(path: string, contents: GgufContents): void {
+  const alignment = alignmentOf(contents.metadata)
+  const { header, offsets } = makeHeader(contents, alignment)
+  const temporary = `${path}.${randomUUID()}.tmp`
+  const fd = system(path, () => openSync(temporary, "wx"))
+  try {
+    try {
+      writeContents(new FileOutput(path, fd), contents, header, offsets, alignment)
+    } finally {
+      closeSync(fd)
+    }
+    system(path, () => renameSync(temporary, path))
+  } catch (error) {
+    rmSync(temporary, { force: true })
+    throw error
+  }
+}
+
+function system<T>(path: string, body: () => T): T {
+  try {
+    return body()
+  } catch (cause) {
+    const reason = cause instanceof Error && "code" in cause ? cause.code : cause
+    throw new AsdslError("io", `${path} cannot be written (${reason})`, { cause })
+  }
+}
+
+function writeContents(
+  out: FileOutput,
+  { tensors }: GgufContents,
+  header: Uint8Array,
+  offsets: readonly number[],
+  alignment: number,
+): void {
+  out.write(header)
+  out.pad(alignment)
+  const dataStart = out.written
+  for (const [i, tensor] of tensors.entries()) {
+    out.pad(alignment)
+    const before = out.written
+    for (const piece of tensor.data()) out.write(piece)
+    checkSize(tensor, out.written - before)
+    if (before !== dataStart + offsets[i]!) throw new Error(`${tensor.name} went to ${before}, not ${offsets[i]}`)
+  }
+  out.pad(alignment)
+  out.finish()
+}
+
+function checkSize(tensor: TensorData, bytes: number): void {
+  const expected = tensorBytes(tensor)
+  if (bytes === expected) return
+  throw new ArgumentError(
+    `${tensor.name} of type ${tensor.type} and shape [${tensor.shape.join(", ")}] takes ${expected} bytes, its data has ${bytes}`,
+  )
+}
+
+function alignmentOf(metadata: ReadonlyMap<string, MetadataValue>): number {
+  const value = metadata.get("general.alignment") ?? 32
+  if (typeof value === "number" && value >= 1 && value <= 2 ** 24 && Number.isInteger(Math.log2(value))) return value
+  throw new ArgumentError(`general.alignment is ${String(value)}, a power of two from 1 to ${2 ** 24} is needed`)
+}
+
+function tensorBytes({ name, type, shape }: TensorData): number {
+  if (!Object.hasOwn(TENSOR_TYPES, type)) {
+    throw new UnsupportedError(
+      `${name}: tensor type ${type} cannot be written; known: ${Object.keys(TENSOR_TYPES).join(", ")}`,
+    )
+  }
+  const { block, bytes } = TENSOR_TYPES[type]
+  const n = shape.reduce((product, size) => product * size, 1)
+  const isSound = shape.every((size) => Number.isSafeInteger(size) && size > 0) && Number.isSafeInteger(n)
+  if (!isSound || shape.length > 4 || (shape[0] ?? 1) % block !== 0) {
+    throw new ArgumentError(`${name} of type ${type} cannot have the shape [${shape.join(", ")}]`)
+  }
+  return (n / block) * bytes
+}
+
+function makeHeader(contents: GgufContents, alignment: number): { header: Uint8Array; offsets: number[] } {
+  const { metadata, metadataTypes, tensors } = contents
+  const out = new HeaderOutput()
+  out.bytes(new TextEncoder().encode("GGUF"))
+  out.u32(3)
+  out.u64(tensors.length)
+  out.u64(metadata.size)
+  for (const [key, value] of metadata) out.entry(key, value, metadataTypes?.get(key))
+  const offsets: number[] = []
+  const names = new Set<string>()
+  let end = 0
+  for (const tensor of tensors) {
+    if (names.has(tensor.name)) throw new ArgumentError(`tensor ${tensor.name} is given twice`)
+    names.add(tensor.name)
+    const offset = Math.ceil(end / alignment) * alignment
+    end = offset + tensorBytes(tensor)
+    offsets.push(offset)
+    out.string(tensor.name)
+    out.u32(tensor.shape.length)
+    for (const size of tensor.shape) out.u64(size)
+    out.u32(TENSOR_TYPES[tensor.type].id)
+    out.u64(offset)
+  }
+  return { header: out.finish(), offsets }
+}
+
+/** Bytes of a header, in memory. */
+class HeaderOutput {
+  #bytes = new Uint8Array(4096)
+  #view = new DataView(this.#bytes.buffer)
+  #length = 0
+
+  finish(): Uint8Array {
+    return this.#bytes.subarray(0, this.#length)
+  }
+
+  /** Where the next n bytes go. */
+  #take(n: number): number {
+    const at = this.#length
+    this.#length += n
+    if (this.#length > this.#bytes.length) {
+      const larger = new Uint8Array(2 * this.#length)
+      larger.set(this.#bytes.subarray(0, at))
+      this.#bytes = larger
+      this.#view = new DataView(larger.buffer)
+    }
+    return at
+  }
+
+  bytes(bytes: Uint8Array): void {
+    this.#bytes.set(bytes, this.#take(bytes.length))
+  }
+
+  u32(value: number): void {
+    const at = this.#take(4)
+    this.#view.setUint32(at, value, true)
+  }
+
+  u64(value: number): void {
+    const at = this.#take(8)
+    this.#view.setBigUint64(at, BigInt(value), true)
+  }
+
+  string(text: string): void {
+    const bytes = new TextEncoder().encode(text)
+    this.u64(bytes.length)
+    this.bytes(bytes)
+  }
+
+  entry(key: string, value: MetadataValue, type: MetadataTypeName | undefined): void {
+    this.string(key)
+    if (typeof value === "string") {
+      this.u32(METADATA_TYPES.string)
+      this.string(value)
+    } else if (typeof value === "object") {
+      this.u32(METADATA_TYPES.array)
+      this.#array(key, value, type)
+    } else {
+      const scalarType = type === undefined ? scalarTypeOf(value) : numericType(key, type)
+      this.u32(METADATA_TYPES[scalarType])
+      this.bytes(scalarBytes(key, value, scalarType))
+    }
+  }
+
+  /** The elements' type, their count, the elements. */
+  #array(key: string, value: MetadataArray, type: MetadataTypeName | undefined): void {
+    if (Array.isArray(value)) {
+      this.u32(METADATA_TYPES.array)
+      this.u64(value.length)
+      for (const element of value) this.#array(key, element, undefined)
+    } else if (isStringArray(value)) {
+      this.u32(METADATA_TYPES.string)
+      this.u64(value.length)
+      this.#strings(value)
+    } else {
+      this.u32(METADATA_TYPES[arrayTypeOf(key, value, type)])
+      this.u64(value.length)
+      this.bytes(new Uint8Array(value.buffer, value.byteOffset, value.byteLength))
+    }
+  }
+
+  #strings({ data, starts, lengths, length: n }: StringArray): void {
+    for (let i = 0; i < n; i++) {
+      this.u64(lengths[i]!)
+      this.bytes(data.subarray(starts[i]!, starts[i]! + lengths[i]!))
+    }
+  }
+}
+
+function numericType(key: string, type: MetadataTypeName): NumericTypeName {
+  if (type === "string" || type === "array") throw new ArgumentError(`${key} is a number, not of type ${type}`)
+  return type
+}
+
+function scalarTypeOf(value: number | bigint | boolean): NumericTypeName {
+  if (typeof value === "boolean") return "bool"
+  if (typeof value === "bigint") return value < 0n ? "i64" : "u64"
+  if (!Number.isSafeInteger(value) || Object.is(value, -0)) return Object.is(Math.fround(value), value) ? "f32" : "f64"
+  if (value < 0) return value >= -(2 ** 31) ? "i32" : "i64"
+  return value < 2 ** 32 ? "u32" : "u64"
+}
+
+/** The bytes of a scalar. A value that the type cannot hold is an ArgumentError. */
+function scalarBytes(key: string, value: number | bigint | boolean, type: NumericTypeName): Uint8Array {
+  const one = new NUMERIC_ARRAYS[type](1)
+  if (one instanceof BigUint64Array || one instanceof BigInt64Array) {
+    const whole = typeof value === "number" && !Number.isInteger(value) ? undefined : BigInt(value)
+    if (whole !== undefined) one[0] = whole
+    if (one[0] !== whole) throw new ArgumentError(`${key}: ${value} is not a value of type ${type}`)
+  } else {
+    one[0] = Number(value)
+    const isHeld = type === "f32" || type === "f64" ? typeof value === "number" : one[0] === Number(value)
+    if (!isHeld || (type === "bool" && typeof value !== "boolean")) {
+      throw new ArgumentError(`${key}: ${value} is not a value of type ${type}`)
+    }
+  }
+  return new Uint8Array(one.buffer)
+}
+
+function arrayTypeOf(
+  key: string,
+  value: Exclude<MetadataArray, StringArray | MetadataArray[]>,
+  type: MetadataTypeName | undefined,
+): NumericTypeName {
+  const entries = Object.entries(NUMERIC_ARRAYS) as [NumericTypeName, (typeof NUMERIC_ARRAYS)[NumericTypeName]][]
+  const fitting = entries.filter(([, ArrayType]) => value instanceof ArrayType).map(([name]) => name)
+  const found = type === undefined ? fitting[0] : fitting.find((name) => name === type)
+  if (found === undefined) throw new ArgumentError(`${key} is a ${value.constructor.name}, not an array of ${type}`)
+  return found
+}
+
+/** Collects small pieces, hands on large ones. */
+class FileOutput {
+  written = 0
+  readonly #path: string
+  readonly #fd: number
+  readonly #buffer = new Uint8Array(2 ** 18)
+  #held = 0
+
+  constructor(path: string, fd: number) {
+    this.#path = path
+    this.#fd = fd
+  }
+
+  write(bytes: Uint8Array): void {
+    this.written += bytes.length
+    if (this.#held + bytes.length > this.#buffer.length) this.#flush()
+    if (bytes.length > this.#buffer.length) {
+      this.#writeOut(bytes)
+    } else {
+      this.#buffer.set(bytes, this.#held)
+      this.#held += bytes.length
+    }
+  }
+
+  /** Zeros up to a multiple of the alignment. */
+  pad(alignment: number): void {
+    let n = Math.ceil(this.written / alignment) * alignment - this.written
+    for (; n > 0; n -= Math.min(n, ZEROS.length)) this.write(ZEROS.subarray(0, Math.min(n, ZEROS.length)))
+  }
+
+  /** Everything is on the disk afterwards. */
+  finish(): void {
+    this.#flush()
+    system(this.#path, () => fsyncSync(this.#fd))
+  }
+
+  #flush(): void {
+    this.#writeOut(this.#buffer.subarray(0, this.#held))
+    this.#held = 0
+  }
+
+  #writeOut(bytes: Uint8Array): void {
+    for (let done = 0; done < bytes.length; ) {
+      const from = done
+      done += system(this.#path, () => writeSync(this.#fd, bytes, from, bytes.length - from))
+    }
+  }
+}
+
+const ZEROS = new Uint8Array(4096)
