@@ -157,7 +157,8 @@ class HeaderOutput {
   }
 
   bytes(bytes: Uint8Array): void {
-    this.#bytes.set(bytes, this.#take(bytes.length))
+    const at = this.#take(bytes.length) // may move the memory
+    this.#bytes.set(bytes, at)
   }
 
   u32(value: number): void {
