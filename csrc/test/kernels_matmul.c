@@ -6,54 +6,20 @@
  */
 #include "../asdsl.h"
 #include "../kernels/layout.h"
+#include "check.h"
+#include "guarded.h"
 #include <math.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/mman.h>
 
-enum { PAGE = 4096, MAX_COLUMNS = 64 };
+enum { MAX_COLUMNS = 64 };
 
-static int failures, checks;
 static uint64_t state = 88172645463325252u;
 
-#define CHECK(condition, ...)                                                                                          \
-    do {                                                                                                               \
-        checks++;                                                                                                      \
-        if (!(condition) && failures++ < 20) {                                                                         \
-            printf("FAIL %s:%d: ", __FILE__, __LINE__);                                                                \
-            printf(__VA_ARGS__);                                                                                       \
-            printf("\n");                                                                                              \
-        }                                                                                                              \
-    } while (0)
-
-static uint32_t next_u32(void) { /* xorshift64* */
-    state ^= state >> 12;
-    state ^= state << 25;
-    state ^= state >> 27;
-    return (uint32_t)(state * 2685821657736338717u >> 32);
-}
+static uint32_t next_u32(void) { return random_u32(&state); }
 
 static float uniform(void) { return (float)(int32_t)next_u32() * 0x1p-31f; }
-
-/* ---- memory between guard pages ---- */
-struct guarded {
-    uint8_t *map, *data;
-    size_t map_bytes, bytes;
-};
-
-static struct guarded guarded_alloc(size_t bytes, int at_start) {
-    size_t inner = (bytes + PAGE - 1) / PAGE * PAGE;
-    struct guarded g = {.map_bytes = inner + 2 * PAGE, .bytes = bytes};
-    g.map = mmap(NULL, g.map_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (g.map == MAP_FAILED) abort();
-    mprotect(g.map, PAGE, PROT_NONE);
-    mprotect(g.map + PAGE + inner, PAGE, PROT_NONE);
-    g.data = g.map + PAGE + (at_start ? 0 : inner - bytes);
-    return g;
-}
-
-static void guarded_free(struct guarded *g) { munmap(g->map, g->map_bytes); }
 
 /* ---- weights ---- */
 enum fill { RANDOM, EXTREME, OUTLIER, ZERO, FILLS };
@@ -360,6 +326,5 @@ int main(void) {
         check_case(t, 16, t->block, EXTREME, 1, info.levels); /* no bias, one block: exact */
     }
     check_not_finite(info.levels);
-    printf("kernels_matmul: %d checks, %d failures, levels 0x%x\n", checks, failures, info.levels);
-    return failures ? 1 : 0;
+    return check_report("kernels_matmul");
 }
