@@ -1,0 +1,323 @@
+// Attention and the KV cache by themselves, through the op door. Oracle: float64 attention over the rows that the cache
+// should hold, within rounding's bounds (attention-program.ts); between levels, threads and passes: the same bits.
+
+import { describe, expect, test } from "bun:test"
+import { NativeError } from "../src/errors.ts"
+import { Type } from "../src/native/abi.ts"
+import { Engine, KvCache } from "../src/native/handles.ts"
+import { AttentionProgram, type AttentionShape, attend, type Rows } from "./attention-program.ts"
+import { LEVELS } from "./tiny-model.ts"
+import { random } from "./tokenizer-fixtures.ts"
+
+type Stored = "f16" | "f32"
+
+/** One engine per level and number of threads. */
+const engines = LEVELS.flatMap((level) =>
+  [1, 2].map((nThreads) => ({ name: `${level}, ${nThreads} threads`, engine: Engine.create({ level, nThreads }) })),
+)
+const MAX_TOKENS = 64
+
+function cacheOf(shape: AttentionShape, capacity: number, stored: Stored, nLayers = 1): KvCache {
+  const type = stored === "f16" ? Type.F16 : Type.F32
+  const { nKvHeads, headDim } = shape
+  return KvCache.create({ nLayers, nKvHeads, headDim, capacity, typeK: type, typeV: type })
+}
+
+/** Roughly normal values, scaled. */
+function values(next: () => number, n: number, scale: number): Float32Array {
+  return Float32Array.from({ length: n }, () => scale * (next() + next() + next() + next() - 2) * 1.7)
+}
+
+function randomRows(shape: AttentionShape, n: number, seed: number, scale = 1): Rows {
+  const next = random(seed)
+  const { nHeads, nKvHeads, headDim } = shape
+  return {
+    n,
+    q: values(next, n * nHeads * headDim, scale),
+    k: values(next, n * nKvHeads * headDim, scale),
+    v: values(next, n * nKvHeads * headDim, 1),
+  }
+}
+
+function asStored({ n, q, k, v }: Rows, stored: Stored): Rows {
+  if (stored === "f32") return { n, q, k, v }
+  return { n, q, k: k.map((x) => Math.f16round(x)), v: v.map((x) => Math.f16round(x)) }
+}
+
+/** Every level and thread count gives the same bits; they are returned. */
+function everyEngine(shape: AttentionShape, rows: Rows, stored: Stored, sizes: readonly number[]): Float32Array {
+  let first: Float32Array | undefined
+  const differing: string[] = []
+  for (const { name, engine } of engines) {
+    using program = new AttentionProgram(engine, shape, MAX_TOKENS)
+    using kv = cacheOf(shape, rows.n, stored)
+    const out = program.runAll(kv, rows, sizes)
+    first ??= out
+    if (Bun.hash(out) !== Bun.hash(first)) differing.push(name)
+  }
+  expect(differing).toEqual([])
+  return first!
+}
+
+/** The element closest to, or furthest beyond, its bound. `check`: rows to look at; all are too many for long contexts. */
+function compare(shape: AttentionShape, rows: Rows, out: Float32Array, check: Iterable<number>): void {
+  const cols = shape.nHeads * shape.headDim
+  let worst = { at: "none", error: 0, bound: 1 }
+  for (const t of check) {
+    const expected = attend(shape, rows, t)
+    for (let i = 0; i < cols; i++) {
+      const error = Math.abs(out[t * cols + i]! - expected.values[i]!)
+      const bound = expected.bounds[i]!
+      if (error * worst.bound <= worst.error * bound) continue
+      worst = { at: `row ${t}, column ${i}: ${out[t * cols + i]}, not ${expected.values[i]}`, error, bound }
+      if (Number.isNaN(error)) break
+    }
+  }
+  expect(worst.error, `${worst.at}, bound ${worst.bound}`).toBeLessThanOrEqual(worst.bound)
+}
+
+const all = (n: number) => Array.from({ length: n }, (_, t) => t)
+/** Rows about the borders of chunks of 256 keys, the first and the last ones, and some between. */
+const borders = (n: number) => all(n).filter((t) => t < 3 || t > n - 4 || t % 256 < 2 || t % 256 > 253 || t % 97 === 0)
+
+const shapeOf = (nHeads: number, nKvHeads: number, headDim: number, more: Partial<AttentionShape> = {}) => ({
+  ...{ nHeads, nKvHeads, headDim, scale: 1 / Math.sqrt(headDim) },
+  ...more,
+})
+
+describe("head shapes", () => {
+  const dims = [1, 2, 3, 5, 15, 16, 17, 20, 24, 31, 32, 33, 40, 48, 64, 72, 80, 96, 100, 112, 128, 160, 192, 250, 256]
+  for (const [i, headDim] of [...dims, 1024].entries()) {
+    const [nHeads, nKvHeads] = [
+      [4, 4],
+      [6, 2],
+      [8, 1],
+      [5, 5],
+      [7, 1],
+      [9, 3],
+      [8, 2],
+    ][i % 7] as [number, number]
+    const shape = shapeOf(nHeads, nKvHeads, headDim)
+    for (const stored of ["f16", "f32"] as const) {
+      test(`${nHeads} to ${nKvHeads} heads of ${headDim}, ${stored}`, () => {
+        const rows = randomRows(shape, headDim > 256 ? 70 : 140, i)
+        const out = everyEngine(shape, rows, stored, [1, 13, 64, 3, 2])
+        compare(shape, asStored(rows, stored), out, all(rows.n))
+      })
+    }
+  }
+})
+
+describe("long contexts, across the chunks of 256 keys", () => {
+  const shape = shapeOf(4, 2, 32)
+  for (const stored of ["f16", "f32"] as const) {
+    for (const [name, scale] of [
+      ["even", 0.3],
+      ["peaked", 4],
+    ] as const) {
+      test(`1,300 keys, ${name} scores, ${stored}`, () => {
+        const rows = randomRows(shape, 1300, 21, scale)
+        compare(shape, asStored(rows, stored), everyEngine(shape, rows, stored, [64]), borders(rows.n))
+      })
+    }
+  }
+
+  test("every way of cutting the passes gives the same bits", () => {
+    const rows = randomRows(shape, 530, 22)
+    const next = random(23)
+    const expected = Bun.hash(everyEngine(shape, rows, "f16", [64]))
+    const cuts = [[1], [16, 17, 1], Array.from({ length: 40 }, () => 1 + Math.floor(next() * 64))]
+    for (const sizes of cuts) expect(Bun.hash(everyEngine(shape, rows, "f16", sizes))).toBe(expected)
+  })
+})
+
+describe("windows and soft caps", () => {
+  for (const window of [1, 2, 15, 16, 17, 100, 255, 256, 257, 400, 1000]) {
+    test(`the last ${window} keys`, () => {
+      const shape = shapeOf(4, 1, 24, { window })
+      const rows = randomRows(shape, 600, window)
+      compare(shape, asStored(rows, "f16"), everyEngine(shape, rows, "f16", [64, 1, 30]), borders(rows.n))
+    })
+  }
+
+  for (const softcap of [0.5, 5, 50]) {
+    test(`scores up to ${softcap}`, () => {
+      const shape = shapeOf(4, 2, 40, { softcap, window: softcap === 5 ? 300 : 0 })
+      const rows = randomRows(shape, 400, 31, 3)
+      compare(shape, asStored(rows, "f32"), everyEngine(shape, rows, "f32", [64, 1]), borders(rows.n))
+    })
+  }
+})
+
+describe("extreme scores", () => {
+  const shape = { ...shapeOf(2, 1, 16), scale: 1 }
+  const sizes = [64, 1, 33]
+  /** Rows whose score is scores(t, j) exactly: one dimension of q and k carries it. */
+  const scored = (n: number, query: (t: number) => number, key: (j: number) => number): Rows => {
+    const rows = randomRows(shape, n, 41)
+    rows.q.fill(0)
+    rows.k.fill(0)
+    for (let t = 0; t < n; t++) {
+      for (let h = 0; h < shape.nHeads; h++) rows.q[(t * shape.nHeads + h) * 16 + h] = query(t)
+      for (let h = 0; h < shape.nHeads; h++) rows.k[t * 16 + h] = key(t)
+    }
+    return rows
+  }
+  const cases: Record<string, Rows> = {
+    "all zero": scored(
+      600,
+      () => 0,
+      () => 0,
+    ),
+    "all equal and huge": scored(
+      600,
+      () => 1024,
+      () => 8192,
+    ),
+    "all equal and hugely negative": scored(
+      600,
+      () => -1024,
+      () => 8192,
+    ),
+    "rising by more than exp can say": scored(
+      600,
+      () => 256,
+      (j) => j,
+    ),
+    "falling by more than exp can say": scored(
+      600,
+      () => -256,
+      (j) => j,
+    ),
+    "one key far above, in the first chunk": scored(
+      600,
+      () => 1,
+      (j) => (j === 100 ? 4096 : 0),
+    ),
+    "one key far below": scored(
+      600,
+      () => 1,
+      (j) => (j === 100 ? -4096 : 0),
+    ),
+    "just about vanishing": scored(
+      600,
+      () => 1,
+      (j) => (j === 0 ? 0 : -87 + (j % 5) / 4),
+    ),
+  }
+  for (const [name, rows] of Object.entries(cases)) {
+    for (const stored of ["f16", "f32"] as const) {
+      test(`${name}, ${stored}`, () => {
+        compare(shape, asStored(rows, stored), everyEngine(shape, rows, stored, sizes), borders(rows.n))
+      })
+    }
+  }
+
+  test("beyond float32's range: no crash, and equal at every level", () => {
+    const rows = randomRows(shape, 300, 42)
+    rows.q.fill(3e38)
+    rows.k.fill(3e38, 0, 200 * 16)
+    everyEngine(shape, rows, "f32", sizes)
+    everyEngine(shape, rows, "f16", sizes) // keys are infinite there
+  })
+})
+
+describe("nothing is read that is not attended to", () => {
+  const shape = shapeOf(6, 2, 20)
+  const poisons = [Number.NaN, Number.POSITIVE_INFINITY, 1e30]
+
+  test("later keys of the same pass, and stale ones after truncation", () => {
+    const rows = randomRows(shape, 290, 51)
+    const sound = everyEngine(shape, rows, "f32", [64])
+    const kvCols = shape.nKvHeads * shape.headDim
+    const qCols = shape.nHeads * shape.headDim
+    for (const poison of poisons) {
+      const poisoned = { ...rows, k: rows.k.slice(), v: rows.v.slice() }
+      poisoned.k.fill(poison, 270 * kvCols)
+      poisoned.v.fill(poison, 270 * kvCols)
+      for (const { engine } of engines) {
+        using program = new AttentionProgram(engine, shape, MAX_TOKENS)
+        using kv = cacheOf(shape, rows.n, "f32")
+        const out = program.runAll(kv, poisoned, [64])
+        expect(Bun.hash(out.subarray(0, 270 * qCols))).toBe(Bun.hash(sound.subarray(0, 270 * qCols)))
+        kv.truncate(200)
+        const again = program.run(kv, rows, 200, 61)
+        expect(Bun.hash(again)).toBe(Bun.hash(sound.subarray(200 * qCols, 261 * qCols)))
+      }
+    }
+  })
+
+  test("keys before the window", () => {
+    const windowed = { ...shape, window: 70 }
+    const rows = randomRows(windowed, 400, 52)
+    const sound = everyEngine(windowed, rows, "f16", [64])
+    const qCols = shape.nHeads * shape.headDim
+    const kvCols = shape.nKvHeads * shape.headDim
+    for (const poison of poisons) {
+      const poisoned = { ...rows, k: rows.k.slice(), v: rows.v.slice() }
+      poisoned.k.fill(poison, 0, 200 * kvCols)
+      poisoned.v.fill(poison, 0, 200 * kvCols)
+      const out = everyEngine(windowed, poisoned, "f16", [64])
+      expect(Bun.hash(out.subarray(269 * qCols))).toBe(Bun.hash(sound.subarray(269 * qCols)))
+    }
+  })
+})
+
+describe("the cache", () => {
+  const shape = shapeOf(4, 2, 16)
+  const { engine } = engines[0]!
+
+  test("a fork goes its own way, and outlives its source", () => {
+    const [a, b] = [randomRows(shape, 400, 61), randomRows(shape, 400, 62)]
+    const common = 300
+    for (const role of ["q", "k", "v"] as const) {
+      const cols = a[role].length / a.n
+      b[role].set(a[role].subarray(0, common * cols))
+    }
+    using program = new AttentionProgram(engine, shape, MAX_TOKENS)
+    const straight = (rows: Rows) => {
+      using kv = cacheOf(shape, 400, "f16")
+      return Bun.hash(program.runAll(kv, rows, [64]).subarray(common * 64))
+    }
+    const expected = [straight(a), straight(b)]
+    expect(expected[0]).not.toBe(expected[1]!)
+    const source = cacheOf(shape, 400, "f16")
+    for (let from = 0; from < common; from += 60) program.run(source, a, from, 60)
+    using fork = source.fork()
+    const rest = (kv: KvCache, rows: Rows) => {
+      const parts: Float32Array[] = []
+      for (let from = common; from < 400; from += 50) parts.push(program.run(kv, rows, from, 50))
+      return Bun.hash(Buffer.concat(parts.map((part) => new Uint8Array(part.buffer))))
+    }
+    expect(rest(source, a)).toBe(expected[0]!)
+    source[Symbol.dispose]()
+    expect(rest(fork, b)).toBe(expected[1]!)
+  })
+
+  test("layers do not see each other", () => {
+    const [a, b] = [randomRows(shape, 300, 63), randomRows(shape, 300, 64)]
+    using first = new AttentionProgram(engine, shape, MAX_TOKENS, 0)
+    using last = new AttentionProgram(engine, shape, MAX_TOKENS, 1)
+    using kv = cacheOf(shape, 300, "f16", 2)
+    const out = [new Float32Array(300 * 64), new Float32Array(300 * 64)]
+    for (let from = 0; from < 300; from += 60) {
+      out[0]!.set(first.run(kv, a, from, 60), from * 64)
+      expect(kv.length).toBe(from) // only the last layer's append counts
+      out[1]!.set(last.run(kv, b, from, 60), from * 64)
+    }
+    compare(shape, asStored(a, "f16"), out[0]!, borders(300))
+    compare(shape, asStored(b, "f16"), out[1]!, borders(300))
+  })
+
+  test("a full cache refuses more and keeps what it has", () => {
+    const rows = randomRows(shape, 80, 65)
+    using program = new AttentionProgram(engine, shape, MAX_TOKENS)
+    using kv = cacheOf(shape, 70, "f16")
+    program.run(kv, rows, 0, 60)
+    expect(() => program.run(kv, rows, 60, 11)).toThrow(NativeError)
+    expect(() => program.run(kv, rows, 60, 11)).toThrow("position 60 and 11 tokens, the KV cache has room for 70")
+    expect(kv.length).toBe(60)
+    program.run(kv, rows, 60, 10)
+    expect(kv.length).toBe(70)
+  })
+})
