@@ -1,0 +1,35 @@
+// Before any test file of `bun test`: everything that tests stand on is there, however they were started. Where it cannot
+// be had, the tests that need it will fail, and the others run.
+
+import { existsSync, readFileSync } from "node:fs"
+import { join } from "node:path"
+import { projectFolder } from "../src/setup/project.ts"
+import { prepare } from "./setup.ts"
+
+if (existsSync(join(projectFolder, "node_modules", "@huggingface", "jinja"))) await prepare()
+else installAndStartAgain()
+
+/** This process has seen that there is no node_modules and would go on to say so: another one has to run the tests. */
+function installAndStartAgain(): never {
+  const setup = Bun.spawnSync([process.execPath, join(projectFolder, "scripts", "setup.mjs"), "packages"], {
+    stdio: ["ignore", "inherit", "inherit"],
+  })
+  if (setup.exitCode !== 0) process.exit(1)
+  const again = testArguments()
+  if (again === undefined) {
+    console.error("the packages are installed now: run the tests again")
+    process.exit(1)
+  }
+  const { exitCode } = Bun.spawnSync([process.execPath, "test", ...again], { stdio: ["ignore", "inherit", "inherit"] })
+  process.exit(exitCode)
+}
+
+/** What came after `bun test`, which Bun itself does not tell. */
+function testArguments(): string[] | undefined {
+  try {
+    const words = readFileSync("/proc/self/cmdline", "utf8").split("\0").slice(1, -1)
+    return words[0] === "test" && !words.includes("--test-worker") ? words.slice(1) : undefined
+  } catch {
+    return undefined // no /proc
+  }
+}

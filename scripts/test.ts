@@ -1,0 +1,62 @@
+// `npm test`: every test file in a process of its own, so that a crash or a hang costs that file alone, and at the end one
+// line "N passed, N failed". Words after `npm test --` choose the files whose path has one of them in it.
+//
+// With $ASDSL_TEST_DATA set, a test of test/conformance that is skipped has failed.
+
+import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { projectFolder } from "../src/setup/project.ts"
+import { type FileReport, readJunit } from "./junit.ts"
+
+const FILE_TIMEOUT_MS = 10 * 60_000
+
+async function main(words: string[]): Promise<number> {
+  const files = testFiles(words)
+  const total: FileReport = { passed: [], failed: [], skipped: [] }
+  if (files.length === 0) total.failed.push(`no test file has any of these in its path: ${words.join(" ")}`)
+  for (const file of files) {
+    const report = await runFile(file)
+    for (const outcome of ["passed", "failed", "skipped"] as const) {
+      total[outcome].push(...report[outcome].map((name) => `${file}: ${name}`))
+    }
+  }
+  for (const name of total.failed) console.log(`failed: ${name}`)
+  if (total.skipped.length > 0) console.log(`${total.skipped.length} skipped`)
+  console.log(`${total.passed.length} passed, ${total.failed.length} failed`)
+  return total.failed.length === 0 ? 0 : 1
+}
+
+function testFiles(words: string[]): string[] {
+  const files = [...new Bun.Glob("test/**/*.test.ts").scanSync({ cwd: projectFolder })].sort()
+  return words.length === 0 ? files : files.filter((file) => words.some((word) => file.includes(word)))
+}
+
+async function runFile(file: string): Promise<FileReport> {
+  const folder = mkdtempSync(join(tmpdir(), "asdsl-test-"))
+  const outfile = join(folder, "report.xml")
+  try {
+    const child = Bun.spawn(
+      [process.execPath, "test", `./${file}`, "--reporter=junit", `--reporter-outfile=${outfile}`],
+      { cwd: projectFolder, stdio: ["ignore", "inherit", "inherit"], timeout: FILE_TIMEOUT_MS, killSignal: "SIGKILL" },
+    )
+    await child.exited
+    const text = existsSync(outfile) ? readFileSync(outfile, "utf8") : ""
+    return judge(file, text, child.signalCode ?? child.exitCode)
+  } finally {
+    rmSync(folder, { recursive: true, force: true })
+  }
+}
+
+/** What a file came to by its report and the end of its process (exit code, or the signal that ended it). */
+export function judge(file: string, junit: string, end: number | string | null): FileReport {
+  const report = readJunit(junit)
+  if (report === undefined) return { passed: [], failed: [`ended without a report (${end})`], skipped: [] }
+  if (process.env.ASDSL_TEST_DATA && file.startsWith("test/conformance/")) {
+    report.failed.push(...report.skipped.splice(0).map((name) => `${name} (skipped)`))
+  }
+  if (end !== 0 && report.failed.length === 0) report.failed.push(`ended with ${end} outside of any test`)
+  return report
+}
+
+if (import.meta.main) process.exitCode = await main(process.argv.slice(2))
