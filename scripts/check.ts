@@ -32,7 +32,7 @@ function nodeProgram(name: string): string {
 }
 
 function clangFormat(): string {
-  return join(installTool("clang-format", CLANG_FORMAT_VERSION), "bin", "clang-format")
+  return join(installTool("clang-format", CLANG_FORMAT_VERSION), "clang_format", "data", "bin", "clang-format")
 }
 
 function cFiles(): string[] {
