@@ -1,0 +1,210 @@
+// What asdsl bench reports: a record per test under llama-bench's field names, and its three output forms.
+//
+// Shares: a generated token reads the streamed weights and the keys and values before it, held against the read bandwidth
+// that the same threads reached around the test; a prompt's multiply-accumulates (matrices, and attention, which is not
+// int8 work but counts as much) are held against their int8 peak.
+
+import { type SpeedTest, testName, workOf } from "../eval/speed.ts"
+import { meanAndDeviation, median } from "../eval/statistics.ts"
+import type { LoadOptions, Model } from "../model.ts"
+import { buildCommit } from "./commit.ts"
+import { modelType, tensorBytesOf } from "./model-facts.ts"
+import { type Column, csvLine, formatBytes, formatCount, formatShare, tableHead, tableRow } from "./table.ts"
+
+/** Of the machine, with the threads that ran the test. */
+export interface Limits {
+  readonly bytesPerSecond: number
+  readonly macsPerSecond: number
+}
+
+/** llama-bench's fields, then ours. Numbers are per second, nanoseconds and bytes. */
+export interface BenchRecord {
+  readonly build_commit: string
+  readonly cpu_info: string
+  readonly backends: string
+  readonly model_filename: string
+  readonly model_type: string
+  readonly model_size: number
+  readonly model_n_params: number
+  readonly n_batch: number
+  readonly n_ubatch: number
+  readonly n_threads: number
+  readonly type_k: string
+  readonly type_v: string
+  readonly n_prompt: number
+  readonly n_gen: number
+  readonly n_depth: number
+  readonly test: string
+  readonly test_time: string
+  readonly avg_ns: number
+  readonly stddev_ns: number
+  readonly avg_ts: number
+  readonly stddev_ts: number
+  readonly median_ts: number
+  readonly level: string
+  /** Bytes read for a generated token. */
+  readonly weight_bytes_per_token: number
+  readonly kv_bytes_per_token: number
+  /** Multiply-accumulates of one run. */
+  readonly matrix_macs: number
+  readonly attention_macs: number
+  readonly limit_read_bytes_per_second: number
+  readonly limit_int8_macs_per_second: number
+  /** Of a pure generation test, else null; by the median. */
+  readonly read_bytes_per_second: number | null
+  readonly read_share: number | null
+  /** Of a pure prompt test, else null; by the median. */
+  readonly macs_per_second: number | null
+  readonly int8_share: number | null
+  readonly samples_ns: readonly number[]
+  readonly samples_ts: readonly number[]
+}
+
+export interface Measurement {
+  readonly model: Model
+  readonly options: LoadOptions
+  readonly test: SpeedTest
+  /** Nanoseconds of each run. */
+  readonly samples: readonly number[]
+  readonly limits: Limits
+}
+
+export function benchRecord({ model, options, test, samples, limits }: Measurement): BenchRecord {
+  const info = model.engineInfo()
+  const { typeK = "f16", typeV = "f16" } = options
+  const work = workOf(model, test, { typeK, typeV })
+  const nTokens = test.nPrompt + test.nGen
+  const speeds = samples.map((ns) => (nTokens * 1e9) / ns)
+  const middle = median(speeds)
+  const time = meanAndDeviation(samples)
+  const speed = meanAndDeviation(speeds)
+  const read = test.nPrompt === 0 ? middle * (work.weightBytesPerToken + work.kvBytesPerToken) : null
+  const macs = test.nGen === 0 ? (middle / nTokens) * (work.matrixMacs + work.attentionMacs) : null
+  return {
+    build_commit: buildCommit(),
+    cpu_info: info.cpu,
+    backends: `CPU ${info.level}`,
+    model_filename: model.path,
+    model_type: modelType(model.header),
+    model_size: tensorBytesOf(model.header),
+    model_n_params: model.nParams,
+    n_batch: options.nBatch ?? 2048,
+    n_ubatch: model.nUbatch,
+    n_threads: info.nThreads,
+    type_k: typeK,
+    type_v: typeV,
+    n_prompt: test.nPrompt,
+    n_gen: test.nGen,
+    n_depth: test.nDepth,
+    test: testName(test),
+    test_time: new Date().toISOString(),
+    avg_ns: Math.round(time.mean),
+    stddev_ns: Math.round(time.deviation),
+    avg_ts: speed.mean,
+    stddev_ts: speed.deviation,
+    median_ts: middle,
+    level: info.level,
+    weight_bytes_per_token: work.weightBytesPerToken,
+    kv_bytes_per_token: work.kvBytesPerToken,
+    matrix_macs: work.matrixMacs,
+    attention_macs: work.attentionMacs,
+    limit_read_bytes_per_second: limits.bytesPerSecond,
+    limit_int8_macs_per_second: limits.macsPerSecond,
+    read_bytes_per_second: read,
+    read_share: read === null ? null : read / limits.bytesPerSecond,
+    macs_per_second: macs,
+    int8_share: macs === null ? null : macs / limits.macsPerSecond,
+    samples_ns: samples,
+    samples_ts: speeds,
+  }
+}
+
+/** An output form: what stands before, for and after the records. */
+export interface BenchReport {
+  head(): string
+  row(record: BenchRecord): string
+  foot(): string
+}
+
+export function benchReport(form: "md" | "json" | "csv"): BenchReport {
+  return { md: markdownReport, json: jsonReport, csv: csvReport }[form]()
+}
+
+const COLUMNS: readonly Column[] = [
+  { name: "model", width: 24, align: "left" },
+  { name: "size", width: 10, align: "right" },
+  { name: "params", width: 10, align: "right" },
+  { name: "backend", width: 12, align: "left" },
+  { name: "threads", width: 7, align: "right" },
+  { name: "test", width: 14, align: "right" },
+  { name: "t/s", width: 18, align: "right" },
+  { name: "MB/token", width: 8, align: "right" },
+  { name: "GB/s", width: 6, align: "right" },
+  { name: "of read limit", width: 8, align: "right" },
+  { name: "GMAC/s", width: 6, align: "right" },
+  { name: "of int8 limit", width: 8, align: "right" },
+]
+
+function markdownReport(): BenchReport {
+  let last: BenchRecord | undefined
+  return {
+    head: () => tableHead(COLUMNS),
+    row(record) {
+      last = record
+      return tableRow(COLUMNS, cells(record))
+    },
+    foot: () => (last === undefined ? "" : `\nbuild: ${last.build_commit}, ${last.cpu_info}, ${limitsText(last)}\n`),
+  }
+}
+
+function cells(record: BenchRecord): string[] {
+  const { read_bytes_per_second: read, read_share: readShare, macs_per_second: macs, int8_share: macShare } = record
+  const bytesPerToken = record.weight_bytes_per_token + record.kv_bytes_per_token
+  return [
+    record.model_type,
+    formatBytes(record.model_size),
+    formatCount(record.model_n_params),
+    record.backends,
+    String(record.n_threads),
+    record.test,
+    `${record.avg_ts.toFixed(2)} ± ${record.stddev_ts.toFixed(2)}`,
+    read === null ? "" : (bytesPerToken / 1e6).toFixed(1),
+    read === null ? "" : (read / 1e9).toFixed(2),
+    readShare === null ? "" : formatShare(readShare),
+    macs === null ? "" : (macs / 1e9).toFixed(1),
+    macShare === null ? "" : formatShare(macShare),
+  ]
+}
+
+function limitsText(record: BenchRecord): string {
+  const read = (record.limit_read_bytes_per_second / 1e9).toFixed(1)
+  const macs = (record.limit_int8_macs_per_second / 1e9).toFixed(0)
+  return `limits with ${record.n_threads} threads: ${read} GB/s read, ${macs} GMAC/s int8`
+}
+
+function jsonReport(): BenchReport {
+  let separator = "\n"
+  return {
+    head: () => "[",
+    row(record) {
+      const text = `${separator}${JSON.stringify(record, null, 2).replaceAll(/^/gm, "  ")}`
+      separator = ",\n"
+      return text
+    },
+    foot: () => "\n]\n",
+  }
+}
+
+function csvReport(): BenchReport {
+  let hasHead = false
+  return {
+    head: () => "",
+    row(record) {
+      const fields = Object.entries(record).filter(([key]) => !key.startsWith("samples_"))
+      const head = hasHead ? "" : csvLine(fields.map(([key]) => key))
+      hasHead = true
+      return head + csvLine(fields.map(([, value]) => value ?? ""))
+    },
+    foot: () => "",
+  }
+}

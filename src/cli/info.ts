@@ -1,0 +1,210 @@
+// asdsl info: this machine's CPU and its two limits, and with -m what a model is and how fast they let it be.
+
+import { architectureOf } from "../arch/index.ts"
+import { AsdslError } from "../errors.ts"
+import { readGguf } from "../gguf/reader.ts"
+import type { GgufHeader } from "../gguf/types.ts"
+import { Engine } from "../native/handles.ts"
+import { createTokenizer } from "../tokenizer/index.ts"
+import type { Command, Values } from "./arguments.ts"
+import { modelFlags, outputFlag, threadFlags } from "./flags.ts"
+import { loadFile, loadOptions, modelFile } from "./load.ts"
+import { modelType, paramsOf, type TypeShare, tensorBytesOf, typeShares } from "./model-facts.ts"
+import { runCommand, warn, writeOut } from "./program.ts"
+import { StatusLine } from "./status.ts"
+import { factTable, formatBytes, formatCount } from "./table.ts"
+
+const { nThreads, level } = threadFlags
+const flags = { ...modelFlags, nThreads, level, ...outputFlag(["md", "json"]) }
+
+export const command: Command<typeof flags> = {
+  name: "asdsl info",
+  summary: "shows the CPU, its levels and limits, and with -m a model's facts",
+  usage: "[-m FILE] [-t N] [-o md|json]",
+  flags,
+}
+
+export async function main(args: readonly string[]): Promise<number> {
+  return runCommand(command, args, run)
+}
+
+interface MachineFacts {
+  readonly cpu: string
+  readonly levels: readonly string[]
+  readonly level: string
+  /** Logical cores that this process may use, physical ones, and those that are P-cores. */
+  readonly nCores: number
+  readonly nPhysical: number
+  readonly nPerformance: number
+  readonly isHybrid: boolean
+  readonly cacheBytes: readonly number[]
+  readonly nThreads: number
+  readonly readBytesPerSecond: number
+  readonly int8MacsPerSecond: number
+}
+
+interface ModelFacts {
+  readonly path: string
+  readonly type: string
+  readonly name: string | null
+  readonly version: number
+  readonly fileBytes: number
+  readonly tensorBytes: number
+  readonly nParams: number
+  readonly tensorTypes: readonly TypeShare[]
+  readonly vocabulary: { readonly kind: string; readonly pre: string | null; readonly nTokens: number } | null
+  /** null for a file that cannot be loaded; `reason` says why. */
+  readonly architecture: Architecture | null
+  readonly reason: string | null
+}
+
+interface Architecture {
+  readonly nLayers: number
+  readonly dim: number
+  readonly nHeads: number
+  readonly nKvHeads: number
+  readonly headDim: number
+  readonly nFfn: number
+  readonly nCtxTrain: number
+  readonly isTied: boolean
+  /** Weight bytes that a generated token reads. */
+  readonly streamedBytes: number
+  /** Of the keys and values of a token, f16. */
+  readonly kvBytesPerToken: number
+  readonly macsPerToken: number
+  /** What the read bandwidth allows with an empty context. */
+  readonly decodeCeiling: number
+}
+
+async function run(values: Values<typeof flags>, given: ReadonlySet<string>): Promise<void> {
+  const machine = machineFacts(values)
+  const isWanted = given.has("model") || given.has("hfRepo")
+  const model = isWanted ? await modelFacts(await modelFile(values), values, machine) : null
+  if (values.output === "json") {
+    await writeOut(`${JSON.stringify({ machine, model }, null, 2)}\n`)
+    return
+  }
+  await writeOut(machineTable(machine))
+  if (model !== null) await writeOut(`\n${modelTable(model)}`)
+}
+
+function machineFacts(values: Values<typeof flags>): MachineFacts {
+  using status = new StatusLine()
+  status.show("measuring this machine's limits")
+  const { level, nThreads } = loadOptions(values)
+  using engine = Engine.create({ nThreads: nThreads ?? 0, ...(level === undefined ? {} : { level }) })
+  const info = engine.info()
+  return {
+    cpu: info.cpu,
+    levels: info.levels.filter((name) => name !== "reference"),
+    level: info.level,
+    nCores: info.nCores,
+    nPhysical: info.nPhysical,
+    nPerformance: info.nPerformance,
+    isHybrid: info.isHybrid,
+    cacheBytes: info.cacheBytes,
+    nThreads: info.nThreads,
+    readBytesPerSecond: engine.probe("bandwidth"),
+    int8MacsPerSecond: engine.probe("int8"),
+  }
+}
+
+async function modelFacts(
+  path: string,
+  values: Values<typeof flags>,
+  { readBytesPerSecond }: MachineFacts,
+): Promise<ModelFacts> {
+  const header = readGguf(path)
+  const name = header.metadata.get("general.name")
+  const facts = {
+    path,
+    type: modelType(header),
+    name: typeof name === "string" ? name : null,
+    version: header.version,
+    fileBytes: header.fileBytes,
+    tensorBytes: tensorBytesOf(header),
+    nParams: paramsOf(header),
+    tensorTypes: typeShares(header),
+    vocabulary: vocabularyFacts(header),
+  }
+  try {
+    architectureOf(header) // before a large file is loaded
+    return { ...facts, architecture: await loadedFacts(path, values, readBytesPerSecond), reason: null }
+  } catch (error) {
+    if (!(error instanceof AsdslError)) throw error
+    return { ...facts, architecture: null, reason: error.message }
+  }
+}
+
+function vocabularyFacts(header: GgufHeader): ModelFacts["vocabulary"] {
+  const pre = header.metadata.get("tokenizer.ggml.pre")
+  try {
+    const { kind, nVocab } = createTokenizer(header.metadata)
+    return { kind, pre: typeof pre === "string" ? pre : null, nTokens: nVocab }
+  } catch (error) {
+    if (!(error instanceof AsdslError)) throw error
+    warn(`asdsl info: ${error.message}`)
+    return null
+  }
+}
+
+/** Streamed bytes follow from the graph, so the model is loaded with the shortest of contexts. */
+async function loadedFacts(path: string, values: Values<typeof flags>, bandwidth: number): Promise<Architecture> {
+  using model = await loadFile(path, { ...loadOptions(values), nCtx: 1 })
+  const { nLayers, dim, nHeads, nKvHeads, headDim, nFfn, nCtxTrain, isTied } = model.config
+  return {
+    ...{ nLayers, dim, nHeads, nKvHeads, headDim, nFfn, nCtxTrain, isTied },
+    streamedBytes: model.streamedBytes,
+    kvBytesPerToken: 2 * 2 * nLayers * nKvHeads * headDim,
+    macsPerToken: model.macsPerToken + model.macsPerOutput,
+    decodeCeiling: bandwidth / model.streamedBytes,
+  }
+}
+
+function machineTable(machine: MachineFacts): string {
+  const { nCores, nPhysical, nPerformance, isHybrid } = machine
+  const caches = machine.cacheBytes.map((bytes, i) => (bytes > 0 ? `L${i + 1} ${formatBytes(bytes)}` : ""))
+  const kinds = isHybrid ? `, ${nPerformance} P and ${nPhysical - nPerformance} E` : ""
+  const threads = `with ${machine.nThreads} ${machine.nThreads === 1 ? "thread" : "threads"}`
+  return factTable("machine", [
+    ["CPU", machine.cpu],
+    ["levels", `${machine.levels.join(", ")}; in use: ${machine.level}`],
+    ["cores", `${nCores} logical, ${nPhysical} physical${kinds}`],
+    ["caches of a core", caches.filter((text) => text !== "").join(", ") || "unknown"],
+    ["read bandwidth", `${(machine.readBytesPerSecond / 1e9).toFixed(1)} GB/s ${threads}`],
+    ["int8 peak", `${(machine.int8MacsPerSecond / 1e9).toFixed(0)} GMAC/s ${threads}`],
+  ])
+}
+
+function modelTable(model: ModelFacts): string {
+  const { architecture, vocabulary } = model
+  const facts: [string, string][] = [
+    ["file", model.path],
+    ["type", model.type],
+    ...(model.name === null ? [] : [["name", model.name] as [string, string]]),
+    ["file size", `${formatBytes(model.fileBytes)}, GGUF version ${model.version}`],
+    ["parameters", formatCount(model.nParams)],
+    ...model.tensorTypes.map(
+      ({ type, nTensors, nParams, bytes }) =>
+        [`tensors ${type}`, `${nTensors}, ${formatCount(nParams)}, ${formatBytes(bytes)}`] as [string, string],
+    ),
+  ]
+  if (vocabulary !== null) {
+    const pre = vocabulary.pre === null ? "" : ` (${vocabulary.pre})`
+    facts.push(["vocabulary", `${vocabulary.kind}${pre}, ${vocabulary.nTokens} tokens`])
+  }
+  if (architecture !== null) facts.push(...architectureRows(architecture))
+  else facts.push(["cannot be loaded", model.reason ?? ""])
+  return factTable("model", facts)
+}
+
+function architectureRows(facts: Architecture): [string, string][] {
+  return [
+    ["layers", `${facts.nLayers} of width ${facts.dim}, feed-forward ${facts.nFfn}`],
+    ["heads", `${facts.nHeads} of ${facts.headDim}, ${facts.nKvHeads} for keys and values`],
+    ["output matrix", facts.isTied ? "the embedding table" : "its own"],
+    ["context", `${facts.nCtxTrain} tokens, ${formatBytes(facts.kvBytesPerToken)} of f16 keys and values each`],
+    ["read for a token", `${(facts.streamedBytes / 1e6).toFixed(1)} MB, ${formatCount(facts.macsPerToken)} MAC`],
+    ["decode ceiling", `${facts.decodeCeiling.toFixed(1)} tokens/s at that bandwidth, empty context`],
+  ]
+}
