@@ -41,6 +41,13 @@ export class ContextOverflowError extends AsdslError {
   }
 }
 
+/** A chat template is broken, or refuses the messages. */
+export class TemplateError extends AsdslError {
+  constructor(message: string, options?: ErrorOptions) {
+    super("template", message, options)
+  }
+}
+
 /** The C engine refused a call; `status` is its asdsl_status. */
 export class NativeError extends AsdslError {
   constructor(

@@ -120,7 +120,8 @@ class MetadataTokenizer implements Tokenizer {
     if (addSpecial && this.addBos) out.push(this.bos!)
     let begin = 0
     let afterSpecial = true
-    for (const match of this.#matcher(options.parseSpecial ?? false).find(bytes)) {
+    const literal = byteOffsets(text, options.literal ?? [])
+    for (const match of this.#matcher(options.parseSpecial ?? false).find(bytes, literal)) {
       if (match.begin > begin) this.#fragment(bytes, begin, match.begin, afterSpecial, out)
       out.push(match.token)
       afterSpecial = true
@@ -174,6 +175,17 @@ class MetadataTokenizer implements Tokenizer {
     this.#userDefined ??= new SpecialMatcher(vocabulary, rules)
     return this.#userDefined
   }
+}
+
+/** Where characters of a text begin in its UTF-8 bytes. */
+function byteOffsets(text: string, indices: readonly number[]): number[] {
+  let at = 0
+  let offset = 0
+  return indices.map((index) => {
+    offset += Buffer.byteLength(text.slice(at, index))
+    at = index
+    return offset
+  })
 }
 
 function flag(metadata: Metadata, key: string, otherwise: boolean): boolean {

@@ -50,8 +50,8 @@ export class SpecialMatcher {
     })
   }
 
-  /** Matches in the text's order, never overlapping. */
-  find(bytes: Uint8Array): SpecialMatch[] {
+  /** Matches in the text's order, never overlapping. Bytes at `literal` (ascending) belong to user-defined tokens at most. */
+  find(bytes: Uint8Array, literal: readonly number[] = []): SpecialMatch[] {
     const begins = this.#candidates(bytes)
     if (begins.size === 0) return []
     const taken = new Uint8Array(bytes.length)
@@ -63,7 +63,7 @@ export class SpecialMatcher {
         let end = begin + length
         // Whatever was taken before is at least as long: an overlap covers one of the two ends.
         if (taken[begin] !== 0) continue
-        if (taken[end - 1] !== 0) {
+        if (taken[end - 1] !== 0 || this.#isLiteral(token, begin, end, literal)) {
           addTo(begins, this.#shorter[place]!, begin)
           continue
         }
@@ -75,6 +75,17 @@ export class SpecialMatcher {
       }
     }
     return matches.sort((a, b) => a.begin - b.begin)
+  }
+
+  #isLiteral(token: number, begin: number, end: number, literal: readonly number[]): boolean {
+    if (literal.length === 0 || this.#vocabulary.kinds[token] === KIND.userDefined) return false
+    let low = 0 // offsets before `begin`
+    for (let high = literal.length; low < high; ) {
+      const middle = (low + high) >>> 1
+      if (literal[middle]! < begin) low = middle + 1
+      else high = middle
+    }
+    return low < literal.length && literal[low]! < end
   }
 
   #insert(text: Uint8Array, place: number): void {

@@ -5,6 +5,8 @@ export interface EncodeOptions {
   addSpecial?: boolean
   /** Recognise special tokens written in the text (<|im_end|> ...). Default false: user text cannot inject them. */
   parseSpecial?: boolean
+  /** With parseSpecial: indices into the text, ascending, of characters that are plain text, part of no special token. */
+  literal?: readonly number[]
 }
 
 export interface DecodeOptions {
