@@ -1,7 +1,7 @@
 // The two KV operations by themselves: a program of kv_append and attention over one buffer, and what they should give.
 //
 // Rows lie further apart than they are wide and the gaps hold NaN: a kernel that reads one gives NaN, one that writes one
-// is found out after each pass. Bounds are first-order rounding analysis, as in op-oracle.ts.
+// is found out after each pass. What attention should give comes from forward.ts, with the variance of float rounding.
 
 import {
   Layout,
@@ -15,6 +15,7 @@ import {
   writeStruct,
 } from "../src/native/abi.ts"
 import { Buffer, type Engine, type KvCache, Program } from "../src/native/handles.ts"
+import { attendHead, type Moments } from "./forward.ts"
 
 export interface AttentionShape {
   nHeads: number
@@ -131,61 +132,28 @@ export class AttentionProgram {
   }
 }
 
-const EPS = 2 ** -24
-const SLACK = 8
-const EXP_EPS = 2 ** -21 // relative, as for tanh: simd_math.h
-const VANISHING = Math.exp(-87) // weights below this may count as 0
-
-/** Attention of query row `t` in float64 over keys and values as the cache stores them: values and rounding's bounds. */
-export function attend(shape: AttentionShape, rows: Rows, t: number): { values: Float64Array; bounds: Float64Array } {
+/** What query row `t` should give, over keys and values as the cache stores them. */
+export function expectRow(shape: AttentionShape, rows: Rows, t: number): Moments {
   const { nHeads, nKvHeads, headDim, scale, window = 0, softcap = 0 } = shape
-  const [qCols, kvCols] = [nHeads * headDim, nKvHeads * headDim]
+  const cols = nHeads * headDim
   const first = window > 0 ? Math.max(0, t - window + 1) : 0
-  const values = new Float64Array(qCols)
-  const bounds = new Float64Array(qCols)
-  const n = t + 1 - first
-  const weights = new Float64Array(n)
-  const errors = new Float64Array(n)
-  for (let h = 0; h < nHeads; h++) {
-    const qAt = t * qCols + h * headDim
-    const kvAt = Math.floor((h * nKvHeads) / nHeads) * headDim
-    let max = Number.NEGATIVE_INFINITY
-    for (let j = 0; j < n; j++) {
-      const kAt = (first + j) * kvCols + kvAt
-      let sum = 0
-      let size = 0
-      for (let i = 0; i < headDim; i++) {
-        const term = rows.q[qAt + i]! * rows.k[kAt + i]!
-        sum += term
-        size += Math.abs(term)
-      }
-      const score = sum * scale
-      errors[j] = (headDim + SLACK) * EPS * size * Math.abs(scale)
-      weights[j] = softcap > 0 ? softcap * Math.tanh(score / softcap) : score
-      if (softcap > 0) errors[j]! += 2 * EXP_EPS * Math.abs(weights[j]!)
-      max = Math.max(max, weights[j]!)
-    }
-    let total = 0
-    for (let j = 0; j < n; j++) {
-      const below = max - weights[j]!
-      // Differences are rounded, and exp twice: against a chunk's maximum, and when chunks are merged.
-      errors[j]! += 4 * EPS * below + 2 * EXP_EPS
-      weights[j] = Math.exp(-below)
-      total += weights[j]!
-    }
-    const worst = errors.subarray(0, n).reduce((a, b, j) => (weights[j]! > VANISHING ? Math.max(a, b) : a), 0)
-    for (let i = 0; i < headDim; i++) {
-      let sum = 0
-      for (let j = 0; j < n; j++) sum += (weights[j]! / total) * rows.v[(first + j) * kvCols + kvAt + i]!
-      let spread = 0
-      for (let j = 0; j < n; j++) {
-        const size = Math.abs(rows.v[(first + j) * kvCols + kvAt + i]!) + Math.abs(sum)
-        spread += size * (Math.expm1(errors[j]! + worst) * (weights[j]! / total) + VANISHING)
-        spread += size * (weights[j]! / total) * 2 * (n + SLACK) * EPS
-      }
-      values[h * headDim + i] = sum
-      bounds[h * headDim + i] = spread
-    }
+  const exactRows = (values: Float32Array) =>
+    Array.from({ length: t + 1 - first }, (_, j) => {
+      const width = nKvHeads * headDim
+      return exact(values.subarray((first + j) * width, (first + j + 1) * width))
+    })
+  const [keys, values] = [exactRows(rows.k), exactRows(rows.v)]
+  const q = exact(rows.q.subarray(t * cols, (t + 1) * cols))
+  const out = exact(new Float32Array(cols))
+  for (let head = 0; head < nHeads; head++) {
+    const at = Math.floor((head * nKvHeads) / nHeads) * headDim
+    const part = attendHead(q, head * headDim, { keys, values, at, headDim, scale, softcap })
+    out.values.set(part.values, head * headDim)
+    out.variances.set(part.variances, head * headDim)
   }
-  return { values, bounds }
+  return out
+}
+
+function exact(values: Float32Array): Moments {
+  return { values: Float64Array.from(values), variances: new Float64Array(values.length) }
 }

@@ -1,0 +1,343 @@
+// The llama architecture in float64, formula by formula, and how far the engine's number formats may lead away from it.
+//
+// The oracle of whole models: it shares the GGUF reader and dequantize() with the engine and nothing else. Every value
+// carries the variance of what the engine adds to it. Three things do: a matrix input is rounded to int8 (one step is
+// max|x| / 127 of its block of 32 or 256, so its variance is step^2 / 12), keys and values are rounded to f16, and each
+// float operation rounds its result (ROUNDING times the result squared). Variances go through linear maps by squared
+// coefficients and through everything else by its slope: errors count as independent of each other, so this is an
+// estimate (Higham and Mary 2019, "A new approach to probabilistic rounding error analysis"), not a worst case. The
+// tests hold it to account in both directions: errors much smaller than it says are a failure as well.
+
+import { readFileSync } from "node:fs"
+import { dequantize } from "../src/gguf/dequantize.ts"
+import { readGguf } from "../src/gguf/reader.ts"
+import { type GgufHeader, TENSOR_TYPES } from "../src/gguf/types.ts"
+
+/** A vector with the variance of each element's error. */
+export interface Moments {
+  readonly values: Float64Array
+  readonly variances: Float64Array
+}
+
+export interface ForwardResult {
+  /** The residual stream after the last layer, before the output norm. */
+  readonly hidden: Moments[] // (tokens) of dim
+  readonly logits: Moments[] // (tokens) of vocabulary
+}
+
+interface Matrix {
+  readonly weights: Float32Array // (rows, cols)
+  readonly rows: number
+  readonly cols: number
+  /** Inputs that share a scale when they are rounded to int8; 0: they stay floats. */
+  readonly block: number
+  /** Weights after which the engine rounds its running sum. */
+  readonly run: number
+}
+
+// Mean square of a float32 rounding's relative error, over mantissas as they usually are: ulp^2 / 12 with a
+// logarithmically even mantissa.
+const ROUNDING = 0.18 * 2 ** -48
+// Likewise of the engine's exp and tanh, whose relative errors stay below 2e-7 and 5e-7: simd_math.h.
+const EXP = 1e-14
+const TANH = 6e-14
+
+/** What rounding to float32 takes from x, squared, in units of ROUNDING: nothing where x is a float. */
+function lost(x: number): number {
+  return Math.fround(x) === x ? 0 : x * x
+}
+
+function blank(n: number): Moments {
+  return { values: new Float64Array(n), variances: new Float64Array(n) }
+}
+
+/** What storing in a float format of so many mantissa bits adds. */
+function storageVariance(x: number, mantissaBits: number, minExponent: number): number {
+  const exponent = Math.max(Math.floor(Math.log2(Math.abs(x) || 2 ** minExponent)), minExponent)
+  return 2 ** (2 * (exponent - mantissaBits)) / 12
+}
+
+/** x as a matrix takes it: float64 values stay, int8 shows in the variance. */
+function quantized(x: Moments, block: number): Moments {
+  if (block === 0) return x
+  const variances = x.variances.slice()
+  for (let begin = 0; begin < variances.length; begin += block) {
+    const end = begin + block
+    const largest = x.values.subarray(begin, end).reduce((max, value) => Math.max(max, Math.abs(value)), 0)
+    for (let i = begin; i < end; i++) variances[i]! += (largest / 127) ** 2 / 12
+  }
+  return { values: x.values, variances }
+}
+
+/** W x (+ bias). */
+function product(m: Matrix, input: Moments, bias?: Float32Array): Moments {
+  const x = quantized(input, m.block)
+  const y = blank(m.rows)
+  for (let r = 0; r < m.rows; r++) {
+    const at = r * m.cols
+    let sum = 0
+    let variance = 0
+    let rounded = 0
+    for (let i = 0; i < m.cols; i++) {
+      const w = m.weights[at + i]!
+      sum += w * x.values[i]!
+      variance += w * w * x.variances[i]!
+      if ((i + 1) % m.run === 0) rounded += lost(sum)
+    }
+    y.values[r] = sum + (bias?.[r] ?? 0)
+    if (bias !== undefined) rounded += lost(y.values[r]!)
+    y.variances[r] = variance + ROUNDING * rounded
+  }
+  return y
+}
+
+function sum(a: Moments, b: Moments): Moments {
+  const values = a.values.map((x, i) => x + b.values[i]!)
+  return { values, variances: a.variances.map((s, i) => s + b.variances[i]! + ROUNDING * lost(values[i]!)) }
+}
+
+/** x / sqrt(mean(x^2) + eps) * weight */
+function rmsNorm(x: Moments, weight: Float32Array, eps: number): Moments {
+  const n = x.values.length
+  const scale = 1 / Math.sqrt(x.values.reduce((a, b) => a + b * b, 0) / n + eps)
+  const values = x.values.map((v, i) => v * scale * weight[i]!)
+  // dy_i = w_i scale (dx_i - x_i scale^2 mean(x dx))
+  const common = x.values.reduce((a, v, i) => a + v * v * x.variances[i]!, 0) * (scale ** 2 / n) ** 2
+  const variances = x.variances.map((s, i) => {
+    const own = s * (1 - (2 * (x.values[i]! * scale) ** 2) / n)
+    return (weight[i]! * scale) ** 2 * (Math.max(own, 0) + x.values[i]! ** 2 * common) + 4 * ROUNDING * values[i]! ** 2
+  })
+  return { values, variances }
+}
+
+/** silu(g) * u */
+function gated(g: Moments, u: Moments): Moments {
+  const out = blank(g.values.length)
+  for (let i = 0; i < out.values.length; i++) {
+    const [x, y] = [g.values[i]!, u.values[i]!]
+    const sigmoid = 1 / (1 + Math.exp(-x))
+    const slope = sigmoid * (1 + x * (1 - sigmoid))
+    out.values[i] = x * sigmoid * y
+    out.variances[i] =
+      (slope * y) ** 2 * g.variances[i]! +
+      (x * sigmoid) ** 2 * u.variances[i]! +
+      (EXP + 3 * ROUNDING) * out.values[i]! ** 2
+  }
+  return out
+}
+
+/** Turns neighbours (2j, 2j + 1) of the first 2 * frequencies.length dimensions of each head by position * frequency. */
+function rotated(x: Moments, headDim: number, position: number, frequencies: Float64Array): Moments {
+  const out = { values: x.values.slice(), variances: x.variances.slice() }
+  for (let head = 0; head < x.values.length; head += headDim) {
+    for (const [j, frequency] of frequencies.entries()) {
+      const [a, b] = [head + 2 * j, head + 2 * j + 1]
+      const [cos, sin] = [Math.cos(position * frequency), Math.sin(position * frequency)]
+      const [u, v] = [x.values[a]!, x.values[b]!]
+      const [su, sv] = [x.variances[a]!, x.variances[b]!]
+      out.values[a] = u * cos - v * sin
+      out.values[b] = u * sin + v * cos
+      const rounded = 2 * ROUNDING * (u * u + v * v)
+      out.variances[a] = su * cos ** 2 + sv * sin ** 2 + rounded
+      out.variances[b] = su * sin ** 2 + sv * cos ** 2 + rounded
+    }
+  }
+  return out
+}
+
+/** As the cache keeps it. */
+function stored(x: Moments, type: "f16" | "f32"): Moments {
+  if (type === "f32") return x
+  return { values: x.values, variances: x.variances.map((s, i) => s + storageVariance(x.values[i]!, 10, -14)) }
+}
+
+/** What a head attends to: the keys and values of some positions, its own part of each beginning at `at`. */
+export interface Attended {
+  readonly keys: readonly Moments[]
+  readonly values: readonly Moments[]
+  readonly at: number
+  readonly headDim: number
+  readonly scale: number
+  /** scores = softcap * tanh(score / softcap); absent or 0: as they are. */
+  readonly softcap?: number
+}
+
+function scoresOf(q: Moments, qAt: number, { keys, at, headDim, scale, softcap = 0 }: Attended): Moments {
+  const scores = blank(keys.length)
+  for (const [j, k] of keys.entries()) {
+    let sum = 0
+    let variance = 0
+    let rounded = 0
+    for (let i = 0; i < headDim; i++) {
+      const [a, b] = [q.values[qAt + i]!, k.values[at + i]!]
+      sum += a * b
+      variance += a * a * k.variances[at + i]! + b * b * q.variances[qAt + i]!
+      rounded += lost(sum)
+    }
+    let score = sum * scale
+    variance = scale ** 2 * (variance + ROUNDING * rounded) + ROUNDING * lost(score)
+    if (softcap > 0) {
+      const tanh = Math.tanh(score / softcap)
+      score = softcap * tanh
+      variance = variance * (1 - tanh * tanh) ** 2 + (TANH + 2 * ROUNDING) * score * score
+    }
+    scores.values[j] = score
+    scores.variances[j] = variance
+  }
+  return scores
+}
+
+/** softmax(scale * q k) v of the query head that begins at qAt. */
+export function attendHead(q: Moments, qAt: number, attended: Attended): Moments {
+  const { values, at, headDim } = attended
+  const scores = scoresOf(q, qAt, attended)
+  const n = values.length
+  const max = scores.values.reduce((a, b) => Math.max(a, b))
+  const weights = scores.values.map((score) => Math.exp(score - max))
+  const total = weights.reduce((a, b) => a + b)
+  // Of a weight, relative: its score, the difference from the largest one, exp.
+  const relative = scores.variances.map((s, j) => s + ROUNDING * lost(scores.values[j]! - max) + EXP)
+  const out = blank(headDim)
+  for (let i = 0; i < headDim; i++) {
+    let sum = 0
+    let rounded = 0
+    for (let j = 0; j < n; j++) {
+      sum += (weights[j]! / total) * values[j]!.values[at + i]!
+      rounded += lost(sum)
+    }
+    let variance = ROUNDING * (rounded + (4 + n / 32) * sum * sum)
+    for (let j = 0; j < n; j++) {
+      const share = (weights[j]! / total) ** 2
+      const difference = values[j]!.values[at + i]! - sum
+      variance += share * (relative[j]! * difference ** 2 + values[j]!.variances[at + i]!)
+    }
+    out.values[i] = sum
+    out.variances[i] = variance
+  }
+  return out
+}
+
+export class Forward {
+  readonly #header: GgufHeader
+  readonly #file: Uint8Array
+  readonly #tensors = new Map<string, Float32Array>()
+  readonly nLayers: number
+  readonly nVocab: number
+  readonly #nHeads: number
+  readonly #nKvHeads: number
+  readonly #headDim: number
+  readonly #eps: number
+
+  constructor(path: string) {
+    this.#header = readGguf(path)
+    this.#file = readFileSync(path)
+    const dim = this.#number("embedding_length")
+    this.nLayers = this.#number("block_count")
+    this.#nHeads = this.#number("attention.head_count")
+    this.#nKvHeads = this.#number("attention.head_count_kv", this.#nHeads)
+    this.#headDim = this.#number("attention.key_length", dim / this.#nHeads)
+    this.#eps = this.#number("attention.layer_norm_rms_epsilon")
+    this.nVocab = this.#header.tensors.get("token_embd.weight")!.shape[1]!
+  }
+
+  #number(key: string, fallback?: number): number {
+    const value = this.#header.metadata.get(`llama.${key}`) ?? fallback
+    if (typeof value !== "number") throw new Error(`llama.${key} is ${value}`)
+    return value
+  }
+
+  #has(name: string): boolean {
+    return this.#header.tensors.has(name)
+  }
+
+  #vector(name: string): Float32Array {
+    let values = this.#tensors.get(name)
+    if (values === undefined) {
+      const { type, shape, offset, bytes } = this.#header.tensors.get(name)!
+      values = dequantize(
+        type,
+        this.#file.subarray(offset, offset + bytes),
+        shape.reduce((a, b) => a * b, 1),
+      )
+      this.#tensors.set(name, values)
+    }
+    return values
+  }
+
+  #matrix(name: string): Matrix {
+    const { type, shape } = this.#header.tensors.get(name)!
+    const [cols, rows] = [shape[0]!, shape[1]!]
+    const block = Object.values(TENSOR_TYPES).find(({ id }) => id === type)!.block
+    return { weights: this.#vector(name), rows, cols, block: block === 1 ? 0 : block, run: block }
+  }
+
+  #linear(name: string, x: Moments): Moments {
+    const bias = this.#has(`${name}.bias`) ? this.#vector(`${name}.bias`) : undefined
+    return product(this.#matrix(`${name}.weight`), x, bias)
+  }
+
+  /** Radians per token of each pair; the format that the engine keeps them in is float32. */
+  #frequencies(): Float64Array {
+    const nRot = this.#number("rope.dimension_count", this.#headDim)
+    const base = this.#number("rope.freq_base", 10000)
+    const isLinear = this.#header.metadata.get("llama.rope.scaling.type") === "linear"
+    const stretch = isLinear ? this.#number("rope.scaling.factor") : 1
+    const factors = this.#has("rope_freqs.weight") ? this.#vector("rope_freqs.weight") : undefined
+    return Float64Array.from({ length: nRot / 2 }, (_, j) =>
+      Math.fround(base ** ((-2 * j) / nRot) / stretch / (factors?.[j] ?? 1)),
+    )
+  }
+
+  #attention(x: Moments[], layer: number, typeKv: "f16" | "f32", frequencies: Float64Array): Moments[] {
+    const prefix = `blk.${layer}.attn`
+    const turn = (y: Moments, position: number) => rotated(y, this.#headDim, position, frequencies)
+    const keys: Moments[] = []
+    const values: Moments[] = []
+    return x.map((row, t) => {
+      const h = rmsNorm(row, this.#vector(`${prefix}_norm.weight`), this.#eps)
+      const q = turn(this.#linear(`${prefix}_q`, h), t)
+      keys.push(stored(turn(this.#linear(`${prefix}_k`, h), t), typeKv))
+      values.push(stored(this.#linear(`${prefix}_v`, h), typeKv))
+      const out = blank(this.#nHeads * this.#headDim)
+      for (let head = 0; head < this.#nHeads; head++) {
+        const at = Math.floor((head * this.#nKvHeads) / this.#nHeads) * this.#headDim
+        const attended = { keys, values, at, headDim: this.#headDim, scale: 1 / Math.sqrt(this.#headDim) }
+        const part = attendHead(q, head * this.#headDim, attended)
+        out.values.set(part.values, head * this.#headDim)
+        out.variances.set(part.variances, head * this.#headDim)
+      }
+      return sum(row, this.#linear(`${prefix}_output`, out))
+    })
+  }
+
+  #feedForward(row: Moments, layer: number): Moments {
+    const prefix = `blk.${layer}.ffn`
+    const f = rmsNorm(row, this.#vector(`${prefix}_norm.weight`), this.#eps)
+    const u = gated(this.#linear(`${prefix}_gate`, f), this.#linear(`${prefix}_up`, f))
+    return sum(row, this.#linear(`${prefix}_down`, u))
+  }
+
+  /** Tokens at positions 0, 1, 2 ... with a cache of the given type. */
+  run(tokens: readonly number[], typeKv: "f16" | "f32"): ForwardResult {
+    const { weights, cols } = this.#matrix("token_embd.weight")
+    const frequencies = this.#frequencies()
+    let x = tokens.map((token) => {
+      const values = Float64Array.from(weights.subarray(token * cols, (token + 1) * cols))
+      return { values, variances: new Float64Array(cols) } as Moments
+    })
+    for (let layer = 0; layer < this.nLayers; layer++) {
+      x = this.#attention(x, layer, typeKv, frequencies).map((row) => this.#feedForward(row, layer))
+    }
+    const output = this.#matrix(this.#has("output.weight") ? "output.weight" : "token_embd.weight")
+    const norm = this.#vector("output_norm.weight")
+    return { hidden: x, logits: x.map((row) => product(output, rmsNorm(row, norm, this.#eps))) }
+  }
+}
+
+/** log softmax */
+export function logProbabilities(logits: ArrayLike<number>): Float64Array {
+  const values = Float64Array.from(logits)
+  const max = values.reduce((a, b) => Math.max(a, b))
+  const total = Math.log(values.reduce((a, b) => a + Math.exp(b - max), 0)) + max
+  return values.map((x) => x - total)
+}
