@@ -137,7 +137,8 @@ fn buildAll(b: *std.Build) void {
     const sources: Sources = .find(b);
 
     const variant: Variant = .{ .optimize = optimize, .evex = evex_library };
-    const root = engineModule(b, sources, target, variant);
+    const levels = levelObjects(b, sources, target, variant);
+    const root = engineModule(b, sources, target, variant, levels);
     const library = b.addLibrary(.{
         .name = if (evex_library) "asdsl_evex" else "asdsl",
         .linkage = .dynamic,
@@ -147,6 +148,12 @@ fn buildAll(b: *std.Build) void {
     library.bundle_ubsan_rt = false;
     library.link_z_defs = true;
     b.installArtifact(library);
+
+    const objects = b.step("objects", "Install each level's kernels as an object file (a test looks at their instructions)");
+    for (levels) |object| {
+        const path = b.fmt("objects/{s}.o", .{object.name});
+        objects.dependOn(&b.addInstallFile(object.getEmittedBin(), path).step);
+    }
 
     // Tests run here: level avxvnni in the encoding that this CPU has.
     const host = b.graph.host.result.cpu;
@@ -217,19 +224,33 @@ const Sources = struct {
     }
 };
 
-/// A module with the whole engine in it.
-fn engineModule(b: *std.Build, sources: Sources, target: std.Build.ResolvedTarget, variant: Variant) *std.Build.Module {
-    const flags = variant.flags(b);
-    const root = cModule(b, target, variant);
-    root.addCSourceFiles(.{ .files = sources.common, .flags = variant.commonFlags(b) });
+/// The kernels, once per level: an object each.
+fn levelObjects(b: *std.Build, sources: Sources, target: std.Build.ResolvedTarget, variant: Variant) []const *Compile {
+    var objects: std.ArrayList(*Compile) = .empty;
     for (variant.levels(target.result.cpu.arch)) |level| {
         const module = cModule(b, levelTarget(b, target, level), variant);
         module.addCSourceFiles(.{
             .files = sources.kernels,
-            .flags = concat(b, &.{ flags, level.macros, &.{b.fmt("-DASDSL_LEVEL_NAME={s}", .{level.name})} }),
+            .flags = concat(b, &.{
+                variant.flags(b), level.macros, &.{b.fmt("-DASDSL_LEVEL_NAME={s}", .{level.name})},
+            }),
         });
-        root.addObject(b.addObject(.{ .name = b.fmt("kernels_{s}", .{level.name}), .root_module = module }));
+        append(b, &objects, b.addObject(.{ .name = b.fmt("kernels_{s}", .{level.name}), .root_module = module }));
     }
+    return objects.items;
+}
+
+/// A module with the whole engine in it.
+fn engineModule(
+    b: *std.Build,
+    sources: Sources,
+    target: std.Build.ResolvedTarget,
+    variant: Variant,
+    levels: []const *Compile,
+) *std.Build.Module {
+    const root = cModule(b, target, variant);
+    root.addCSourceFiles(.{ .files = sources.common, .flags = variant.commonFlags(b) });
+    for (levels) |object| root.addObject(object);
     return root;
 }
 
@@ -257,7 +278,7 @@ fn addTests(b: *std.Build, step: *Step, sources: Sources, target: std.Build.Reso
     const engine = b.addLibrary(.{
         .name = b.fmt("asdsl_{t}", .{variant.sanitizer}),
         .linkage = .static,
-        .root_module = engineModule(b, sources, target, variant),
+        .root_module = engineModule(b, sources, target, variant, levelObjects(b, sources, target, variant)),
     });
     for (sources.tests) |path| {
         const module = cModule(b, target, variant);
