@@ -1,0 +1,198 @@
+// Whole models with random weights, and single layers of them. Oracle: the float64 forward pass of forward.ts, and the
+// standard deviation that it derives for each logit from the engine's number formats.
+//
+// Deviations are errors in units of that. The largest of some 10^4 nearly normal ones is about 4.5 and must stay below 7.
+// Their root mean square is 1 if the derivation is right (0.93 to 1.06 seen) and is bounded on both sides. Float weights
+// are the sharp test of the graph (logits of order 1 to about 10^-6), quantised ones show that int8 costs what it must.
+
+import { afterAll, describe, expect, test } from "bun:test"
+import { mkdtempSync, rmSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import type { TensorTypeName } from "../src/gguf/types.ts"
+import { load, type Model } from "../src/index.ts"
+import { Type } from "../src/native/abi.ts"
+import { KvCache } from "../src/native/handles.ts"
+import { type RandomModel, writeRandomModel } from "./fixtures/random-model.ts"
+import { Forward, type Moments } from "./forward.ts"
+import { readRows } from "./op-oracle.ts"
+import { TYPES } from "./tiny-model.ts"
+
+const folder = mkdtempSync(join(tmpdir(), "asdsl-forward-"))
+afterAll(() => rmSync(folder, { recursive: true }))
+
+const N_TOKENS = 40
+
+type Shape = Partial<RandomModel> & { type: TensorTypeName }
+
+function write(name: string, shape: Shape): string {
+  const path = join(folder, `${name.replaceAll(/\W/g, "-")}.gguf`)
+  const isWide = shape.type.endsWith("_K")
+  writeRandomModel(path, {
+    ...{ seed: 7, nLayers: 2, dim: isWide ? 256 : 96, nHeads: isWide ? 4 : 3, nKvHeads: 1, nFfn: isWide ? 512 : 160 },
+    ...{ nVocab: 200, nCtx: 128, tied: true, biases: false, ...shape },
+  })
+  return path
+}
+
+/** Different tokens, so that no rounding of the first layer happens twice. */
+const tokensOf = (nVocab: number) => Array.from({ length: N_TOKENS }, (_, i) => (i * 31 + 5) % nVocab)
+
+interface Deviations {
+  largest: number
+  rms: number
+}
+
+function deviations(got: readonly ArrayLike<number>[], expected: readonly Moments[]): Deviations {
+  let largest = 0
+  let squares = 0
+  let n = 0
+  for (const [t, { values, variances }] of expected.entries()) {
+    for (let i = 0; i < values.length; i++) {
+      const deviation = Math.abs(got[t]![i]! - values[i]!) / Math.sqrt(variances[i]!)
+      largest = Number.isNaN(deviation) ? deviation : Math.max(largest, deviation)
+      squares += deviation ** 2
+      n++
+    }
+  }
+  return { largest, rms: Math.sqrt(squares / n) }
+}
+
+function check({ largest, rms }: Deviations): void {
+  expect(largest).toBeLessThan(7)
+  expect(rms).toBeGreaterThan(0.8)
+  expect(rms).toBeLessThan(1.2)
+}
+
+/** Logits of every position; the first passes are single tokens, then a few, then all that is left. */
+function logitsOf(model: Model, tokens: number[]): Float32Array[] {
+  using session = model.createSession()
+  const rows: Float32Array[] = []
+  for (const [from, to] of [
+    [0, 1],
+    [1, 2],
+    [2, 7],
+    [7, tokens.length],
+  ] as const) {
+    session.extend(tokens.slice(from, to), {
+      outputs: "all",
+      onRows(_, n) {
+        for (let j = 0; j < n; j++) rows.push(session.row(j).logits.slice())
+      },
+    })
+  }
+  return rows
+}
+
+async function compare(path: string, type: "f16" | "f32", more: { typeV?: "f16" | "f32" } = {}): Promise<Deviations> {
+  const forward = new Forward(path)
+  const tokens = tokensOf(forward.nVocab)
+  using model = await load(path, { nThreads: 2, typeK: type, typeV: type, ...more })
+  return deviations(logitsOf(model, tokens), forward.run(tokens, type).logits)
+}
+
+describe("every tensor type", () => {
+  for (const type of TYPES) {
+    for (const tied of [true, false]) {
+      for (const typeKv of ["f16", "f32"] as const) {
+        test(`${type}, ${tied ? "tied" : "untied"}, ${typeKv} cache`, async () => {
+          check(await compare(write(`${type}${tied}`, { type, tied }), typeKv))
+        })
+      }
+    }
+  }
+})
+
+const q4kMix = (name: string) => (/attn_v|ffn_down|output\.w/.test(name) ? "Q6_K" : "Q4_K")
+const anyTypes = (name: string): TensorTypeName => {
+  if (name.includes("attn_k")) return "F16"
+  if (name.includes("attn_v")) return "Q8_0"
+  if (name.includes("ffn_down")) return "Q4_1"
+  return name.includes("token_embd") ? "BF16" : "Q4_0"
+}
+
+// Rows of 576, 96 and 160 inputs are odd numbers of blocks of 32; 201 and 40 outputs are not whole groups of 16 rows.
+const SHAPES: Record<string, Shape> = {
+  "Q4_K with Q6_K": { type: "Q4_K", types: q4kMix, tied: false },
+  "Q4_K with Q6_K, biases": { type: "Q4_K", types: q4kMix, biases: true, nVocab: 201 },
+  "many types in one model": { type: "Q4_0", types: anyTypes, biases: true, tied: false },
+  "biases, F32": { type: "F32", biases: true, tied: false },
+  "biases, Q4_1": { type: "Q4_1", biases: true },
+  "SmolLM2's width": { type: "Q4_1", dim: 576, nHeads: 9, nKvHeads: 3, nFfn: 224, nVocab: 131, nLayers: 1 },
+  "SmolLM2's width, Q4_0": { type: "Q4_0", dim: 576, nHeads: 9, nKvHeads: 3, nFfn: 224, nVocab: 131, nLayers: 1 },
+  "SmolLM2's width, Q8_0": { type: "Q8_0", dim: 576, nHeads: 9, nKvHeads: 3, nFfn: 224, nVocab: 131, nLayers: 1 },
+  "one head to each": { type: "F32", dim: 128, nHeads: 4, nKvHeads: 4 },
+  "heads of 32, 2 to 1": { type: "Q8_0", dim: 128, nHeads: 4, nKvHeads: 2 },
+  "heads of 32, 3 to 1": { type: "F16", dim: 192, nHeads: 6, nKvHeads: 2 },
+  "heads of 64, 4 to 1": { type: "Q4_1", dim: 256, nHeads: 4, nKvHeads: 1 },
+  "heads of 80, 5 to 1": { type: "F32", dim: 160, nHeads: 5, nKvHeads: 1, headDim: 80 },
+  "heads of 96, 6 to 1": { type: "BF16", dim: 128, nHeads: 6, nKvHeads: 1, headDim: 96 },
+  "heads of 128, 7 to 1": { type: "Q8_0", dim: 96, nHeads: 7, nKvHeads: 1, headDim: 128 },
+  "heads of 16, 8 to 1": { type: "F32", dim: 128, nHeads: 8, nKvHeads: 1 },
+  "heads of 40, 4 to 1": { type: "Q4_0", dim: 160, nHeads: 4, nKvHeads: 1, nVocab: 201 },
+  "nothing divides anything": { type: "F32", dim: 60, nHeads: 3, nKvHeads: 3, headDim: 22, nFfn: 77, nVocab: 163 },
+  "half of each head turns": { type: "F32", metadata: { "llama.rope.dimension_count": 16 } },
+  "another base": { type: "F16", metadata: { "llama.rope.freq_base": 500000 } },
+  "factors of Llama 3": { type: "F32", ropeFactors: Array.from({ length: 16 }, (_, j) => 1 + j ** 1.2) },
+  "linear scaling": { type: "F32", metadata: { "llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4 } },
+  "a large epsilon": { type: "F32", metadata: { "llama.attention.layer_norm_rms_epsilon": 0.01 } },
+  "four layers": { type: "Q8_0", nLayers: 4 },
+  "four layers, F32": { type: "F32", nLayers: 4 },
+}
+
+describe("every shape", () => {
+  for (const [name, shape] of Object.entries(SHAPES)) {
+    test(name, async () => check(await compare(write(name, shape), "f16")))
+  }
+
+  test("keys in f32, values in f16", async () => {
+    // The oracle takes one type for both: what f16 keys would add makes the difference.
+    const path = write("mixed cache", { type: "F32" })
+    const { rms } = await compare(path, "f32", { typeV: "f16" })
+    expect(rms).toBeGreaterThan(3)
+    const both = await compare(path, "f16", { typeV: "f32" })
+    expect(both.rms).toBeLessThan(1)
+  })
+})
+
+/** The residual stream after the last layer, before the output norm, through the op door. */
+async function lastLayer(path: string, typeKv: "f16" | "f32"): Promise<Deviations> {
+  const forward = new Forward(path)
+  const tokens = tokensOf(forward.nVocab)
+  using model = await load(path, { nThreads: 1, maxOutputs: N_TOKENS })
+  const { nLayers, nKvHeads, headDim } = model.config
+  const type = typeKv === "f16" ? Type.F16 : Type.F32
+  using kv = KvCache.create({ nLayers, nKvHeads, headDim, capacity: N_TOKENS, typeK: type, typeV: type })
+  const executor = model.executorFor(N_TOKENS)
+  executor.prepare(tokens, 0, N_TOKENS, 0, 0, 0)
+  const last = executor.plan.ops.findLastIndex(({ operation }) => operation === "matmul_add")
+  for (let index = 0; index <= last; index++) executor.runOp(index, kv)
+  const hidden = readRows(executor, executor.plan.ops[last]!.places.out!, N_TOKENS)
+  return deviations(hidden, forward.run(tokens, typeKv).hidden)
+}
+
+describe("a single layer, op by op", () => {
+  for (const type of TYPES) {
+    for (const typeKv of ["f16", "f32"] as const) {
+      test(`${type}, ${typeKv} cache`, async () => {
+        check(await lastLayer(write(`layer ${type}`, { type, nLayers: 1, biases: true, seed: 8 }), typeKv))
+      })
+    }
+  }
+})
+
+describe("the bounds are sharp: a model that differs a little is found out", () => {
+  const others: Record<string, Record<string, number>> = {
+    "rotary base 10,001, not 10,000": { "llama.rope.freq_base": 10001 },
+    "epsilon 0.0000101, not 0.00001": { "llama.attention.layer_norm_rms_epsilon": 1.01e-5 },
+  }
+  for (const [name, metadata] of Object.entries(others)) {
+    test(name, async () => {
+      const forward = new Forward(write("sharp", { type: "F32" }))
+      const tokens = tokensOf(forward.nVocab)
+      using model = await load(write(name, { type: "F32", metadata }), { nThreads: 2, typeK: "f32", typeV: "f32" })
+      const { rms } = deviations(logitsOf(model, tokens), forward.run(tokens, "f32").logits)
+      expect(rms).toBeGreaterThan(2)
+    })
+  }
+})
