@@ -40,7 +40,7 @@ interface Stamp {
  */
 export function ensureLibrary(): string {
   const named = process.env.ASDSL_LIBRARY
-  if (!named) return buildIfStale(projectFolder, findZig)
+  if (!named) return buildIfStale(projectFolder, () => findZig())
   if (!existsSync(named)) throw new BuildError(`$ASDSL_LIBRARY (${named}) does not exist`)
   return named
 }

@@ -38,8 +38,8 @@ export function pythonMissing(): string {
  * The folder of a package in one exact version, .tools/<package>, installed if it is not there: whole or not at all.
  * Throws BuildError if it cannot be had.
  */
-export function installTool(name: string, version: string): string {
-  const tools = join(projectFolder, ".tools")
+export function installTool(name: string, version: string, root = projectFolder): string {
+  const tools = join(root, ".tools")
   const folder = join(tools, name)
   const isThere = () => existsSync(join(folder, `${name.replaceAll("-", "_")}-${version}.dist-info`))
   if (isThere()) return folder

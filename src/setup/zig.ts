@@ -8,16 +8,16 @@ import { installTool } from "./pip.ts"
 import { projectFolder } from "./project.ts"
 
 /** The version of zig that build.zig accepts, which is the only place that names it. */
-export function zigVersion(): string {
-  const source = readFileSync(join(projectFolder, "build.zig"), "utf8")
+export function zigVersion(root = projectFolder): string {
+  const source = readFileSync(join(root, "build.zig"), "utf8")
   const version = /^const zig_version = "([^"]+)"/m.exec(source)?.[1]
   if (version === undefined) throw new BuildError("build.zig does not say which zig it needs (const zig_version)")
   return version
 }
 
-/** The path of a zig of the right version. Throws BuildError: $ZIG is another version, or none can be installed. */
-export function findZig(): string {
-  const wanted = zigVersion()
+/** The path of a zig of the right version for the project in `root`. Throws BuildError: $ZIG is another version, or none can be installed. */
+export function findZig(root = projectFolder): string {
+  const wanted = zigVersion(root)
   const named = process.env.ZIG
   if (named) {
     const version = versionOf(named)
@@ -25,13 +25,13 @@ export function findZig(): string {
     const is = version === undefined ? "does not run" : `is zig ${version}`
     throw new BuildError(`$ZIG (${named}) ${is}, asdsl is built by zig ${wanted}: unset ZIG to have it installed`)
   }
-  const own = ownZig(join(projectFolder, ".tools", "ziglang"))
+  const own = ownZig(join(root, ".tools", "ziglang"))
   if (existsSync(own) && versionOf(own) === wanted) return own
-  const onPath = Bun.which("zig")
+  const onPath = Bun.which("zig", { PATH: process.env.PATH ?? "" })
   const version = onPath === null ? undefined : versionOf(onPath)
   if (onPath !== null && version === wanted) return onPath
   try {
-    return ownZig(installTool("ziglang", wanted))
+    return ownZig(installTool("ziglang", wanted, root))
   } catch (cause) {
     if (!(cause instanceof BuildError) || onPath === null) throw cause
     throw new BuildError(`${cause.message}; the zig on PATH (${onPath}) is ${version ?? "no zig at all"}`, { cause })
