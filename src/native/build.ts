@@ -4,17 +4,7 @@
 // zig-out/lib/build-stamp.json says what the library beside it was built from. Sizes and times of modification answer
 // at once if none differs; only then are the files read. Library and stamp are renamed into place, the library first.
 
-import {
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  statSync,
-  writeFileSync,
-} from "node:fs"
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs"
 import { basename, dirname, join } from "node:path"
 import { BuildError } from "../errors.ts"
 import { lockSync } from "../setup/lock.ts"
@@ -121,7 +111,8 @@ function build(root: string, library: string, zig: string): void {
   const files = sourceFiles(root)
   const stamp = { hash: hashOf(root, files), sources: describe(root, files) }
   mkdirSync(dirname(library), { recursive: true })
-  const prefix = mkdtempSync(join(root, "zig-out", "partial-"))
+  const prefix = join(root, "zig-out", "partial") // the lock's holder alone is here
+  rmSync(prefix, { recursive: true, force: true })
   try {
     runZig(zig, root, prefix)
     renameSync(join(prefix, builtAs), library)

@@ -1,7 +1,7 @@
 // Packages of the Python index as folders and files of our own: pip is the download program, nothing it brings is
 // imported. Knows nothing of what the packages are for.
 
-import { existsSync, mkdirSync, mkdtempSync, renameSync, rmSync } from "node:fs"
+import { existsSync, renameSync, rmSync } from "node:fs"
 import { join } from "node:path"
 import { BuildError } from "../errors.ts"
 import { lockSync } from "./lock.ts"
@@ -45,8 +45,8 @@ export function installTool(name: string, version: string, root = projectFolder)
   if (isThere()) return folder
   using _lock = lockSync(join(tools, `${name}.lock`))
   if (isThere()) return folder
-  mkdirSync(tools, { recursive: true })
-  const fresh = mkdtempSync(join(tools, `${name}.partial-`))
+  const fresh = `${folder}.partial` // the lock's holder alone is here
+  rmSync(fresh, { recursive: true, force: true })
   try {
     runPipInstall(fresh, name, version)
     rmSync(folder, { recursive: true, force: true })
