@@ -1,52 +1,16 @@
 // Oracle: gguf.quants.dequantize of the Python package gguf, bit for bit (fixtures/make-dequantize-expected.py).
 
 import { describe, expect, test } from "bun:test"
-import { createHash } from "node:crypto"
 import { inflateRawSync } from "node:zlib"
 import { ArgumentError, UnsupportedError } from "../src/errors.ts"
 import { dequantize } from "../src/gguf/dequantize.ts"
 import { TENSOR_TYPES, type TensorTypeName } from "../src/gguf/types.ts"
+import { bitsOf, makeBlocks, sha256 } from "./fixtures/dequantize-blocks.ts"
 import expected from "./fixtures/dequantize-expected.json"
 import { quantize } from "./fixtures/quantize.ts"
 import { random } from "./tokenizer-fixtures.ts"
 
 const TYPES = Object.keys(TENSOR_TYPES) as TensorTypeName[]
-
-/** Byte offsets of the F16 scales in a block. */
-const SCALES: Record<TensorTypeName, number[]> = {
-  ...{ Q4_0: [0], Q4_1: [0, 2], Q8_0: [0], Q4_K: [0, 2], Q6_K: [208] },
-  ...{ F32: [], F16: [0], BF16: [] },
-}
-
-const EXTREMES = expected.extremes.split(" ").map((hex) => Number.parseInt(hex, 16))
-
-const sha256 = (bytes: Uint8Array) => createHash("sha256").update(bytes).digest("hex")
-
-/** The same blocks as the script's. */
-function makeBlocks(name: TensorTypeName): Uint8Array {
-  const { bytes: blockBytes } = TENSOR_TYPES[name]
-  const blocks = new Uint8Array(expected.nBlocks * blockBytes)
-  for (let at = 0; at < blocks.length; at += 32) {
-    const digest = createHash("sha256")
-      .update(`asdsl ${name} ${at / 32}`)
-      .digest()
-    blocks.set(digest.subarray(0, Math.min(32, blocks.length - at)), at)
-  }
-  const view = new DataView(blocks.buffer)
-  for (let i = 0; i < expected.nBlocks; i += 3) {
-    for (const [j, at] of SCALES[name].entries()) {
-      view.setUint16(i * blockBytes + at, EXTREMES[(i / 3 + 4 * j) % EXTREMES.length]!, true)
-    }
-  }
-  return blocks
-}
-
-/** Bits of floats; a NaN's payload does not count. */
-function bitsOf(values: Float32Array): Uint32Array {
-  const bits = new Uint32Array(values.slice().buffer)
-  for (let i = 0; i < values.length; i++) if (Number.isNaN(values[i])) bits[i] = 0x7fc00000
-  return bits
-}
 
 const asBytes = (bits: Uint32Array) => new Uint8Array(bits.buffer)
 
