@@ -25,12 +25,18 @@ export interface ForwardResult {
   readonly logits: Moments[] // (tokens) of vocabulary
 }
 
+/** Whose formats the variances are of. llama.cpp rounds the inputs of F16 and BF16 matrices to the matrix' own type, and,
+ * where the cache is f16, queries and the weights of values too: ggml computes a product in its first operand's type. */
+export type Engine = "asdsl" | "llama.cpp"
+
 interface Matrix {
   readonly weights: Float32Array // (rows, cols)
   readonly rows: number
   readonly cols: number
   /** Inputs that share a scale when they are rounded to int8; 0: they stay floats. */
   readonly block: number
+  /** Mantissa bits of its own elements where they are floats. */
+  readonly mantissaBits: number
   /** Weights after which the engine rounds its running sum. */
   readonly run: number
 }
@@ -51,15 +57,23 @@ function blank(n: number): Moments {
   return { values: new Float64Array(n), variances: new Float64Array(n) }
 }
 
-/** What storing in a float format of so many mantissa bits adds. */
-function storageVariance(x: number, mantissaBits: number, minExponent: number): number {
-  const exponent = Math.max(Math.floor(Math.log2(Math.abs(x) || 2 ** minExponent)), minExponent)
+/** What storing x in a float format of so many mantissa bits adds; f16 ends at 2^-14. */
+function storageVariance(x: number, mantissaBits: number): number {
+  if (mantissaBits >= 23) return 0 // counted with the operation that made x
+  const least = mantissaBits === 10 ? -14 : -126
+  const exponent = Math.max(Math.floor(Math.log2(Math.abs(x) || 2 ** least)), least)
   return 2 ** (2 * (exponent - mantissaBits)) / 12
 }
 
-/** x as a matrix takes it: float64 values stay, int8 shows in the variance. */
-function quantized(x: Moments, block: number): Moments {
-  if (block === 0) return x
+/** As a float format of so many mantissa bits keeps it. */
+function stored(x: Moments, mantissaBits: number): Moments {
+  if (mantissaBits >= 23) return x
+  return { values: x.values, variances: x.variances.map((s, i) => s + storageVariance(x.values[i]!, mantissaBits)) }
+}
+
+/** x as a matrix takes it: float64 values stay, other formats show in the variance. */
+function quantized(x: Moments, { block, mantissaBits }: Matrix, engine: Engine): Moments {
+  if (block === 0) return engine === "asdsl" ? x : stored(x, mantissaBits)
   const variances = x.variances.slice()
   for (let begin = 0; begin < variances.length; begin += block) {
     const end = begin + block
@@ -70,8 +84,8 @@ function quantized(x: Moments, block: number): Moments {
 }
 
 /** W x (+ bias). */
-function product(m: Matrix, input: Moments, bias?: Float32Array): Moments {
-  const x = quantized(input, m.block)
+function product(m: Matrix, input: Moments, engine: Engine, bias?: Float32Array): Moments {
+  const x = quantized(input, m, engine)
   const y = blank(m.rows)
   for (let r = 0; r < m.rows; r++) {
     const at = r * m.cols
@@ -145,12 +159,6 @@ function rotated(x: Moments, headDim: number, position: number, frequencies: Flo
   return out
 }
 
-/** As the cache keeps it. */
-function stored(x: Moments, type: "f16" | "f32"): Moments {
-  if (type === "f32") return x
-  return { values: x.values, variances: x.variances.map((s, i) => s + storageVariance(x.values[i]!, 10, -14)) }
-}
-
 /** What a head attends to: the keys and values of some positions, its own part of each beginning at `at`. */
 export interface Attended {
   readonly keys: readonly Moments[]
@@ -160,6 +168,8 @@ export interface Attended {
   readonly scale: number
   /** scores = softcap * tanh(score / softcap); absent or 0: as they are. */
   readonly softcap?: number
+  /** Mantissa bits of the weights that values are multiplied with; absent: float32. */
+  readonly weightBits?: number
 }
 
 function scoresOf(q: Moments, qAt: number, { keys, at, headDim, scale, softcap = 0 }: Attended): Moments {
@@ -189,7 +199,7 @@ function scoresOf(q: Moments, qAt: number, { keys, at, headDim, scale, softcap =
 
 /** softmax(scale * q k) v of the query head that begins at qAt. */
 export function attendHead(q: Moments, qAt: number, attended: Attended): Moments {
-  const { values, at, headDim } = attended
+  const { values, at, headDim, weightBits = 23 } = attended
   const scores = scoresOf(q, qAt, attended)
   const n = values.length
   const max = scores.values.reduce((a, b) => Math.max(a, b))
@@ -197,6 +207,7 @@ export function attendHead(q: Moments, qAt: number, attended: Attended): Moments
   const total = weights.reduce((a, b) => a + b)
   // Of a weight, relative: its score, the difference from the largest one, exp.
   const relative = scores.variances.map((s, j) => s + ROUNDING * lost(scores.values[j]! - max) + EXP)
+  const stored = weights.map((weight) => storageVariance(weight / total, weightBits))
   const out = blank(headDim)
   for (let i = 0; i < headDim; i++) {
     let sum = 0
@@ -208,8 +219,8 @@ export function attendHead(q: Moments, qAt: number, attended: Attended): Moments
     let variance = ROUNDING * (rounded + (4 + n / 32) * sum * sum)
     for (let j = 0; j < n; j++) {
       const share = (weights[j]! / total) ** 2
-      const difference = values[j]!.values[at + i]! - sum
-      variance += share * (relative[j]! * difference ** 2 + values[j]!.variances[at + i]!)
+      const value = values[j]!.values[at + i]!
+      variance += share * (relative[j]! * (value - sum) ** 2 + values[j]!.variances[at + i]!) + stored[j]! * value ** 2
     }
     out.values[i] = sum
     out.variances[i] = variance
@@ -227,8 +238,10 @@ export class Forward {
   readonly #nKvHeads: number
   readonly #headDim: number
   readonly #eps: number
+  readonly #engine: Engine
 
-  constructor(path: string) {
+  constructor(path: string, engine: Engine = "asdsl") {
+    this.#engine = engine
     this.#header = readGguf(path)
     this.#file = readFileSync(path)
     const dim = this.#number("embedding_length")
@@ -267,13 +280,14 @@ export class Forward {
   #matrix(name: string): Matrix {
     const { type, shape } = this.#header.tensors.get(name)!
     const [cols, rows] = [shape[0]!, shape[1]!]
-    const block = Object.values(TENSOR_TYPES).find(({ id }) => id === type)!.block
-    return { weights: this.#vector(name), rows, cols, block: block === 1 ? 0 : block, run: block }
+    const run = Object.values(TENSOR_TYPES).find(({ id }) => id === type)!.block
+    const mantissaBits = type === TENSOR_TYPES.F16.id ? 10 : type === TENSOR_TYPES.BF16.id ? 7 : 23
+    return { weights: this.#vector(name), rows, cols, block: run === 1 ? 0 : run, mantissaBits, run }
   }
 
   #linear(name: string, x: Moments): Moments {
     const bias = this.#has(`${name}.bias`) ? this.#vector(`${name}.bias`) : undefined
-    return product(this.#matrix(`${name}.weight`), x, bias)
+    return product(this.#matrix(`${name}.weight`), x, this.#engine, bias)
   }
 
   /** Radians per token of each pair; the format that the engine keeps them in is float32. */
@@ -288,20 +302,21 @@ export class Forward {
     )
   }
 
-  #attention(x: Moments[], layer: number, typeKv: "f16" | "f32", frequencies: Float64Array): Moments[] {
+  #attention(x: Moments[], layer: number, kvBits: number, frequencies: Float64Array): Moments[] {
+    const weightBits = this.#engine === "asdsl" ? 23 : kvBits
     const prefix = `blk.${layer}.attn`
     const turn = (y: Moments, position: number) => rotated(y, this.#headDim, position, frequencies)
     const keys: Moments[] = []
     const values: Moments[] = []
     return x.map((row, t) => {
       const h = rmsNorm(row, this.#vector(`${prefix}_norm.weight`), this.#eps)
-      const q = turn(this.#linear(`${prefix}_q`, h), t)
-      keys.push(stored(turn(this.#linear(`${prefix}_k`, h), t), typeKv))
-      values.push(stored(this.#linear(`${prefix}_v`, h), typeKv))
+      const q = stored(turn(this.#linear(`${prefix}_q`, h), t), weightBits)
+      keys.push(stored(turn(this.#linear(`${prefix}_k`, h), t), kvBits))
+      values.push(stored(this.#linear(`${prefix}_v`, h), kvBits))
       const out = blank(this.#nHeads * this.#headDim)
       for (let head = 0; head < this.#nHeads; head++) {
         const at = Math.floor((head * this.#nKvHeads) / this.#nHeads) * this.#headDim
-        const attended = { keys, values, at, headDim: this.#headDim, scale: 1 / Math.sqrt(this.#headDim) }
+        const attended = { keys, values, at, headDim: this.#headDim, scale: 1 / Math.sqrt(this.#headDim), weightBits }
         const part = attendHead(q, head * this.#headDim, attended)
         out.values.set(part.values, head * this.#headDim)
         out.variances.set(part.variances, head * this.#headDim)
@@ -326,11 +341,11 @@ export class Forward {
       return { values, variances: new Float64Array(cols) } as Moments
     })
     for (let layer = 0; layer < this.nLayers; layer++) {
-      x = this.#attention(x, layer, typeKv, frequencies).map((row) => this.#feedForward(row, layer))
+      x = this.#attention(x, layer, typeKv === "f16" ? 10 : 23, frequencies).map((row) => this.#feedForward(row, layer))
     }
     const output = this.#matrix(this.#has("output.weight") ? "output.weight" : "token_embd.weight")
     const norm = this.#vector("output_norm.weight")
-    return { hidden: x, logits: x.map((row) => product(output, rmsNorm(row, norm, this.#eps))) }
+    return { hidden: x, logits: x.map((row) => product(output, rmsNorm(row, norm, this.#eps), this.#engine)) }
   }
 }
 

@@ -1,0 +1,53 @@
+// The random models on which llama.cpp's probabilities are stored: what they are, and a program that writes them.
+// Usage: bun test/peer-models.ts FOLDER; bench/peers/oracle/random.mjs and peer-random.test.ts work on the same files.
+
+import { join } from "node:path"
+import { type RandomModel, writeRandomModel } from "./fixtures/random-model.ts"
+
+const small = { nLayers: 2, nVocab: 200, nCtx: 128, tied: true, biases: false }
+const narrow = { ...small, dim: 96, nHeads: 3, nKvHeads: 1, nFfn: 160 }
+const wide = { ...small, dim: 256, nHeads: 4, nKvHeads: 2, nFfn: 512 }
+const q6k = (name: string) => (/attn_v|ffn_down|output\.w/.test(name) ? "Q6_K" : "Q4_K")
+// Llama 3.1's rule: high frequencies stay, low ones are divided by 8, those between by something between.
+const factors = Array.from({ length: 16 }, (_, j) => Math.min(8, Math.max(1, (j - 4) * 1.1)))
+
+export const PEER_MODELS: Readonly<Record<string, RandomModel>> = {
+  f32: { ...narrow, seed: 101, type: "F32" },
+  "f32-untied": { ...narrow, seed: 102, type: "F32", tied: false },
+  f16: { ...narrow, seed: 103, type: "F16" },
+  bf16: { ...narrow, seed: 104, type: "BF16" },
+  q8_0: { ...narrow, seed: 105, type: "Q8_0" },
+  q4_0: { ...narrow, seed: 106, type: "Q4_0" },
+  q4_1: { ...narrow, seed: 107, type: "Q4_1", tied: false },
+  q6_k: { ...wide, seed: 108, type: "Q6_K" },
+  "q4_k-q6_k": { ...wide, seed: 109, type: "Q4_K", types: q6k, tied: false },
+  "biases-q8_0": { ...narrow, seed: 110, type: "Q8_0", biases: true },
+  "rope-factors": { ...narrow, seed: 111, type: "F32", ropeFactors: factors },
+  "rope-linear": {
+    ...{ ...narrow, seed: 112, type: "F32" },
+    metadata: { "llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4 },
+  },
+  "rope-base": { ...narrow, seed: 113, type: "F32", metadata: { "llama.rope.freq_base": 500000 } },
+  "smollm2-shape": { ...small, seed: 114, type: "Q4_1", dim: 576, nHeads: 9, nKvHeads: 3, nFfn: 224, nVocab: 131 },
+  "head-dim-64": { ...narrow, seed: 115, type: "F32", headDim: 64, nHeads: 4, nKvHeads: 2 },
+}
+
+/** Positions whose probabilities are stored, and the tokens at them. */
+export const N_POSITIONS = 48
+export const peerTokens = ({ nVocab, seed }: RandomModel) =>
+  Array.from({ length: N_POSITIONS }, (_, i) => (i * 31 + seed) % nVocab)
+
+export function writePeerModel(folder: string, name: string): string {
+  const path = join(folder, `${name}.gguf`)
+  writeRandomModel(path, PEER_MODELS[name]!)
+  return path
+}
+
+if (import.meta.main) {
+  const folder = process.argv[2]
+  if (folder === undefined) throw new Error("usage: bun test/peer-models.ts FOLDER")
+  for (const [name, model] of Object.entries(PEER_MODELS)) {
+    const path = writePeerModel(folder, name)
+    console.log(JSON.stringify({ name, path, tokens: peerTokens(model) }))
+  }
+}
