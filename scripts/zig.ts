@@ -1,0 +1,14 @@
+// `npm run zig -- build test`: the zig that builds asdsl, found or installed, with whatever follows.
+
+import { AsdslError } from "../src/errors.ts"
+import { projectFolder } from "../src/setup/project.ts"
+import { findZig } from "../src/setup/zig.ts"
+
+try {
+  const command = [findZig(), ...process.argv.slice(2)]
+  process.exitCode = Bun.spawnSync(command, { cwd: projectFolder, stdio: ["inherit", "inherit", "inherit"] }).exitCode
+} catch (error) {
+  if (!(error instanceof AsdslError)) throw error
+  console.error(error.message)
+  process.exitCode = 1
+}
