@@ -1,13 +1,15 @@
 // Attention and the KV cache by themselves, through the op door. Oracle: float64 attention over the rows that the cache
 // should hold, within rounding's bounds (attention-program.ts); between levels, threads and passes: the same bits.
 
-import { describe, expect, test } from "bun:test"
+import { describe, expect, setDefaultTimeout, test } from "bun:test"
 import { NativeError } from "../src/errors.ts"
 import { Type } from "../src/native/abi.ts"
 import { Engine, KvCache } from "../src/native/handles.ts"
 import { AttentionProgram, type AttentionShape, expectRow, type Rows } from "./attention-program.ts"
 import { LEVELS } from "./tiny-model.ts"
 import { random } from "./tokenizer-fixtures.ts"
+
+setDefaultTimeout(60_000) // seconds each; two workers on busy cores wait for each other
 
 type Stored = "f16" | "f32"
 

@@ -5,7 +5,7 @@
 // Their root mean square is 1 if the derivation is right (0.93 to 1.06 seen) and is bounded on both sides. Float weights
 // are the sharp test of the graph (logits of order 1 to about 10^-6), quantised ones show that int8 costs what it must.
 
-import { afterAll, describe, expect, test } from "bun:test"
+import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test"
 import { mkdtempSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
@@ -17,6 +17,8 @@ import { type RandomModel, writeRandomModel } from "./fixtures/random-model.ts"
 import { Forward, type Moments } from "./forward.ts"
 import { readRows } from "./op-oracle.ts"
 import { TYPES } from "./tiny-model.ts"
+
+setDefaultTimeout(60_000) // seconds each; two workers on busy cores wait for each other
 
 const folder = mkdtempSync(join(tmpdir(), "asdsl-forward-"))
 afterAll(() => rmSync(folder, { recursive: true }))

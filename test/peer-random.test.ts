@@ -5,7 +5,7 @@
 // Both have to lie within theirs, so each logit may differ by the two together, and the KL divergence by half of their
 // variance. And we may not be further from float64 than llama.cpp is: 1.1 times is what 768 numbers can tell.
 
-import { afterAll, describe, expect, test } from "bun:test"
+import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test"
 import { createHash } from "node:crypto"
 import { mkdtempSync, readFileSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
@@ -14,6 +14,8 @@ import { load } from "../src/index.ts"
 import expected from "./conformance/expected/random.json"
 import { Forward, logProbabilities, type Moments } from "./forward.ts"
 import { N_POSITIONS, PEER_MODELS, peerTokens, writePeerModel } from "./peer-models.ts"
+
+setDefaultTimeout(60_000) // seconds each; two workers on busy cores wait for each other
 
 const folder = mkdtempSync(join(tmpdir(), "asdsl-peer-"))
 afterAll(() => rmSync(folder, { recursive: true }))
