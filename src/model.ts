@@ -2,6 +2,8 @@
 
 import type { ModelConfig } from "./arch/config.ts"
 import { architectureOf, buildGraph } from "./arch/index.ts"
+import { Chat, type ChatOptions } from "./chat/conversation.ts"
+import { ChatTemplate } from "./chat/template.ts"
 import { ArgumentError, CancelledError, UnsupportedError } from "./errors.ts"
 import { Executor } from "./executor.ts"
 import { readGguf } from "./gguf/reader.ts"
@@ -162,6 +164,7 @@ export class Model {
   passes = 0
   readonly #parts: Parts
   #tokenizer: Tokenizer | undefined
+  #template: ChatTemplate | undefined
 
   /** Made by load(). */
   constructor(parts: Parts) {
@@ -204,6 +207,17 @@ export class Model {
   get chatTemplate(): string | undefined {
     const template = this.header.metadata.get("tokenizer.chat_template")
     return typeof template === "string" ? template : undefined
+  }
+
+  /** How this model wants conversations written; ChatML where the file does not say. Made when first asked for. */
+  get template(): ChatTemplate {
+    this.#template ??= new ChatTemplate(this.chatTemplate, this.tokenizer)
+    return this.#template
+  }
+
+  /** A new conversation with a session of its own. */
+  chat(options: ChatOptions = {}): Chat {
+    return new Chat(this, options)
   }
 
   /** A new, empty timeline. nCtx 0 or absent: the model's. */

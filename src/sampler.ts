@@ -334,15 +334,19 @@ function checkNumber(what: string, value: number, min = -Number.MAX_VALUE, max =
   throw new ArgumentError(`${what} is ${value}, a number${range} is needed`)
 }
 
-function biasesOf(nVocab: number, logitBias: SamplerOptions["logitBias"] = {}): [number, number][] {
-  const entries: Iterable<[number | string, number]> =
-    logitBias instanceof Map ? logitBias.entries() : Object.entries(logitBias as Record<number, number>)
-  return [...entries].flatMap(([key, bias]): [number, number][] => {
-    const token = checkInteger("token of a logit bias", Number(key), 0, nVocab - 1)
+/** A new map of the biases, whatever form they were given in. */
+export function biasMap(logitBias: SamplerOptions["logitBias"] = {}): Map<number, number> {
+  if (logitBias instanceof Map) return new Map(logitBias)
+  return new Map(Object.entries(logitBias).map(([token, bias]) => [Number(token), bias]))
+}
+
+function biasesOf(nVocab: number, logitBias: SamplerOptions["logitBias"]): [number, number][] {
+  return [...biasMap(logitBias)].filter(([token, bias]) => {
+    checkInteger("token of a logit bias", token, 0, nVocab - 1)
     if (typeof bias !== "number" || Number.isNaN(bias) || bias === Infinity) {
       throw new ArgumentError(`the logit bias of token ${token} is ${bias}, a number or -Infinity is needed`)
     }
-    return bias === 0 ? [] : [[token, bias]]
+    return bias !== 0
   })
 }
 

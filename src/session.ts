@@ -5,6 +5,7 @@
 
 import { ArgumentError, AsdslError, CancelledError, ContextOverflowError } from "./errors.ts"
 import type { Executor, OutputRow } from "./executor.ts"
+import { type GenerateOptions, type Generation, generate } from "./generate.ts"
 import type { Model } from "./model.ts"
 import { cancelProgram, checkInteger, type KvCache } from "./native/handles.ts"
 
@@ -71,7 +72,7 @@ export class Session {
     const wanted = tokens === this.#tokens ? this.#tokens.slice() : tokens
     const n = wanted.length
     if (n === 0) throw new ArgumentError("sync needs one token at least")
-    this.#check(wanted, n)
+    this.check(wanted)
     let reused = 0
     while (reused < n - 1 && reused < this.#tokens.length && this.#tokens[reused] === wanted[reused]) reused++
     this.truncate(reused)
@@ -82,13 +83,14 @@ export class Session {
   /** Evaluates tokens behind those that the session holds. */
   extend(tokens: ArrayLike<number>, options: ExtendOptions = DEFAULTS): void {
     if (tokens.length === 0) throw new ArgumentError("extend needs one token at least")
-    this.#check(tokens, this.#tokens.length + tokens.length)
+    this.check(tokens, this.#tokens.length + tokens.length)
     const own = tokens === this.#tokens ? this.#tokens.slice() : tokens
     this.#evaluate(own, 0, options.outputs ?? "last", options)
   }
 
-  /** Everything that can be wrong with tokens, before anything changes. */
-  #check(tokens: ArrayLike<number>, total: number): void {
+  /** Throws what sync() would: ContextOverflowError where `total` tokens do not fit, ArgumentError for a token that the
+   * vocabulary does not have. Changes nothing. */
+  check(tokens: ArrayLike<number>, total = tokens.length): void {
     const { nVocab } = this.model.config
     if (total > this.nCtx) throw new ContextOverflowError(total, this.nCtx)
     for (let i = 0; i < tokens.length; i++) {
@@ -138,6 +140,13 @@ export class Session {
       this.#nRows = nRows
       options.onRows?.(index + first, nRows)
     }
+  }
+
+  /** Generates behind a prompt: text (BOS added as the model wants it) or tokens. The session comes to hold the prompt, of
+   * which it reuses what it holds already, and what is generated, the last token left out. Throws at once what is wrong
+   * with the prompt or the options; nothing has changed then. */
+  generate(prompt: string | ArrayLike<number>, options: GenerateOptions = {}): Generation {
+    return generate(this, prompt, options)
   }
 
   /** A row of the last pass, the last one by default. The object is reused by later passes. */

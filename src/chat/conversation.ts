@@ -1,0 +1,115 @@
+// A conversation: messages, the session that holds them, and how much of it the next turn finds in the cache.
+//
+// A reply stays in the cache with the tokens that were drawn. Encoding its text again may give others, so the next prompt
+// is those tokens and the encoded rest, as long as the template renders the turns before as they were.
+
+import { AsdslError } from "../errors.ts"
+import { createSampler, type GenerateOptions, type Generation, type GenerationResult, generate } from "../generate.ts"
+import type { Model } from "../model.ts"
+import type { Sampler } from "../sampler.ts"
+import type { Session } from "../session.ts"
+import { ChatTemplate, type Message, type Prompt } from "./template.ts"
+
+export interface ChatOptions extends Omit<GenerateOptions, "signal" | "onProgress" | "parseSpecial"> {
+  /** What the model is told before anything else. */
+  system?: string
+  /** What was said before. */
+  messages?: readonly Message[]
+  /** Jinja instead of the model's own template. */
+  template?: string
+  /** Context length; absent: the model's. */
+  nCtx?: number
+}
+
+export type SayOptions = Pick<GenerateOptions, "maxTokens" | "stop" | "signal" | "onProgress">
+
+/** What the session came to hold, as text and as the tokens for it. */
+interface Held {
+  readonly text: string
+  readonly tokens: readonly number[]
+}
+
+/** A conversation with a model. Made by Model.chat(); disposing frees its cache. */
+export class Chat implements Disposable {
+  readonly session: Session
+  readonly template: ChatTemplate
+  readonly #options: ChatOptions
+  readonly #sampler: Sampler
+  #messages: Message[] = []
+  #held: Held = { text: "", tokens: [] }
+  #date = new Date()
+  #active: Generation | undefined
+
+  constructor(model: Model, options: ChatOptions = {}) {
+    this.template =
+      options.template === undefined ? model.template : new ChatTemplate(options.template, model.tokenizer)
+    this.#options = options
+    this.#sampler = options.sampler ?? createSampler(model, options)
+    this.session = model.createSession(options.nCtx === undefined ? {} : { nCtx: options.nCtx })
+    this.clear()
+    this.#messages.push(...(options.messages ?? []))
+  }
+
+  /** All that was said, the system's message included. */
+  get messages(): readonly Message[] {
+    return this.#messages
+  }
+
+  /** With which the same conversation can be had again. */
+  get seed(): number {
+    return this.#sampler.seed
+  }
+
+  /** Says something; the reply streams. The turn counts once its reply has ended, also where it was cut short; where it
+   * was cancelled before its first token, it never was. Throws at once what is wrong, ContextOverflowError among it. */
+  say(content: string, options: SayOptions = {}): Generation {
+    if (this.#active?.isRunning) throw new AsdslError("busy", "the reply before this one is still running")
+    const said: Message = { role: "user", content }
+    const prompt = this.template.render([...this.#messages, said], { date: this.#date })
+    const tokens = this.#tokensOf(prompt)
+    const settings = { ...this.#options, ...options, sampler: this.#sampler, stop: this.#stops(options.stop) }
+    const generation = generate(this.session, tokens, settings, (result) => {
+      if (this.#active === generation) this.#keep(said, prompt, tokens, result)
+    })
+    this.#active = generation
+    return generation
+  }
+
+  /** Forgets everything but the system's message. */
+  clear(): void {
+    if (this.#active?.isRunning) throw new AsdslError("busy", "a reply is still running")
+    const { system } = this.#options
+    this.#active = undefined
+    this.#messages = system === undefined ? [] : [{ role: "system", content: system }]
+    this.#held = { text: "", tokens: [] }
+    this.#date = new Date()
+  }
+
+  [Symbol.dispose](): void {
+    this.session[Symbol.dispose]()
+  }
+
+  #tokensOf(prompt: Prompt): ArrayLike<number> {
+    const { text, tokens } = this.#held
+    if (text !== "" && prompt.text.startsWith(text)) {
+      const rest = this.template.encode(prompt, text.length)
+      // Only a special token surely begins a new token where the reply ends.
+      if (rest.length > 0 && this.session.model.tokenizer.isSpecial(rest[0]!)) return [...tokens, ...rest]
+    }
+    return this.template.encode(prompt)
+  }
+
+  #stops(stop: GenerateOptions["stop"] = this.#options.stop ?? []): string[] {
+    return [...(typeof stop === "string" ? [stop] : stop), ...this.template.stop]
+  }
+
+  #keep(said: Message, prompt: Prompt, tokens: ArrayLike<number>, result: GenerationResult): void {
+    if (result.finishReason === "cancelled" && result.nGenerated === 0) return
+    this.#messages.push(said, { role: "assistant", content: result.text })
+    // Behind a stop text there are tokens that are not of the reply: it is encoded again.
+    const isWhole = this.session.model.tokenizer.decode(result.tokens, { continuation: true }) === result.text
+    this.#held = isWhole
+      ? { text: prompt.text + result.text, tokens: [...Array.from(tokens), ...result.tokens] }
+      : { text: "", tokens: [] }
+  }
+}

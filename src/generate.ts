@@ -1,0 +1,272 @@
+// Generating text: pass, sample, decode, stop. One loop for everybody who wants tokens.
+//
+// A pass blocks its thread. Between passes the loop lets the event loop run, so timers and signals are served; a row is
+// used up before that, since another session of the model may run in between.
+
+import { ArgumentError, AsdslError, CancelledError } from "./errors.ts"
+import { checkInteger } from "./native/handles.ts"
+import { biasMap, Sampler, type SamplerOptions } from "./sampler.ts"
+import type { Session } from "./session.ts"
+import { StopMatcher } from "./stop.ts"
+import type { StreamDecoder } from "./tokenizer/types.ts"
+
+export interface GenerateOptions extends SamplerOptions {
+  /** Tokens at most; -1: until the context is full. Default -1. */
+  maxTokens?: number
+  /** Texts that end the generation and are not part of it. */
+  stop?: string | readonly string[]
+  /** Never draw a token that ends the generation. Default false. */
+  ignoreEos?: boolean
+  /** Recognise special tokens in a prompt given as text. Default false. */
+  parseSpecial?: boolean
+  /** Instead of sampling options: one that goes on with its random numbers. ignoreEos is then the sampler's affair. */
+  sampler?: Sampler
+  /** Ends the generation between two passes, without an error. Inside a pass: cancelProgram from another thread. */
+  signal?: AbortSignal
+  /** Prompt tokens evaluated, of those that had to be; after each micro-batch. */
+  onProgress?(done: number, total: number): void
+}
+
+/** One generated token and the text that became certain with it. */
+export interface Piece {
+  /** undefined for a last piece: text that was held back. */
+  readonly token: number | undefined
+  /** May be "": an unfinished character or the possible beginning of a stop text. */
+  readonly text: string
+  /** Natural logarithm of the model's own probability of the token, before anything that the sampler does. */
+  readonly logprob: number
+}
+
+export type FinishReason =
+  /** A token that ends the generation, or a stop text. */
+  | "stop"
+  /** maxTokens. */
+  | "length"
+  /** The context is full. */
+  | "context"
+  /** By the signal, by cancelProgram, or because the caller left the loop. */
+  | "cancelled"
+
+export interface GenerationResult {
+  readonly finishReason: FinishReason
+  readonly text: string
+  /** Without a token that ended the generation. */
+  readonly tokens: readonly number[]
+  readonly nPromptTokens: number
+  /** Of the prompt, those that were in the cache already. */
+  readonly nReused: number
+  /** Drawn tokens, with one that ended the generation. */
+  readonly nGenerated: number
+  /** Evaluating the prompt. */
+  readonly promptMs: number
+  /** From the start to the first token, waiting included. */
+  readonly firstTokenMs: number
+  /** Passes and sampling behind the first token: (nGenerated - 1) / generationMs tokens a millisecond. */
+  readonly generationMs: number
+  readonly seed: number
+}
+
+/** What the sampling options ask for, for a model. */
+export function createSampler(model: Session["model"], options: GenerateOptions = {}): Sampler {
+  const { nVocab } = model.config
+  if (!options.ignoreEos) return new Sampler(nVocab, options)
+  const logitBias = biasMap(options.logitBias)
+  for (let token = 0; token < nVocab; token++) {
+    if (model.tokenizer.isEndOfGeneration(token)) logitBias.set(token, -Infinity)
+  }
+  return new Sampler(nVocab, { ...options, logitBias })
+}
+
+/** Starts a generation; see Session.generate. Everything that is wrong with the arguments is thrown here.
+ * @param onEnd told the result before the caller sees it; not called where a pass failed. */
+export function generate(
+  session: Session,
+  prompt: string | ArrayLike<number>,
+  options: GenerateOptions = {},
+  onEnd?: (result: GenerationResult) => void,
+): Generation {
+  const tokens =
+    typeof prompt === "string"
+      ? session.model.tokenizer.encode(prompt, { addSpecial: true, parseSpecial: options.parseSpecial ?? false })
+      : prompt
+  if (tokens.length === 0) throw new ArgumentError("the prompt is empty: one token at least is needed")
+  session.check(tokens)
+  return new Generation(session, Int32Array.from(tokens), options, onEnd)
+}
+
+/** A running generation: `for await (const piece of generation)`, then `generation.result`. Nothing runs before the first
+ * piece is asked for; leaving the loop ends it. */
+export class Generation implements AsyncIterable<Piece> {
+  readonly #session: Session
+  readonly #prompt: Int32Array
+  readonly #options: GenerateOptions
+  readonly #maxTokens: number
+  readonly #sampler: Sampler
+  readonly #stops: StopMatcher
+  readonly #onEnd: ((result: GenerationResult) => void) | undefined
+  readonly #pieces: AsyncGenerator<Piece, void, undefined>
+  readonly #decoder: StreamDecoder
+  readonly #tokens: number[] = []
+  #nHeld = 0 // tokens that the session has to hold if nobody else changed it
+  #isStarted = false
+  #text = ""
+  #finishReason: FinishReason = "cancelled"
+  #nReused = 0
+  #nGenerated = 0
+  #promptMs = 0
+  #firstTokenMs = 0
+  #generationMs = 0
+  #result: GenerationResult | undefined
+  #error: unknown
+
+  /** Made by generate(). */
+  constructor(
+    session: Session,
+    prompt: Int32Array,
+    options: GenerateOptions,
+    onEnd?: (result: GenerationResult) => void,
+  ) {
+    this.#session = session
+    this.#prompt = prompt
+    this.#options = options
+    this.#maxTokens = checkInteger("maxTokens", options.maxTokens ?? -1, -1, 2 ** 31)
+    this.#sampler = options.sampler ?? createSampler(session.model, options)
+    const { stop = [] } = options
+    this.#stops = new StopMatcher(typeof stop === "string" ? [stop] : stop)
+    this.#decoder = session.model.tokenizer.decoder({ continuation: true })
+    this.#onEnd = onEnd
+    this.#pieces = this.#run()
+  }
+
+  /** Begun and not ended. */
+  get isRunning(): boolean {
+    return this.#isStarted && this.#result === undefined && this.#error === undefined
+  }
+
+  /** Throws until the generation is finished, and the error with which it failed. */
+  get result(): GenerationResult {
+    if (this.#error !== undefined) throw this.#error
+    if (this.#result === undefined) throw new AsdslError("unfinished", "the generation is not finished")
+    return this.#result
+  }
+
+  /** Runs to the end, whatever part of it has been seen. */
+  async finish(): Promise<GenerationResult> {
+    for await (const _ of this);
+    return this.result
+  }
+
+  /** The pieces that have not been taken yet: all loops over a generation share them. */
+  [Symbol.asyncIterator](): AsyncGenerator<Piece, void, undefined> {
+    return this.#pieces
+  }
+
+  async *#run(): AsyncGenerator<Piece, void, undefined> {
+    this.#isStarted = true
+    try {
+      const startedAt = performance.now()
+      await this.#evaluatePrompt(startedAt)
+      yield* this.#generate(startedAt)
+    } catch (error) {
+      if (!(error instanceof CancelledError)) {
+        this.#error = error
+        throw error
+      }
+      yield* this.#flush("cancelled")
+    } finally {
+      if (this.#error === undefined) this.#end()
+    }
+  }
+
+  /** Session.sync by micro-batches, the event loop between them. */
+  async #evaluatePrompt(startedAt: number): Promise<void> {
+    const session = this.#session
+    const prompt = this.#prompt
+    await eventLoop()
+    session.topK = this.#sampler.candidatesWanted(session.model.maxTopK)
+    let at = 0
+    while (at < prompt.length - 1 && prompt[at] === session.tokens[at]) at++
+    this.#nReused = at
+    session.truncate(at)
+    this.#nHeld = at
+    while (at < prompt.length) {
+      this.#throwIfAborted()
+      const end = Math.min(at + session.model.nUbatch, prompt.length)
+      this.#extend(prompt.subarray(at, end), end === prompt.length ? "last" : "none")
+      this.#options.onProgress?.(end - this.#nReused, prompt.length - this.#nReused)
+      at = end
+      if (at < prompt.length) await eventLoop()
+    }
+    this.#promptMs = performance.now() - startedAt
+  }
+
+  async *#generate(startedAt: number): AsyncGenerator<Piece, void, undefined> {
+    const session = this.#session
+    const { tokenizer } = session.model
+    for (let last: number | undefined; ; ) {
+      if (this.#nGenerated === this.#maxTokens) return yield* this.#flush("length")
+      if (last !== undefined && this.#nHeld === session.nCtx) return yield* this.#flush("context")
+      const stepAt = performance.now()
+      if (last !== undefined) this.#extend([last], "last")
+      const row = session.row()
+      const token = this.#sampler.sample(row, session.tokens)
+      const logprob = row.logits[token]! - row.logsumexp
+      const now = performance.now()
+      if (this.#nGenerated++ === 0) this.#firstTokenMs = now - startedAt
+      else this.#generationMs += now - stepAt
+      if (tokenizer.isEndOfGeneration(token)) return yield* this.#flush("stop")
+      this.#tokens.push(token)
+      const text = this.#stops.push(this.#decoder.push(token))
+      this.#text += text
+      if (this.#stops.isStopped) this.#finishReason = "stop"
+      yield { token, text, logprob }
+      if (this.#stops.isStopped) return
+      last = token
+      await eventLoop()
+      this.#throwIfAborted()
+    }
+  }
+
+  #extend(tokens: ArrayLike<number>, outputs: "last" | "none"): void {
+    const { tokens: held } = this.#session
+    if (held.length !== this.#nHeld) {
+      const numbers = `it holds ${held.length} tokens instead of ${this.#nHeld}`
+      throw new AsdslError("busy", `the session was changed while it was generating: ${numbers}`)
+    }
+    this.#session.extend(tokens, { outputs })
+    this.#nHeld += tokens.length
+  }
+
+  #throwIfAborted(): void {
+    if (this.#options.signal?.aborted) throw new CancelledError()
+  }
+
+  /** The end of the text, held back until here. */
+  *#flush(reason: FinishReason): Generator<Piece, void, undefined> {
+    this.#finishReason = reason
+    const text = this.#stops.push(this.#decoder.end()) + this.#stops.end()
+    this.#text += text
+    if (text !== "") yield { token: undefined, text, logprob: Number.NaN }
+  }
+
+  #end(): void {
+    this.#result = {
+      finishReason: this.#finishReason,
+      text: this.#text,
+      tokens: this.#tokens,
+      nPromptTokens: this.#prompt.length,
+      nReused: this.#nReused,
+      nGenerated: this.#nGenerated,
+      promptMs: this.#promptMs,
+      firstTokenMs: this.#firstTokenMs,
+      generationMs: this.#generationMs,
+      seed: this.#sampler.seed,
+    }
+    this.#onEnd?.(this.#result)
+  }
+}
+
+/** Lets timers, signals and messages have their turn. */
+function eventLoop(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve))
+}
