@@ -5,8 +5,10 @@ import { afterAll, describe, expect, test } from "bun:test"
 import { existsSync, mkdtempSync, rmSync } from "node:fs"
 import { homedir, tmpdir } from "node:os"
 import { join } from "node:path"
-import { load, type Model } from "../src/index.ts"
-import { LEVELS, type TinyModel, TYPES, tinyTokens, writeTinyModel } from "./tiny-model.ts"
+import { load, type Model, type Session } from "../src/index.ts"
+import { writeRandomModel } from "./fixtures/random-model.ts"
+import { bits, LEVELS, type TinyModel, TYPES, tinyTokens, writeTinyModel } from "./tiny-model.ts"
+import { random } from "./tokenizer-fixtures.ts"
 
 const folder = mkdtempSync(join(tmpdir(), "asdsl-bits-"))
 afterAll(() => rmSync(folder, { recursive: true }))
@@ -90,6 +92,92 @@ test("a cache that was reused, cut and forked gives what a fresh one gives", asy
   fork.truncate(13)
   fork.sync(tokens)
   expect(Bun.hash(fork.row().logits).toString(16)).toBe(expected)
+})
+
+describe("long contexts, across the chunks of attention: any way through them", () => {
+  const N = 560
+  const tokens = tinyTokens(N)
+
+  function writeLong(type: "Q4_K" | "Q8_0" | "F32"): string {
+    const path = join(folder, `long-${type}.gguf`)
+    const shape = { nLayers: 2, dim: 256, nHeads: 8, nKvHeads: 2, nFfn: 256, nVocab: 200, nCtx: 1024 }
+    writeRandomModel(path, { seed: 5, type, ...shape, tied: true, biases: false })
+    return path
+  }
+
+  /** Evaluates tokens [session's length, end); complains about each row that differs from `expected`, or fills it. */
+  function advance(session: Session, end: number, expected: string[], fill = false): void {
+    const first = session.tokens.length
+    session.extend(tokens.slice(first, end), {
+      outputs: "all",
+      onRows(index, n) {
+        for (let j = 0; j < n; j++) {
+          const hash = bits(session.row(j).logits)
+          if (fill) expected.push(hash)
+          else if (expected[first + index + j] !== hash) throw new Error(`other logits at ${first + index + j}`)
+        }
+      },
+    })
+  }
+
+  /** A random walk to the end: passes of any size, forks that go on for their source, steps back. */
+  function wander(model: Model, seed: number, expected: string[]): { passes: number; forks: number; cuts: number } {
+    const next = random(seed)
+    const counts = { passes: 0, forks: 0, cuts: 0 }
+    let session = model.createSession()
+    while (session.tokens.length < N) {
+      const length = session.tokens.length
+      const size = next() < 0.5 ? 1 + next() * 4 : 1 + next() * 120
+      advance(session, Math.min(N, length + Math.floor(size)), expected)
+      counts.passes++
+      if (next() < 0.1) {
+        const fork = session.fork()
+        session[Symbol.dispose]()
+        session = fork
+        counts.forks++
+      }
+      if (next() < 0.1) {
+        session.truncate(Math.max(0, session.tokens.length - Math.floor(next() * 60)))
+        counts.cuts++
+      }
+    }
+    session[Symbol.dispose]()
+    return counts
+  }
+
+  const THREADS = [
+    [1, 1],
+    [2, 2],
+    [1, 2],
+    [2, 1],
+  ] as const
+  for (const [type, kv] of [
+    ["Q4_K", "f16"],
+    ["Q8_0", "f32"],
+    ["F32", "f16"],
+  ] as const) {
+    test(`${type}, ${kv} cache`, async () => {
+      const path = writeLong(type)
+      const common = { typeK: kv, typeV: kv }
+      const expected: string[] = []
+      {
+        using model = await load(path, { ...common, nThreads: 1, nUbatch: N })
+        using session = model.createSession()
+        advance(session, N, expected, true)
+      }
+      expect(new Set(expected).size).toBe(N)
+      const total = { passes: 0, forks: 0, cuts: 0 }
+      for (let seed = 0; seed < 2 * LEVELS.length; seed++) {
+        const level = LEVELS[seed >> 1]!
+        const [nThreads, nThreadsBatch] = THREADS[seed % 4]!
+        const nUbatch = [512, 17, 64, 100][(seed * 3) % 4]!
+        using model = await load(path, { ...common, level, nThreads, nThreadsBatch, nUbatch })
+        const counts = wander(model, seed, expected)
+        for (const key of ["passes", "forks", "cuts"] as const) total[key] += counts[key]
+      }
+      expect(Math.min(total.passes, total.forks, total.cuts)).toBeGreaterThan(5) // the walk went everywhere
+    }, 60_000)
+  }
 })
 
 const DEFAULT_MODEL = join(
