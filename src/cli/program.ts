@@ -58,15 +58,25 @@ function isSystemError(error: unknown): error is NodeJS.ErrnoException {
   return error instanceof Error && typeof (error as NodeJS.ErrnoException).errno === "number"
 }
 
-/** Writes to stdout and waits until it is out; a closed pipe ends the program quietly, as others do. */
+/** Writes to stdout and waits until it is out. */
 export async function writeOut(text: string): Promise<number> {
-  await new Promise<void>((resolve, reject) => {
-    process.stdout.write(text, (error) => {
-      if (error && (error as NodeJS.ErrnoException).code !== "EPIPE") reject(error)
-      else resolve()
-    })
+  leaveWithReader()
+  await new Promise<void>((resolve) => {
+    process.stdout.write(text, () => resolve())
   })
   return 0
+}
+
+let isWatching = false
+
+/** A reader that has seen enough (`| head`) ends the program quietly, as it ends others. */
+function leaveWithReader(): void {
+  if (isWatching) return
+  isWatching = true
+  process.stdout.on("error", (error: NodeJS.ErrnoException) => {
+    if (error.code === "EPIPE") process.exit(0)
+    throw error
+  })
 }
 
 export function warn(line: string): void {

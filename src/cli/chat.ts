@@ -1,0 +1,128 @@
+// The chat: flags, a model in the engine's thread, turns from the terminal or one a line from a pipe. Knows no tensors.
+
+import { readFileSync } from "node:fs"
+import { EngineClient } from "../chat/client.ts"
+import { AsdslError } from "../errors.ts"
+import { ProgressBar } from "../setup/progress.ts"
+import { type Command, group, text, toggle, UsageError, type Values } from "./arguments.ts"
+import { contextFlags, modelFlags, promptFlags, samplingFlags, threadFlags } from "./flags.ts"
+import { INTERRUPTED, Interrupts } from "./interrupt.ts"
+import { loadOptions, modelFile } from "./load.ts"
+import { generateOptions, generationFlags, promptText } from "./options.ts"
+import { runCommand, warn } from "./program.ts"
+import { dimmed, Footers, showReply } from "./reply.ts"
+import { pipedTurns, terminalTurns } from "./turns.ts"
+
+const flags = {
+  ...modelFlags,
+  ...promptFlags,
+  ...group("Conversation", {
+    system: text("-sys, --system-prompt", { help: "what the model is told before anything else" }),
+    systemFile: text("-sysf, --system-prompt-file", { value: "FILE", help: "a file that holds the same" }),
+    singleTurn: toggle("-st, --single-turn", { initial: false, help: "answer once and leave" }),
+    template: text("--chat-template-file", { value: "FILE", help: "Jinja template instead of the model's own" }),
+    verbose: toggle("-v, --verbose", { initial: false, help: "say on stderr how things are, in a pipe too" }),
+  }),
+  ...generationFlags,
+  ...contextFlags,
+  ...threadFlags,
+  ...samplingFlags,
+}
+
+export const command: Command<typeof flags> = {
+  name: "asdsl chat",
+  summary: "talks with a model",
+  usage: "[-m FILE] [-sys TEXT] [-p TEXT [-st]], turns come from the terminal or one a line from stdin",
+  flags,
+}
+
+export async function main(args: readonly string[]): Promise<number> {
+  return runCommand(command, args, run)
+}
+
+async function run(values: Values<typeof flags>): Promise<number> {
+  const first = promptText(values)
+  if (first?.trim() === "") throw new UsageError("the prompt is empty")
+  const chat = { ...generateOptions(values), ...systemOf(values), ...templateOf(values) }
+  const path = await modelFile(values)
+  using client = await openClient(path, values, chat)
+  using interrupts = new Interrupts()
+  const isTerminal = process.stdin.isTTY === true && process.stderr.isTTY === true
+  if (values.verbose || (isTerminal && !values.singleTurn)) greet(path, client, isTerminal && !values.singleTurn)
+  const dialogue = new Dialogue(client, interrupts, values)
+  if (first !== undefined) {
+    const isDone = await dialogue.turn(first)
+    if (values.singleTurn) return isDone ? 0 : INTERRUPTED
+  }
+  const turns = isTerminal ? terminalTurns(() => client.clear(), interrupts) : pipedTurns()
+  for await (const turn of turns) {
+    const isDone = await dialogue.turn(turn)
+    if (values.singleTurn) return isDone ? 0 : INTERRUPTED
+  }
+  return 0
+}
+
+/** Turns of one conversation: reply, footer, and what goes wrong without ending the program. */
+class Dialogue {
+  readonly #client: EngineClient
+  readonly #interrupts: Interrupts
+  readonly #footers: Footers
+  readonly #isSingle: boolean
+  readonly #hasFooter: boolean
+
+  constructor(client: EngineClient, interrupts: Interrupts, values: Values<typeof flags>) {
+    this.#client = client
+    this.#interrupts = interrupts
+    this.#footers = new Footers(client)
+    this.#isSingle = values.singleTurn
+    this.#hasFooter = values.singleTurn || values.verbose || process.stderr.isTTY === true
+  }
+
+  /** Whether the reply came to its own end. */
+  async turn(said: string): Promise<boolean> {
+    const client = this.#client
+    try {
+      const result = await this.#interrupts.during(
+        () => client.abort(),
+        () => showReply((listener) => client.say(said, {}, listener)),
+      )
+      if (this.#hasFooter) await this.#footers.show(result)
+      return result.finishReason !== "cancelled"
+    } catch (error) {
+      if (this.#isSingle || !(error instanceof AsdslError)) throw error
+      warn(error.message) // a prompt that does not fit, messages that the template refuses: the chat goes on
+      return false
+    }
+  }
+}
+
+async function openClient(
+  path: string,
+  values: Values<typeof flags>,
+  chat: Parameters<typeof EngineClient.open>[2],
+): Promise<EngineClient> {
+  using bar = new ProgressBar("loading")
+  return await EngineClient.open(path, loadOptions(values), chat, {
+    onProgress: (done, total) => bar.update(done, total),
+  })
+}
+
+function systemOf({ system, systemFile }: Values<typeof flags>): { system?: string } {
+  if (system !== undefined && systemFile !== undefined) throw new UsageError("-sys and -sysf exclude each other")
+  if (systemFile !== undefined) return { system: readFileSync(systemFile, "utf8") }
+  return system === undefined ? {} : { system }
+}
+
+function templateOf({ template }: Values<typeof flags>): { template?: string } {
+  return template === undefined ? {} : { template: readFileSync(template, "utf8") }
+}
+
+function greet(path: string, { facts }: EngineClient, hasPrompt: boolean): void {
+  const { nParams, nCtx, nThreads, level, hasTemplate, seed } = facts
+  const size = nParams >= 1e9 ? `${(nParams / 1e9).toFixed(1)} B` : `${Math.round(nParams / 1e6)} M`
+  const name = path.replace(/^.*[/\\]/, "").replace(/\.gguf$/i, "")
+  const template = hasTemplate ? "" : ", no chat template: ChatML"
+  const threads = `${nThreads} ${nThreads === 1 ? "thread" : "threads"}`
+  warn(dimmed(`${name}: ${size} parameters, context ${nCtx}, ${threads}, ${level}, seed ${seed}${template}`))
+  if (hasPrompt) warn(dimmed("/help lists commands, Ctrl-C stops a reply, Ctrl-D leaves"))
+}

@@ -1,0 +1,45 @@
+// Flags of generation: what chat and run share beside flags.ts, and the one place where flags become sampling options.
+
+import { readFileSync } from "node:fs"
+import type { GenerateOptions } from "../generate.ts"
+import { group, integer, texts, UsageError, type Values } from "./arguments.ts"
+import type { promptFlags, samplingFlags } from "./flags.ts"
+
+export const generationFlags = group("Generation", {
+  nPredict: integer("-n, --predict, --n-predict", {
+    min: -2,
+    initial: -1,
+    help: "tokens at most; -1 or -2: until the context is full",
+  }),
+  stop: texts("-r, --reverse-prompt", { help: "text that ends a reply and is no part of it" }),
+})
+
+/** What the flags ask of a generation. */
+export function generateOptions(
+  values: Values<typeof generationFlags> & Values<typeof samplingFlags>,
+): Omit<GenerateOptions, "sampler" | "signal" | "onProgress"> {
+  const { temperature, topK, topP, minP, repeatPenalty, repeatLastN, presencePenalty, frequencyPenalty } = values
+  return {
+    ...{ temperature, topK, topP, minP, repeatPenalty, repeatLastN, presencePenalty, frequencyPenalty },
+    logitBias: new Map(values.logitBias.map(readBias)),
+    seed: values.seed,
+    ignoreEos: values.ignoreEos,
+    maxTokens: Math.max(values.nPredict, -1),
+    stop: values.stop,
+  }
+}
+
+/** The text of -p or -f. */
+export function promptText({ prompt, file }: Values<typeof promptFlags>): string | undefined {
+  if (prompt !== undefined && file !== undefined) throw new UsageError("-p and -f exclude each other")
+  return file === undefined ? prompt : readFileSync(file, "utf8")
+}
+
+/** llama.cpp's form: 15043+1, 15043-1.5, and 15043-inf to ban a token. */
+function readBias(given: string): [number, number] {
+  const parts = /^(\d+)([+-](?:\d+\.?\d*|\.\d+|inf))$/.exec(given)
+  if (parts === null || parts[2] === "+inf") {
+    throw new UsageError(`--logit-bias is "${given.slice(0, 60)}", TOKEN+BIAS or TOKEN-BIAS is needed, as 15043+1`)
+  }
+  return [Number(parts[1]), parts[2] === "-inf" ? -Infinity : Number(parts[2])]
+}
