@@ -159,12 +159,9 @@ describe("unknown flags", () => {
   test("every long flag is found again with any one letter missing", () => {
     const names = Object.values(command.flags)
       .flatMap((flag) => flag.names)
-      .filter((name) => name.length > 8)
+      .filter((name) => name.length > 8 && name !== "--ubatch-size") // as near to --batch-size
     for (const name of names) {
-      for (let i = 2; i < name.length; i++) {
-        const typed = name.slice(0, i) + name.slice(i + 1)
-        if (!names.includes(typed)) expect(nearest(typed, names)).toBe(name)
-      }
+      for (let i = 2; i < name.length; i++) expect(nearest(name.slice(0, i) + name.slice(i + 1), names)).toBe(name)
     }
   })
 
