@@ -3,7 +3,7 @@
 // A reply stays in the cache with the tokens that were drawn. Encoding its text again may give others, so the next prompt
 // is those tokens and the encoded rest, as long as the template renders the turns before as they were.
 
-import { AsdslError } from "../errors.ts"
+import { AsdslError, TemplateError } from "../errors.ts"
 import { createSampler, type GenerateOptions, type Generation, type GenerationResult, generate } from "../generate.ts"
 import type { Model } from "../model.ts"
 import type { Sampler } from "../sampler.ts"
@@ -13,6 +13,8 @@ import { ChatTemplate, type Message, type Prompt } from "./template.ts"
 export interface ChatOptions extends Omit<GenerateOptions, "signal" | "onProgress" | "parseSpecial"> {
   /** What the model is told before anything else. */
   system?: string
+  /** Where `system` is absent: told to models whose template takes a system message. */
+  defaultSystem?: string
   /** What was said before. */
   messages?: readonly Message[]
   /** Jinja instead of the model's own template. */
@@ -34,6 +36,7 @@ export class Chat implements Disposable {
   readonly session: Session
   readonly template: ChatTemplate
   readonly #options: ChatOptions
+  readonly #system: readonly Message[]
   readonly #sampler: Sampler
   #messages: Message[] = []
   #held: Held = { text: "", tokens: [] }
@@ -44,6 +47,7 @@ export class Chat implements Disposable {
     this.template =
       options.template === undefined ? model.template : new ChatTemplate(options.template, model.tokenizer)
     this.#options = options
+    this.#system = systemMessages(this.template, options)
     this.#sampler = options.sampler ?? createSampler(model, options)
     this.session = model.createSession(options.nCtx === undefined ? {} : { nCtx: options.nCtx })
     this.clear()
@@ -78,9 +82,8 @@ export class Chat implements Disposable {
   /** Forgets everything but the system's message. */
   clear(): void {
     if (this.#active?.isRunning) throw new AsdslError("busy", "a reply is still running")
-    const { system } = this.#options
     this.#active = undefined
-    this.#messages = system === undefined ? [] : [{ role: "system", content: system }]
+    this.#messages = [...this.#system]
     this.#held = { text: "", tokens: [] }
     this.#date = new Date()
   }
@@ -111,5 +114,18 @@ export class Chat implements Disposable {
     this.#held = isWhole
       ? { text: prompt.text + result.text, tokens: [...Array.from(tokens), ...result.tokens] }
       : { text: "", tokens: [] }
+  }
+}
+
+function systemMessages(template: ChatTemplate, { system, defaultSystem }: ChatOptions): Message[] {
+  if (system !== undefined) return [{ role: "system", content: system }]
+  if (defaultSystem === undefined) return []
+  const message: Message = { role: "system", content: defaultSystem }
+  try {
+    template.render([message, { role: "user", content: "" }])
+    return [message]
+  } catch (error) {
+    if (error instanceof TemplateError) return []
+    throw error
   }
 }

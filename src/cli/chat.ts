@@ -13,11 +13,18 @@ import { runCommand, warn } from "./program.ts"
 import { dimmed, Footers, showReply } from "./reply.ts"
 import { pipedTurns, terminalTurns } from "./turns.ts"
 
+/** llama.cpp's chat had it too. What a template puts in by itself is often worse: SmolLM2-135M, quantised, answers "What is
+ * the capital of France?" in made-up French behind its template's "named SmolLM, trained by Hugging Face" (in llama.cpp
+ * as well), and with Paris behind this. */
+const DEFAULT_SYSTEM = "You are a helpful assistant."
+
 const flags = {
   ...modelFlags,
   ...promptFlags,
   ...group("Conversation", {
-    system: text("-sys, --system-prompt", { help: "what the model is told before anything else" }),
+    system: text("-sys, --system-prompt", {
+      help: `what the model is told before anything else; absent: "${DEFAULT_SYSTEM}", "": what its template says`,
+    }),
     systemFile: text("-sysf, --system-prompt-file", { value: "FILE", help: "a file that holds the same" }),
     singleTurn: toggle("-st, --single-turn", { initial: false, help: "answer once and leave" }),
     template: text("--chat-template-file", { value: "FILE", help: "Jinja template instead of the model's own" }),
@@ -107,10 +114,12 @@ async function openClient(
   })
 }
 
-function systemOf({ system, systemFile }: Values<typeof flags>): { system?: string } {
+function systemOf(values: Values<typeof flags>): { system?: string; defaultSystem?: string } {
+  const { system, systemFile } = values
   if (system !== undefined && systemFile !== undefined) throw new UsageError("-sys and -sysf exclude each other")
   if (systemFile !== undefined) return { system: readFileSync(systemFile, "utf8") }
-  return system === undefined ? {} : { system }
+  if (system === undefined) return { defaultSystem: DEFAULT_SYSTEM }
+  return system === "" ? {} : { system }
 }
 
 function templateOf({ template }: Values<typeof flags>): { template?: string } {

@@ -1,7 +1,7 @@
 // Where a conversation's turns come from: a person at a terminal, with commands, or the lines of a pipe.
 
 import { createInterface } from "node:readline"
-import { INTERRUPTED, type Interrupts } from "./interrupt.ts"
+import type { Interrupts } from "./interrupt.ts"
 import { warn } from "./program.ts"
 import { dimmed } from "./reply.ts"
 
