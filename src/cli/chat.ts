@@ -1,16 +1,15 @@
 // The chat: flags, a model in the engine's thread, turns from the terminal or one a line from a pipe. Knows no tensors.
 
 import { readFileSync } from "node:fs"
-import { EngineClient } from "../chat/client.ts"
+import type { EngineClient } from "../chat/client.ts"
 import { AsdslError } from "../errors.ts"
-import { ProgressBar } from "../setup/progress.ts"
 import { type Command, group, text, toggle, UsageError, type Values } from "./arguments.ts"
 import { contextFlags, modelFlags, promptFlags, samplingFlags, threadFlags } from "./flags.ts"
 import { INTERRUPTED, Interrupts } from "./interrupt.ts"
 import { loadOptions, modelFile } from "./load.ts"
 import { generateOptions, generationFlags, promptText } from "./options.ts"
 import { runCommand, warn } from "./program.ts"
-import { dimmed, Footers, showReply } from "./reply.ts"
+import { dimmed, Footers, openClient, showReply } from "./reply.ts"
 import { pipedTurns, terminalTurns } from "./turns.ts"
 
 /** llama.cpp's chat had it too. What a template puts in by itself is often worse: SmolLM2-135M, quantised, answers "What is
@@ -52,7 +51,7 @@ async function run(values: Values<typeof flags>): Promise<number> {
   if (first?.trim() === "") throw new UsageError("the prompt is empty")
   const chat = { ...generateOptions(values), ...systemOf(values), ...templateOf(values) }
   const path = await modelFile(values)
-  using client = await openClient(path, values, chat)
+  using client = await openClient(path, loadOptions(values), chat)
   using interrupts = new Interrupts()
   const isTerminal = process.stdin.isTTY === true && process.stderr.isTTY === true
   if (values.verbose || (isTerminal && !values.singleTurn)) greet(path, client, isTerminal && !values.singleTurn)
@@ -61,7 +60,7 @@ async function run(values: Values<typeof flags>): Promise<number> {
     const isDone = await dialogue.turn(first)
     if (values.singleTurn) return isDone ? 0 : INTERRUPTED
   }
-  const turns = isTerminal ? terminalTurns(() => client.clear(), interrupts) : pipedTurns()
+  const turns = isTerminal ? terminalTurns(() => client.clear()) : pipedTurns()
   for await (const turn of turns) {
     const isDone = await dialogue.turn(turn)
     if (values.singleTurn) return isDone ? 0 : INTERRUPTED
@@ -93,7 +92,8 @@ class Dialogue {
         () => client.abort(),
         () => showReply((listener) => client.say(said, {}, listener)),
       )
-      if (this.#hasFooter) await this.#footers.show(result)
+      // A Ctrl-C that comes just too late for the reply is not meant for the program.
+      if (this.#hasFooter) await this.#interrupts.during(nothing, () => this.#footers.show(result))
       return result.finishReason !== "cancelled"
     } catch (error) {
       if (this.#isSingle || !(error instanceof AsdslError)) throw error
@@ -103,16 +103,7 @@ class Dialogue {
   }
 }
 
-async function openClient(
-  path: string,
-  values: Values<typeof flags>,
-  chat: Parameters<typeof EngineClient.open>[2],
-): Promise<EngineClient> {
-  using bar = new ProgressBar("loading")
-  return await EngineClient.open(path, loadOptions(values), chat, {
-    onProgress: (done, total) => bar.update(done, total),
-  })
-}
+function nothing(): void {}
 
 function systemOf(values: Values<typeof flags>): { system?: string; defaultSystem?: string } {
   const { system, systemFile } = values

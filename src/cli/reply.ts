@@ -1,11 +1,28 @@
-// A reply on its way to the user: text to stdout as it comes, how far a long prompt is and the line below the reply to
-// stderr. Replies go to stdout and nothing else does.
+// The engine's thread at work for a command: loading, a reply on its way to the user. Text goes to stdout as it comes and
+// nothing else does; how far loading or a long prompt is, and the line below the reply, go to stderr.
 
-import type { EngineClient, Listener } from "../chat/client.ts"
+import { EngineClient, type Listener } from "../chat/client.ts"
+import type { PlainChatOptions, PlainLoadOptions } from "../chat/protocol.ts"
 import type { GenerationResult } from "../generate.ts"
+import { progressText } from "../setup/progress.ts"
 import { footer } from "./footer.ts"
 import { warn, writeOut } from "./program.ts"
 import { StatusLine } from "./status.ts"
+
+/** Starts the engine's thread and loads a file, with a bar on a terminal while it lasts. */
+export async function openClient(
+  path: string,
+  load: PlainLoadOptions,
+  chat: PlainChatOptions | undefined = undefined,
+): Promise<EngineClient> {
+  using status = new StatusLine()
+  const startedAt = performance.now()
+  return await EngineClient.open(path, load, chat, {
+    onProgress(done, total) {
+      status.show(`loading ${progressText(done, total, (performance.now() - startedAt) / 1000)}`)
+    },
+  })
+}
 
 /** Streams one reply and ends it with a line break. */
 export async function showReply(

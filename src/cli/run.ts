@@ -2,15 +2,13 @@
 // (not the prompt itself, which llama.cpp repeats: stdout is what the model wrote; --echo puts it in front).
 // Special tokens in the prompt are recognised, as by llama.cpp: fill-in-the-middle prompts need them.
 
-import { EngineClient } from "../chat/client.ts"
-import { ProgressBar } from "../setup/progress.ts"
 import { type Command, group, toggle, UsageError, type Values } from "./arguments.ts"
 import { contextFlags, modelFlags, promptFlags, samplingFlags, threadFlags } from "./flags.ts"
 import { INTERRUPTED, Interrupts } from "./interrupt.ts"
 import { loadOptions, modelFile } from "./load.ts"
 import { generateOptions, generationFlags, promptText } from "./options.ts"
 import { runCommand } from "./program.ts"
-import { Footers, showReply } from "./reply.ts"
+import { Footers, openClient, showReply } from "./reply.ts"
 
 const flags = {
   ...modelFlags,
@@ -39,7 +37,7 @@ async function run(values: Values<typeof flags>): Promise<number> {
   const prompt = promptText(values) ?? (await Bun.stdin.text())
   if (prompt === "") throw new UsageError("the prompt is empty")
   const options = { ...generateOptions(values), parseSpecial: true }
-  using client = await openClient(await modelFile(values), values)
+  using client = await openClient(await modelFile(values), loadOptions(values))
   using interrupts = new Interrupts()
   const result = await interrupts.during(
     () => client.abort(),
@@ -47,11 +45,4 @@ async function run(values: Values<typeof flags>): Promise<number> {
   )
   await new Footers(client).show(result)
   return result.finishReason === "cancelled" ? INTERRUPTED : 0
-}
-
-async function openClient(path: string, values: Values<typeof flags>): Promise<EngineClient> {
-  using bar = new ProgressBar("loading")
-  return await EngineClient.open(path, loadOptions(values), undefined, {
-    onProgress: (done, total) => bar.update(done, total),
-  })
 }

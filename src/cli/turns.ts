@@ -1,7 +1,6 @@
 // Where a conversation's turns come from: a person at a terminal, with commands, or the lines of a pipe.
 
 import { createInterface } from "node:readline"
-import type { Interrupts } from "./interrupt.ts"
 import { warn } from "./program.ts"
 import { dimmed } from "./reply.ts"
 
@@ -16,10 +15,10 @@ const HELP = `${COMMANDS.map(([name, what]) => `${name.padEnd(8)}${what}`).join(
 Ctrl-C  stops a reply; at the prompt, or once more, it leaves`
 
 /** What a person types. Ends at Ctrl-D, Ctrl-C and /exit. */
-export async function* terminalTurns(clear: () => Promise<void>, interrupts: Interrupts): AsyncGenerator<string> {
+export async function* terminalTurns(clear: () => Promise<void>): AsyncGenerator<string> {
   const history: string[] = []
   for (;;) {
-    const message = await readMessage(history, interrupts)
+    const message = await readMessage(history)
     if (message === undefined) return
     const typed = message.trim()
     if (typed === "") continue
@@ -34,32 +33,44 @@ export async function* terminalTurns(clear: () => Promise<void>, interrupts: Int
 }
 
 /** One message, which may have several lines; undefined at the end. */
-async function readMessage(history: string[], interrupts: Interrupts): Promise<string | undefined> {
+async function readMessage(history: string[]): Promise<string | undefined> {
   let message = ""
   for (let prompt = "> "; ; prompt = "  ") {
-    const line = await readLine(prompt, history, interrupts)
+    const line = await readLine(prompt, history)
     if (line === undefined) return undefined
     if (!line.endsWith("\\")) return message + line
     message += `${line.slice(0, -1)}\n`
   }
 }
 
-/** The terminal is in raw mode while this waits and not while a reply runs: there Ctrl-C is a signal. */
-function readLine(prompt: string, history: string[], interrupts: Interrupts): Promise<string | undefined> {
+/** Lines that follow each other faster than this were pasted and are one message. */
+const PASTE_MS = 10
+
+/** What is typed up to Enter; undefined at Ctrl-D and Ctrl-C. The terminal is in raw mode while this waits and not while a
+ * reply runs: there Ctrl-C is a signal. */
+function readLine(prompt: string, history: string[]): Promise<string | undefined> {
   const { promise, resolve } = Promise.withResolvers<string | undefined>()
+  const lines: string[] = []
+  let timer: Timer | undefined
   const editor = createInterface({
     ...{ input: process.stdin, output: process.stderr, terminal: true, history: [...history], prompt },
   })
+  const finish = () => {
+    if (editor.line !== "") return // the end of what was pasted lacks its Enter
+    resolve(lines.join("\n"))
+    editor.close()
+  }
   editor.on("line", (line) => {
     if (line.trim() !== "" && history[0] !== line) history.unshift(line)
-    resolve(line)
-    editor.close()
+    lines.push(line)
+    clearTimeout(timer)
+    timer = setTimeout(finish, PASTE_MS)
   })
-  editor.on("close", () => resolve(undefined)) // Ctrl-D; nothing after a line
-  editor.on("SIGINT", () => {
-    editor.close()
-    interrupts.interrupt()
+  editor.on("close", () => {
+    if (lines.length === 0) process.stderr.write("\n")
+    resolve(undefined)
   })
+  editor.on("SIGINT", () => editor.close())
   editor.prompt()
   return promise
 }
