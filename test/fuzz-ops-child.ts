@@ -4,7 +4,7 @@
 import { AsdslError } from "../src/errors.ts"
 import { TENSOR_TYPES } from "../src/gguf/types.ts"
 import { GraphBuilder } from "../src/graph.ts"
-import { Op, Operand, Type } from "../src/native/abi.ts"
+import { Op, Operand, Params, Type } from "../src/native/abi.ts"
 import { Buffer, Engine, KvCache, Program } from "../src/native/handles.ts"
 import { WeightPlan } from "../src/weights.ts"
 
@@ -120,7 +120,27 @@ function randomPass(program: Program, position: number): void {
   program.head[2] = random(8) === 0 ? pick([-1, 1, CAPACITY, 0x7fffffff]) : position
   program.head[3] = random(8) === 0 ? pick([-1, TOP_K + 1]) : random(TOP_K + 1)
   for (let i = 0; i < TOKENS; i++) program.tokens[i] = random(200) === 0 ? pick([-1, VOCAB, 0x7fffffff]) : random(VOCAB)
-  for (let j = 0; j < OUTPUTS; j++) program.outputs[j] = random(30) === 0 ? pick([-1, TOKENS]) : j
+  for (let j = 0; j < OUTPUTS; j++) program.outputs[j] = random(30) === 0 ? pick([-1, 0, TOKENS, 0x7fffffff]) : j
+  if (random(4) !== 0) return
+  // The whole block is memory that anybody may write to: its sizes and offsets too, which are C's to believe or not.
+  const words = new Uint32Array(program.params)
+  for (let n = 1 + random(6); n > 0; n--) {
+    const at = random(4) === 0 ? random(words.length) : random(Params.bytes / 4)
+    words[at] = pick([pick(WILD), pick(WORDS), random(2 ** 32)])
+  }
+}
+
+/** Mostly a cache that fits the graph. */
+function randomCache(): KvCache {
+  const fits = random(8) !== 0
+  return KvCache.create({
+    nLayers: 1 + random(2),
+    nKvHeads: fits ? HEADS.nKvHeads : 1 + random(8),
+    headDim: fits ? HEADS.headDim : 1 + random(130),
+    capacity: random(8) === 0 ? 1 + random(300) : CAPACITY,
+    typeK: pick([Type.F16, Type.F32]),
+    typeV: pick([Type.F16, Type.F32]),
+  })
 }
 
 const limits = { maxTokens: TOKENS, maxOutputs: OUTPUTS, maxTopK: TOP_K, nVocab: VOCAB }
@@ -136,16 +156,13 @@ for (let round = 0; round < rounds; round++) {
   attempt(
     () => {
       using program = Program.create(pick(engines), records, table, limits)
-      using kv = KvCache.create({
-        nLayers: 1 + random(2),
-        ...{ nKvHeads: HEADS.nKvHeads, headDim: HEADS.headDim, capacity: CAPACITY },
-        ...{ typeK: pick([Type.F16, Type.F32]), typeV: pick([Type.F16, Type.F32]) },
-      })
+      using kv = randomCache()
       for (let pass = 0; pass < 4; pass++) {
         randomPass(program, kv.length)
         const first = random(4) === 0 ? random(program.nOps) : 0
         const count = random(4) === 0 ? random(program.nOps + 2) : program.nOps - first
         attempt(() => program.run(random(20) === 0 ? undefined : kv, first, count), "ran", "failed")
+        if (random(6) === 0) attempt(() => kv.truncate(random(kv.length + 2)), "ran", "failed")
       }
     },
     "accepted",
