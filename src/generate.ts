@@ -5,7 +5,7 @@
 
 import { ArgumentError, AsdslError, CancelledError } from "./errors.ts"
 import { checkInteger } from "./native/handles.ts"
-import { biasMap, Sampler, type SamplerOptions } from "./sampler.ts"
+import { biasMap, Sampler, type SamplerOptions, type TokenSampler } from "./sampler.ts"
 import type { Session } from "./session.ts"
 import { StopMatcher } from "./stop.ts"
 import type { StreamDecoder } from "./tokenizer/types.ts"
@@ -20,7 +20,7 @@ export interface GenerateOptions extends SamplerOptions {
   /** Recognise special tokens in a prompt given as text. Default false. */
   parseSpecial?: boolean
   /** Instead of sampling options: one that goes on with its random numbers. ignoreEos is then the sampler's affair. */
-  sampler?: Sampler
+  sampler?: TokenSampler
   /** Ends the generation between two passes, without an error. Inside a pass: cancelProgram from another thread. */
   signal?: AbortSignal
   /** Prompt tokens evaluated, of those that had to be; after each micro-batch. */
@@ -101,7 +101,7 @@ export class Generation implements AsyncIterable<Piece> {
   readonly #prompt: Int32Array
   readonly #options: GenerateOptions
   readonly #maxTokens: number
-  readonly #sampler: Sampler
+  readonly #sampler: TokenSampler
   readonly #stops: StopMatcher
   readonly #onEnd: ((result: GenerationResult) => void) | undefined
   readonly #pieces: AsyncGenerator<Piece, void, undefined>

@@ -10,6 +10,6 @@ export type { FinishReason, GenerateOptions, Generation, GenerationResult, Piece
 export type { GgufHeader, TensorInfo } from "./gguf/types.ts"
 export { type LoadOptions, load, Model, type OpReport } from "./model.ts"
 export { cancelProgram, cpuInfo, type EngineInfo } from "./native/handles.ts"
-export { type Distribution, type LogitRow, Sampler, type SamplerOptions } from "./sampler.ts"
+export { type Distribution, type LogitRow, Sampler, type SamplerOptions, type TokenSampler } from "./sampler.ts"
 export { type ExtendOptions, Session, type SyncOptions } from "./session.ts"
 export type { DecodeOptions, EncodeOptions, StreamDecoder, Tokenizer } from "./tokenizer/types.ts"

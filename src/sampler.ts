@@ -39,6 +39,15 @@ export type LogitRow = Pick<
   "logits" | "logsumexp" | "argmax" | "nCandidates" | "tokens" | "candidateLogits" | "nNotFinite"
 >
 
+/** What a generation needs of a sampler: Sampler, or one of your own. */
+export interface TokenSampler {
+  readonly seed: number
+  /** Candidates per row that sample() likes to find: OutputRow.tokens. */
+  candidatesWanted(maxTopK: number): number
+  /** The next token. `history` is what came before, prompt included. */
+  sample(row: LogitRow, history: ArrayLike<number>): number
+}
+
 /** What a token is drawn from: the tokens that were kept, likeliest first, ties by token. */
 export interface Distribution {
   readonly tokens: Int32Array
@@ -52,7 +61,8 @@ const OPEN_CANDIDATES = 256
 /** Sort keys hold a token in this many values, and above it a float32: 53 bits. */
 const TOKENS = 2 ** 21
 
-export class Sampler {
+/** llama.cpp's default chain. */
+export class Sampler implements TokenSampler {
   /** In use: where none was given, the random one, with which the same draws can be had again. */
   readonly seed: number
   readonly settings: SamplerSettings

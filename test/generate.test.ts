@@ -1,7 +1,7 @@
 // Oracle: the same thing done slowly. A fresh session for every token instead of one that grows, decode() of all tokens
 // instead of a stream, a search in the whole text instead of stop strings across pieces.
 
-import { afterAll, beforeAll, describe, expect, test } from "bun:test"
+import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test"
 import { mkdtempSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
@@ -19,6 +19,8 @@ import {
 } from "../src/index.ts"
 import { writeRandomModel } from "./fixtures/random-model.ts"
 import { tinyTokens } from "./tiny-model.ts"
+
+setDefaultTimeout(60_000)
 
 const N_CTX = 64
 const folder = mkdtempSync(join(tmpdir(), "asdsl-generate-"))

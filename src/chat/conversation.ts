@@ -6,7 +6,7 @@
 import { AsdslError, TemplateError } from "../errors.ts"
 import { createSampler, type GenerateOptions, type Generation, type GenerationResult, generate } from "../generate.ts"
 import type { Model } from "../model.ts"
-import type { Sampler } from "../sampler.ts"
+import type { TokenSampler } from "../sampler.ts"
 import type { Session } from "../session.ts"
 import { ChatTemplate, type Message, type Prompt } from "./template.ts"
 
@@ -37,7 +37,7 @@ export class Chat implements Disposable {
   readonly template: ChatTemplate
   readonly #options: ChatOptions
   readonly #system: readonly Message[]
-  readonly #sampler: Sampler
+  readonly #sampler: TokenSampler
   #messages: Message[] = []
   #held: Held = { text: "", tokens: [] }
   #date = new Date()
