@@ -77,5 +77,5 @@ function readLine(prompt: string, history: string[]): Promise<string | undefined
 
 /** The lines of stdin that are not blank. */
 export async function* pipedTurns(): AsyncGenerator<string> {
-  for await (const line of console) if (line.trim() !== "") yield line
+  for await (const line of console) if (line.trim() !== "") yield line.replace(/\r$/, "")
 }
