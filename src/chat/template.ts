@@ -81,7 +81,11 @@ export class ChatTemplate {
       literal: literal.filter((index) => index >= from).map((index) => index - from),
     })
     // Templates may or may not write BOS themselves.
-    return from === 0 && addBos && tokens[0] !== bos ? Int32Array.of(bos!, ...tokens) : tokens
+    if (from > 0 || !addBos || tokens[0] === bos) return tokens
+    const withBos = new Int32Array(tokens.length + 1)
+    withBos[0] = bos!
+    withBos.set(tokens, 1)
+    return withBos
   }
 
   #run(messages: readonly Message[], { addGenerationPrompt = true, date = new Date() }: RenderOptions): string {

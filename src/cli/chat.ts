@@ -1,8 +1,9 @@
 // The chat: flags, a model in the engine's thread, turns from the terminal or one a line from a pipe. Knows no tensors.
 
 import { readFileSync } from "node:fs"
+import { basename } from "node:path"
 import type { EngineClient } from "../chat/client.ts"
-import { AsdslError } from "../errors.ts"
+import { AsdslError, ContextOverflowError } from "../errors.ts"
 import { type Command, group, text, toggle, UsageError, type Values } from "./arguments.ts"
 import { contextFlags, modelFlags, promptFlags, samplingFlags, threadFlags } from "./flags.ts"
 import { INTERRUPTED, Interrupts } from "./interrupt.ts"
@@ -26,6 +27,11 @@ const flags = {
     }),
     systemFile: text("-sysf, --system-prompt-file", { value: "FILE", help: "a file that holds the same" }),
     singleTurn: toggle("-st, --single-turn", { initial: false, help: "answer once and leave" }),
+    conversation: toggle("-cnv, --conversation", {
+      offNames: "-no-cnv, --no-conversation",
+      initial: true,
+      help: "as it always is here; asdsl run completes raw text",
+    }),
     template: text("--chat-template-file", { value: "FILE", help: "Jinja template instead of the model's own" }),
     verbose: toggle("-v, --verbose", { initial: false, help: "say on stderr how things are, in a pipe too" }),
   }),
@@ -47,6 +53,7 @@ export async function main(args: readonly string[]): Promise<number> {
 }
 
 async function run(values: Values<typeof flags>): Promise<number> {
+  if (!values.conversation) throw new UsageError("-no-cnv: use asdsl run, which completes raw text")
   const first = promptText(values)
   if (first?.trim() === "") throw new UsageError("the prompt is empty")
   const chat = { ...generateOptions(values), ...systemOf(values), ...templateOf(values) }
@@ -54,7 +61,9 @@ async function run(values: Values<typeof flags>): Promise<number> {
   using client = await openClient(path, loadOptions(values), chat)
   using interrupts = new Interrupts()
   const isTerminal = process.stdin.isTTY === true && process.stderr.isTTY === true
-  if (values.verbose || (isTerminal && !values.singleTurn)) greet(path, client, isTerminal && !values.singleTurn)
+  const isDialogue = isTerminal && !values.singleTurn
+  if (values.verbose || isDialogue) greet(path, client, values.verbose)
+  if (isDialogue) warn(dimmed("/help lists commands, Ctrl-C stops a reply, Ctrl-D leaves"))
   const dialogue = new Dialogue(client, interrupts, values)
   if (first !== undefined) {
     const isDone = await dialogue.turn(first)
@@ -97,7 +106,9 @@ class Dialogue {
       return result.finishReason !== "cancelled"
     } catch (error) {
       if (this.#isSingle || !(error instanceof AsdslError)) throw error
-      warn(error.message) // a prompt that does not fit, messages that the template refuses: the chat goes on
+      // A prompt that does not fit, messages that the template refuses: the chat goes on.
+      const isFull = error instanceof ContextOverflowError && process.stderr.isTTY === true
+      warn(error.message + (isFull ? "; /clear starts a new conversation" : ""))
       return false
     }
   }
@@ -117,12 +128,16 @@ function templateOf({ template }: Values<typeof flags>): { template?: string } {
   return template === undefined ? {} : { template: readFileSync(template, "utf8") }
 }
 
-function greet(path: string, { facts }: EngineClient, hasPrompt: boolean): void {
+function greet(path: string, { facts }: EngineClient, isVerbose: boolean): void {
   const { nParams, nCtx, nThreads, level, hasTemplate, seed } = facts
   const size = nParams >= 1e9 ? `${(nParams / 1e9).toFixed(1)} B` : `${Math.round(nParams / 1e6)} M`
-  const name = path.replace(/^.*[/\\]/, "").replace(/\.gguf$/i, "")
-  const template = hasTemplate ? "" : ", no chat template: ChatML"
-  const threads = `${nThreads} ${nThreads === 1 ? "thread" : "threads"}`
-  warn(dimmed(`${name}: ${size} parameters, context ${nCtx}, ${threads}, ${level}, seed ${seed}${template}`))
-  if (hasPrompt) warn(dimmed("/help lists commands, Ctrl-C stops a reply, Ctrl-D leaves"))
+  const parts = [
+    `${basename(path, ".gguf")}: ${size} parameters`,
+    `context ${nCtx}`,
+    `${nThreads} ${nThreads === 1 ? "thread" : "threads"}`,
+    level,
+    ...(isVerbose ? [`seed ${seed}`] : []),
+    ...(hasTemplate ? [] : ["no chat template of its own: ChatML"]),
+  ]
+  warn(dimmed(parts.join(", ")))
 }

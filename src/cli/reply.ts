@@ -38,15 +38,17 @@ export async function showReply(
   }
   if (before !== "") show(before)
   try {
-    return await start({
+    const result = await start({
       onText: show,
       onProgress(done, total) {
         if (done < total) status.show(`reading the prompt: ${done} of ${total} tokens`)
       },
     })
+    if (last === "") show("\n") // an empty reply is one too
+    return result
   } finally {
     status.clear()
-    if (last !== "" && !last.endsWith("\n")) await writeOut("\n")
+    await writeOut(last === "" || last.endsWith("\n") ? "" : "\n")
   }
 }
 
