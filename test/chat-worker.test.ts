@@ -79,7 +79,7 @@ test("a stop ends its own reply, whenever it comes, and no other", async () => {
     let stopAfter = Math.floor(next() * 4) // texts; 0: at once
     const running = client.say(
       round % 3 === 0 ? "word ".repeat(300) : "hi",
-      { maxTokens: 3000 },
+      { maxTokens: -1 },
       {
         onText: () => {
           if (--stopAfter === 0) client.abort()
