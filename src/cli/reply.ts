@@ -63,7 +63,9 @@ export class Footers {
 
   async show(result: GenerationResult): Promise<void> {
     const { streamedBytes } = this.#client.facts
-    if (result.nGenerated > 1) this.#bytesPerSecond ??= await this.#client.probeBandwidth()
+    // Who stopped a reply wants to go on and not to wait for a measurement.
+    const isRate = result.nGenerated > 1 && result.finishReason !== "cancelled"
+    if (isRate) this.#bytesPerSecond ??= await this.#client.probeBandwidth()
     warn(dimmed(footer(result, { streamedBytes, bytesPerSecond: this.#bytesPerSecond })))
   }
 }
