@@ -1,13 +1,15 @@
 // llama.cpp's greedy text of 20 prompts x 64 tokens on the default model -> test/conformance/expected/greedy.json
+// `greedy.mjs FLOAT.gguf greedy-float.json` does the same on the model's float copy (test/fixtures/float-copy.ts).
 //
 // Generated token by token (decode passes after one prefill), going on past ends of generation. Token lists are ids in
 // decimal between blanks. `top2` is base64 of float32, little endian: per position the log-probability of the first and
 // of the second token, in double precision from llama.cpp's raw logits; `second` the ids of the second ones.
 
 import { mkdirSync, writeFileSync } from "node:fs"
-import { join } from "node:path"
+import { basename, join } from "node:path"
 import { defaultModel, expectedFolder, logSumExp, openModel, openSequence, provenance } from "./llama.mjs"
 
+const [modelPath = defaultModel, outputName = "greedy.json"] = process.argv.slice(2)
 const N_TOKENS = 64
 const SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
 
@@ -52,7 +54,7 @@ function bestTwo(logits) {
   return [first, second]
 }
 
-const { model } = await openModel()
+const { model } = await openModel(modelPath)
 const { sequence } = await openSequence(model)
 
 async function nextLogits(tokens) {
@@ -95,6 +97,7 @@ for (const [name, text] of PROMPTS) {
   })
 }
 mkdirSync(expectedFolder, { recursive: true })
-const output = { provenance: await provenance("greedy.mjs", defaultModel), nTokens: N_TOKENS, cases }
-writeFileSync(join(expectedFolder, "greedy.json"), `${JSON.stringify(output, null, 2)}\n`)
+const command = ["greedy.mjs", ...(modelPath === defaultModel ? [] : [basename(modelPath), outputName])].join(" ")
+const output = { provenance: await provenance(command, modelPath), nTokens: N_TOKENS, cases }
+writeFileSync(join(expectedFolder, outputName), `${JSON.stringify(output, null, 2)}\n`)
 process.exit(0)
