@@ -66,11 +66,12 @@ async function run(values: Values<typeof flags>): Promise<void> {
   const file = await modelFile(values)
   using status = new StatusLine()
   const report = benchReport(values.output as "md" | "json" | "csv")
-  await writeOut(report.head())
+  let head = report.head() // with the first row, so that nothing is printed where nothing can be measured
   for (const nThreads of values.nThreads) {
     for await (const record of series(file, tests, nThreads, values, status)) {
       status.clear()
-      await writeOut(report.row(record))
+      await writeOut(head + report.row(record))
+      head = ""
     }
   }
   await writeOut(report.foot())

@@ -77,9 +77,10 @@ interface Architecture {
 }
 
 async function run(values: Values<typeof flags>, given: ReadonlySet<string>): Promise<void> {
-  const machine = machineFacts(values)
   const isWanted = given.has("model") || given.has("hfRepo")
-  const model = isWanted ? await modelFacts(await modelFile(values), values, machine) : null
+  const header = isWanted ? readGguf(await modelFile(values)) : null // a wrong file is known before anything is measured
+  const machine = machineFacts(values)
+  const model = header === null ? null : await modelFacts(header, values, machine)
   if (values.output === "json") {
     await writeOut(`${JSON.stringify({ machine, model }, null, 2)}\n`)
     return
@@ -110,11 +111,11 @@ function machineFacts(values: Values<typeof flags>): MachineFacts {
 }
 
 async function modelFacts(
-  path: string,
+  header: GgufHeader,
   values: Values<typeof flags>,
   { readBytesPerSecond }: MachineFacts,
 ): Promise<ModelFacts> {
-  const header = readGguf(path)
+  const { path } = header
   const name = header.metadata.get("general.name")
   const facts = {
     path,
