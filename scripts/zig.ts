@@ -2,11 +2,16 @@
 
 import { AsdslError } from "../src/errors.ts"
 import { projectFolder } from "../src/setup/project.ts"
-import { findZig } from "../src/setup/zig.ts"
+import { findZig, zigEnvironment } from "../src/setup/zig.ts"
 
 try {
   const command = [findZig(), ...process.argv.slice(2)]
-  process.exitCode = Bun.spawnSync(command, { cwd: projectFolder, stdio: ["inherit", "inherit", "inherit"] }).exitCode
+  const { exitCode } = Bun.spawnSync(command, {
+    cwd: projectFolder,
+    env: zigEnvironment(),
+    stdio: ["inherit", "inherit", "inherit"],
+  })
+  process.exitCode = exitCode
 } catch (error) {
   if (!(error instanceof AsdslError)) throw error
   console.error(error.message)

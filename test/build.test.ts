@@ -18,7 +18,7 @@ import { join } from "node:path"
 import { BuildError } from "../src/errors.ts"
 import { buildIfStale, ensureLibrary } from "../src/native/build.ts"
 import { projectFolder } from "../src/setup/project.ts"
-import { findZig, zigVersion } from "../src/setup/zig.ts"
+import { findZig, zigEnvironment, zigVersion } from "../src/setup/zig.ts"
 
 const isPosix = process.platform !== "win32"
 if (!isPosix) console.warn("build.test.ts pretends to be zig with shell scripts: skipped on this system")
@@ -258,7 +258,7 @@ describe("build.zig", () => {
     const real = zigVersion()
     const source = readFileSync(join(projectFolder, "build.zig"), "utf8")
     writeFileSync(join(root, "build.zig"), source.replace(`"${real}"`, '"0.1.2"'))
-    const child = Bun.spawnSync([findZig(), "build"], { cwd: root })
+    const child = Bun.spawnSync([findZig(), "build"], { cwd: root, env: zigEnvironment() })
     expect(child.exitCode).not.toBe(0)
     expect(child.stderr.toString()).toContain(`asdsl is built by zig 0.1.2 exactly, and this is zig ${real}`)
   }, 60_000)

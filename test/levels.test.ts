@@ -9,7 +9,7 @@ import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { ensureLibrary } from "../src/native/build.ts"
 import { projectFolder } from "../src/setup/project.ts"
-import { findZig } from "../src/setup/zig.ts"
+import { findZig, zigEnvironment } from "../src/setup/zig.ts"
 import { Elf } from "./elf.ts"
 import { type Instruction, instructions } from "./x86-instructions.ts"
 
@@ -80,7 +80,10 @@ const code = new Map<string, Instruction[]>()
 const library = () => new Elf(readFileSync(ensureLibrary()))
 
 function buildObjects(): void {
-  const child = Bun.spawnSync([findZig(), "build", "objects", "--prefix", folder], { cwd: projectFolder })
+  const child = Bun.spawnSync([findZig(), "build", "objects", "--prefix", folder], {
+    cwd: projectFolder,
+    env: zigEnvironment(),
+  })
   if (child.exitCode !== 0) throw new Error(child.stderr.toString())
   for (const level of Object.keys(LEVELS)) {
     const elf = new Elf(readFileSync(join(folder, "objects", `kernels_${level}.o`)))

@@ -38,6 +38,14 @@ export function findZig(root = projectFolder): string {
   }
 }
 
+/**
+ * The environment to run zig in. `zig build` first compiles a program of its own, once a machine: optimised, that takes
+ * several times as long as all of our sources. With ZIG_DEBUG_CMD it does not optimise it, and makes the same library.
+ */
+export function zigEnvironment(): Record<string, string | undefined> {
+  return { ...process.env, ZIG_DEBUG_CMD: "1" }
+}
+
 function ownZig(folder: string): string {
   return join(folder, "ziglang", process.platform === "win32" ? "zig.exe" : "zig")
 }
