@@ -6,7 +6,7 @@ import { createHash } from "node:crypto"
 import { readFileSync } from "node:fs"
 import { join } from "node:path"
 import { defaultModelPath, hasDefaultModel, tokenizerOf } from "../tokenizer-fixtures.ts"
-import { greedy, likelihood, modelSha256, sampledDivergence, sampleReference } from "./expected.ts"
+import { greedy, greedyFloat, likelihood, modelSha256, sampledDivergence, sampleReference } from "./expected.ts"
 
 const data = process.env.ASDSL_TEST_DATA
 
@@ -17,8 +17,9 @@ test.skipIf(!hasDefaultModel)("they were made from the default model", () => {
 })
 
 test("greedy: 20 prompts of 64 positions, the first token at least as likely as the second", () => {
-  expect(greedy.length).toBe(20)
-  for (const c of greedy) {
+  expect([greedy.length, greedyFloat.length]).toEqual([20, 20])
+  expect(greedyFloat.map(({ prompt }) => prompt)).toEqual(greedy.map(({ prompt }) => prompt))
+  for (const c of [...greedy, ...greedyFloat]) {
     expect([c.tokens.length, c.second.length, c.top2.length]).toEqual([64, 64, 128])
     for (let i = 0; i < 64; i++) {
       const [first, second] = [c.top2[2 * i]!, c.top2[2 * i + 1]!]

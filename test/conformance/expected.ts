@@ -1,7 +1,9 @@
 // The stored outputs of llama.cpp and of the float reference, decoded. What each file holds is told at the top of the
-// script that writes it: bench/peers/oracle/{tokens,greedy,likelihood}.mjs.
+// script that writes it: bench/peers/oracle/{tokens,greedy,agreement,likelihood}.mjs.
 
+import agreementJson from "./expected/agreement.json"
 import greedyJson from "./expected/greedy.json"
+import greedyFloatJson from "./expected/greedy-float.json"
 import likelihoodJson from "./expected/likelihood.json"
 
 function float32(base64: string): Float32Array {
@@ -28,14 +30,25 @@ export interface GreedyCase {
   readonly top2: Float32Array // (64, 2)
 }
 
-export const greedy: readonly GreedyCase[] = greedyJson.cases.map((c) => ({
-  name: c.name,
-  text: c.text,
-  prompt: ids(c.prompt),
-  tokens: ids(c.tokens),
-  second: ids(c.second),
-  top2: float32(c.top2),
-}))
+function greedyCases(cases: typeof greedyJson.cases): GreedyCase[] {
+  return cases.map((c) => ({
+    name: c.name,
+    text: c.text,
+    prompt: ids(c.prompt),
+    tokens: ids(c.tokens),
+    second: ids(c.second),
+    top2: float32(c.top2),
+  }))
+}
+
+export const greedy: readonly GreedyCase[] = greedyCases(greedyJson.cases)
+
+/** The same prompts on the float copy of the model: every tensor as F32. */
+export const greedyFloat: readonly GreedyCase[] = greedyCases(greedyFloatJson.cases)
+
+/** How llama.cpp does on its own greedy text, evaluated as a prompt, with and without flash attention. */
+export const selfAgreement: readonly { nPositions: number; nMisses: number; largestGap: number }[] =
+  agreementJson.asPrompt
 
 const { sample } = likelihoodJson
 

@@ -1,14 +1,22 @@
 // Oracle: llama.cpp on the same file, and a forward pass in double precision with float activations, both stored
 // (bench/peers/oracle). SmolLM2 says what they say: argmax, perplexity, and no further from the float pass than llama.cpp.
+//
+// Two programs that quantise activations to int8 cannot agree at 99 % of positions on this model: any difference before a
+// rounding grows to the size of the rounding. llama.cpp's greedy text, evaluated by llama.cpp as a prompt instead of token
+// by token, has the same argmax at 97.4 % (98.0 % without flash attention), and an exact float pass at 98.3 %. So 99 % and
+// 0.1 nat are asked where they can be: on the float copy of the same weights, where only the rounding of floats is left.
+// On the quantised file we may miss about as often, and as far, as llama.cpp misses its own text.
 
 import { afterAll, beforeAll, expect, test } from "bun:test"
 import { createHash } from "node:crypto"
-import { readFileSync } from "node:fs"
+import { mkdtempSync, readFileSync, rmSync } from "node:fs"
+import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { evaluationTokens, perplexity } from "../../src/eval/perplexity.ts"
 import { load, type Model } from "../../src/index.ts"
+import { writeFloatCopy } from "../fixtures/float-copy.ts"
 import { defaultModelPath, hasDefaultModel } from "../tokenizer-fixtures.ts"
-import { greedy, likelihood, sampledDivergence } from "./expected.ts"
+import { type GreedyCase, greedy, greedyFloat, likelihood, sampledDivergence, selfAgreement } from "./expected.ts"
 
 const data = process.env.ASDSL_TEST_DATA
 
@@ -20,13 +28,12 @@ beforeAll(async () => {
 
 afterAll(() => model?.[Symbol.dispose]())
 
-/** The tokens that our model holds for likeliest after the prompt and after each of llama.cpp's own tokens but the last. */
-function teacherForced(prompt: Int32Array, tokens: Int32Array): number[] {
-  using session = model.createSession()
+/** The tokens that a model holds for likeliest after the prompt and after each of llama.cpp's own tokens but the last. */
+function teacherForced(of: Model, { prompt, tokens }: GreedyCase): number[] {
+  using session = of.createSession()
   session.topK = 0
-  const argmax: number[] = []
   session.sync(prompt)
-  argmax.push(session.row().argmax)
+  const argmax = [session.row().argmax]
   session.extend(tokens.subarray(0, -1), {
     outputs: "all",
     onRows(_first, nRows) {
@@ -36,22 +43,53 @@ function teacherForced(prompt: Int32Array, tokens: Int32Array): number[] {
   return argmax
 }
 
-test.skipIf(!hasDefaultModel)(
-  "teacher-forced on llama.cpp's greedy text: argmax equal at 99 % of positions, misses between near equals",
-  () => {
-    let nPositions = 0
-    const gaps: number[] = []
-    for (const { prompt, tokens, top2 } of greedy) {
-      const ours = teacherForced(prompt, tokens)
-      expect(ours.length).toBe(tokens.length)
-      nPositions += ours.length
-      for (const [i, token] of ours.entries()) if (token !== tokens[i]) gaps.push(top2[2 * i]! - top2[2 * i + 1]!)
+/** Positions of llama.cpp's greedy text where a model's argmax is another: llama.cpp's gap between its first two, in nats. */
+function misses(of: Model, cases: readonly GreedyCase[], what: string): { nPositions: number; gaps: number[] } {
+  let nPositions = 0
+  const gaps: number[] = []
+  for (const each of cases) {
+    const ours = teacherForced(of, each)
+    expect(ours.length).toBe(each.tokens.length)
+    nPositions += ours.length
+    for (const [i, token] of ours.entries()) {
+      if (token !== each.tokens[i]) gaps.push(each.top2[2 * i]! - each.top2[2 * i + 1]!)
     }
-    const largest = gaps.length === 0 ? "" : `, largest gap ${Math.max(...gaps).toFixed(4)} nat`
-    console.log(`argmax equal at ${nPositions - gaps.length} of ${nPositions} positions${largest}`)
-    expect(nPositions).toBe(1280)
-    expect(gaps.length / nPositions).toBeLessThanOrEqual(0.01)
-    for (const gap of gaps) expect(gap).toBeLessThan(0.1)
+  }
+  const share = ((100 * (nPositions - gaps.length)) / nPositions).toFixed(2)
+  const largest = Math.max(0, ...gaps).toFixed(4)
+  console.log(`${what}: argmax equal at ${share} % of ${nPositions} positions, largest gap of a miss ${largest} nat`)
+  expect(nPositions).toBe(20 * 64)
+  return { nPositions, gaps }
+}
+
+test.skipIf(!hasDefaultModel)(
+  "float copy, teacher-forced on llama.cpp's greedy text: argmax equal at 99 %, misses between near equals",
+  async () => {
+    const folder = mkdtempSync(join(tmpdir(), "asdsl-float-"))
+    try {
+      const path = join(folder, "float.gguf")
+      writeFloatCopy(defaultModelPath, path)
+      using float = await load(path, { nCtx: 256, maxOutputs: 64 })
+      const { nPositions, gaps } = misses(float, greedyFloat, "float copy")
+      expect(gaps.length / nPositions).toBeLessThanOrEqual(0.01)
+      for (const gap of gaps) expect(gap).toBeLessThan(0.1)
+    } finally {
+      rmSync(folder, { recursive: true })
+    }
+  },
+  120_000,
+)
+
+test.skipIf(!hasDefaultModel)(
+  "quantised, teacher-forced on llama.cpp's greedy text: no more and no wider misses than llama.cpp's own",
+  () => {
+    const { nPositions, gaps } = misses(model, greedy, "quantised")
+    const most = Math.max(...selfAgreement.map(({ nMisses }) => nMisses))
+    const widest = Math.max(...selfAgreement.map(({ largestGap }) => largestGap))
+    console.log(`llama.cpp on its own text: ${most} misses, largest gap ${widest.toFixed(4)} nat; ours: ${gaps.length}`)
+    for (const each of selfAgreement) expect(each.nPositions).toBe(nPositions)
+    expect(gaps.length).toBeLessThanOrEqual(most + 2 * Math.sqrt(most)) // two deviations of a count
+    for (const gap of gaps) expect(gap).toBeLessThanOrEqual(widest)
   },
   60_000,
 )
@@ -64,12 +102,10 @@ test.skipIf(!hasDefaultModel || data === undefined)(
     const evaluated = tokens.slice(0, nChunks * nCtx)
     expect(createHash("sha256").update(evaluated).digest("hex")).toBe(likelihood.tokensSha256)
     let divergence = 0
-    let largest = 0
     const result = perplexity(model, tokens, {
       nCtx,
       nChunks,
-      onRow({ logits, logsumexp }, index, next) {
-        largest = Math.max(largest, Math.abs(logsumexp - logits[next]! - likelihood.llamaNll[index]!))
+      onRow({ logits, logsumexp }, index) {
         if (index % sampleStep !== 0) return
         divergence += sampledDivergence(index / sampleStep, (token) => logits[token]! - logsumexp)
       },
@@ -80,7 +116,7 @@ test.skipIf(!hasDefaultModel || data === undefined)(
       `perplexity ${result.perplexity.toFixed(4)}, llama.cpp ${likelihood.llamaPerplexity.toFixed(4)} ` +
         `(${(100 * (ratio - 1)).toFixed(3)} %), float ${likelihood.referencePerplexity.toFixed(4)}; ` +
         `mean KL to float ${meanKl.toExponential(3)}, llama.cpp ${likelihood.sampleLlamaMeanKl.toExponential(3)} ` +
-        `(${(meanKl / likelihood.sampleLlamaMeanKl).toFixed(3)} times); largest difference of a loss ${largest.toFixed(3)}`,
+        `(${(meanKl / likelihood.sampleLlamaMeanKl).toFixed(3)} times)`,
     )
     expect(result.nScored).toBe(nChunks * likelihood.nScoredPerChunk)
     expect(Math.abs(ratio - 1)).toBeLessThan(0.005)
