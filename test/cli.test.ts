@@ -290,9 +290,9 @@ describe("perplexity", () => {
     writeFileSync(path("prose.txt"), text)
     using model = await load(tiny)
     const partial: string[] = []
-    const result = perplexity(model, evaluationTokens(model.tokenizer, text), {
+    const result = await perplexity(model, evaluationTokens(model.tokenizer, text), {
       nCtx: 32,
-      onChunk: (n, _all, sofar) => partial.push(`[${n}]${sofar.perplexity.toFixed(4)},`),
+      onChunk: (n, _all, sofar) => void partial.push(`[${n}]${sofar.perplexity.toFixed(4)},`),
     })
     const { code, out, err } = await asdsl(["perplexity", "-m", tiny, "-f", path("prose.txt"), "-c", "32"])
     const [value, error] = [result.perplexity.toFixed(4), result.error.toFixed(5)]

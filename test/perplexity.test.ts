@@ -56,11 +56,11 @@ function* scored(of: Model): Generator<{ distribution: Float64Array; next: numbe
 }
 
 describe("perplexity", () => {
-  test("is exp of the mean loss of the scored positions, its error that of the mean", () => {
+  test("is exp of the mean loss of the scored positions, its error that of the mean", async () => {
     const losses = Array.from(scored(model), ({ distribution, next }) => -distribution[next]!)
     const indices: number[] = []
     const partial: number[] = []
-    const result = perplexity(model, tokens, {
+    const result = await perplexity(model, tokens, {
       nCtx: N_CTX,
       onRow: (row, index, next) => {
         indices.push(index)
@@ -84,10 +84,13 @@ describe("perplexity", () => {
     expect(partial.at(-1)).toBe(result.perplexity)
   })
 
-  test("fewer chunks are the beginning of more", () => {
+  test("fewer chunks are the beginning of more", async () => {
     const partial: number[] = []
-    perplexity(model, tokens, { nCtx: N_CTX, onChunk: (_n, _all, { perplexity }) => partial.push(perplexity) })
-    expect(perplexity(model, tokens, { nCtx: N_CTX, nChunks: 2 }).perplexity).toBe(partial[1]!)
+    await perplexity(model, tokens, {
+      nCtx: N_CTX,
+      onChunk: (_n, _all, { perplexity }) => void partial.push(perplexity),
+    })
+    expect((await perplexity(model, tokens, { nCtx: N_CTX, nChunks: 2 })).perplexity).toBe(partial[1]!)
   })
 
   test("a text of less than two chunks is refused with both numbers, as llama-perplexity does", () => {
@@ -117,10 +120,10 @@ describe("perplexity", () => {
 })
 
 /** Writes the base's distributions as `asdsl perplexity --save-all-logits` does. */
-function writeBase(path: string): void {
+async function writeBase(path: string): Promise<void> {
   const header = { nCtx: N_CTX, nVocab: base.config.nVocab, nChunks: N_CHUNKS }
   using writer = new LogitsWriter(path, header, tokens.slice(0, N_CTX * N_CHUNKS))
-  perplexity(base, tokens, {
+  await perplexity(base, tokens, {
     nCtx: N_CTX,
     onRow: (row, index) => writer.chunk.set(index % count, row),
     onChunk: () => writer.writeChunk(),
@@ -130,9 +133,9 @@ function writeBase(path: string): void {
 }
 
 describe("file of log-probabilities", () => {
-  test("has llama-perplexity's bytes, and a row is within half a step of the model's", () => {
+  test("has llama-perplexity's bytes, and a row is within half a step of the model's", async () => {
     const path = join(folder, "bytes.kld")
-    writeBase(path)
+    await writeBase(path)
     const bytes = readFileSync(path)
     const nVocab = base.config.nVocab
     const rowBytes = 8 + 2 * nVocab
@@ -176,9 +179,9 @@ describe("file of log-probabilities", () => {
     expect(flat.minimum).toBeCloseTo(-Math.log(3), 6)
   })
 
-  test("is read back as written; what is not whole leaves nothing behind", () => {
+  test("is read back as written; what is not whole leaves nothing behind", async () => {
     const path = join(folder, "back.kld")
-    writeBase(path)
+    await writeBase(path)
     using reader = new LogitsReader(path)
     expect(reader.header).toEqual({ nCtx: N_CTX, nVocab: base.config.nVocab, nChunks: N_CHUNKS })
     expect(reader.tokens).toEqual(tokens.slice(0, N_CTX * N_CHUNKS))
@@ -193,9 +196,9 @@ describe("file of log-probabilities", () => {
     expect(readdirSync(folder).filter((name) => name.startsWith("half"))).toEqual([])
   })
 
-  test("anything else is a FormatError that says what is wrong", () => {
+  test("anything else is a FormatError that says what is wrong", async () => {
     const path = join(folder, "sound.kld")
-    writeBase(path)
+    await writeBase(path)
     const sound = readFileSync(path)
     const damaged = join(folder, "damaged.kld")
     const open = (bytes: Uint8Array) => {
@@ -223,11 +226,11 @@ describe("file of log-probabilities", () => {
 })
 
 describe("KL divergence", () => {
-  test("follows the definition over what the file holds", () => {
+  test("follows the definition over what the file holds", async () => {
     const path = join(folder, "kl.kld")
-    writeBase(path)
+    await writeBase(path)
     using reader = new LogitsReader(path)
-    const sums = klDivergence(model, reader)
+    const sums = await klDivergence(model, reader)
     const result = sums.result(N_CHUNKS)
     const pairs = Array.from(scored(base))
     const ours = Array.from(scored(model))
@@ -258,23 +261,23 @@ describe("KL divergence", () => {
     expect([result.nChunks, result.nScored]).toEqual([N_CHUNKS, N_CHUNKS * count])
   })
 
-  test("of the base from itself is nothing but the file's rounding", () => {
+  test("of the base from itself is nothing but the file's rounding", async () => {
     const path = join(folder, "self.kld")
-    writeBase(path)
+    await writeBase(path)
     using reader = new LogitsReader(path)
-    const result = klDivergence(base, reader, { nChunks: 2 }).result(2)
+    const result = (await klDivergence(base, reader, { nChunks: 2 })).result(2)
     expect(Math.abs(result.divergence.value)).toBeLessThan(1e-4)
     expect(Math.abs(result.ratio.value - 1)).toBeLessThan(1e-4)
     expect([result.sameTop.value, result.nScored]).toEqual([1, 2 * count])
   })
 
-  test("another vocabulary is refused with both sizes", () => {
+  test("another vocabulary is refused with both sizes", async () => {
     const path = join(folder, "other.kld")
     using writer = new LogitsWriter(path, { nCtx: 4, nVocab: 3, nChunks: 1 }, new Int32Array(4))
     writer.writeChunk()
     writer.finish()
     using reader = new LogitsReader(path)
-    expect(() => klDivergence(model, reader)).toThrow("the base has a vocabulary of 3, the model one of 200")
+    await expect(klDivergence(model, reader)).rejects.toThrow("the base has a vocabulary of 3, the model one of 200")
   })
 })
 

@@ -77,13 +77,13 @@ async function runPerplexity(values: Values<typeof flags>): Promise<void> {
     logitsFile === undefined
       ? undefined
       : new LogitsWriter(logitsFile, { nCtx, nVocab: model.config.nVocab, nChunks }, tokens.slice(0, nCtx * nChunks))
-  const result = perplexity(model, tokens, {
+  const result = await perplexity(model, tokens, {
     nCtx,
     nChunks,
     onRow: (row, index) => writer?.chunk.set(index % writer.chunk.nRows, row),
-    onChunk(nDone, _nChunks, sofar) {
+    async onChunk(nDone, _nChunks, sofar) {
       writer?.writeChunk()
-      if (isText) process.stdout.write(`[${nDone}]${sofar.perplexity.toFixed(4)},`)
+      if (isText) await writeOut(`[${nDone}]${sofar.perplexity.toFixed(4)},`)
     },
   })
   writer?.finish()
@@ -105,10 +105,10 @@ async function runDivergence(values: Values<typeof flags>): Promise<void> {
   using model = await loadForEvaluation(values, base.header.nCtx)
   const isText = values.output === "text"
   if (isText) await writeOut(CHUNK_HEAD)
-  const sums = klDivergence(model, base, {
+  const sums = await klDivergence(model, base, {
     ...wanted,
-    onChunk(nDone, _nChunks, sofar) {
-      if (isText) process.stdout.write(chunkLine(sofar.result(nDone)))
+    async onChunk(nDone, _nChunks, sofar) {
+      if (isText) await writeOut(chunkLine(sofar.result(nDone)))
     },
   })
   const result = sums.result(Math.min(base.header.nChunks, wanted.nChunks ?? base.header.nChunks))

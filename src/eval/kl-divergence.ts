@@ -156,12 +156,17 @@ function percentiles(values: readonly number[], fractions: readonly number[]): n
 export interface DivergenceOptions {
   /** Chunks at most; absent: all of the file. */
   nChunks?: number
-  onChunk?(nDone: number, nChunks: number, sums: DivergenceSums): void
+  /** After each chunk; waited for. */
+  onChunk?(nDone: number, nChunks: number, sums: DivergenceSums): void | Promise<void>
   signal?: AbortSignal
 }
 
 /** Compares a model with stored log-probabilities over the tokens stored with them. */
-export function klDivergence(model: Model, base: LogitsReader, options: DivergenceOptions = {}): DivergenceSums {
+export async function klDivergence(
+  model: Model,
+  base: LogitsReader,
+  options: DivergenceOptions = {},
+): Promise<DivergenceSums> {
   const { nCtx, nVocab, nChunks: stored } = base.header
   if (nVocab !== model.config.nVocab) {
     throw new ArgumentError(`the base has a vocabulary of ${nVocab}, the model one of ${model.config.nVocab}`)
@@ -172,7 +177,7 @@ export function klDivergence(model: Model, base: LogitsReader, options: Divergen
     const rows = base.next()
     const tokens = base.tokens.subarray(chunk * nCtx, (chunk + 1) * nCtx)
     scoreChunk(model, tokens, (row, index, next) => sums.add(rows.row(index), row, next), options.signal)
-    options.onChunk?.(chunk + 1, nChunks, sums)
+    await options.onChunk?.(chunk + 1, nChunks, sums)
   }
   return sums
 }

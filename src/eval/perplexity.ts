@@ -17,8 +17,8 @@ export interface PerplexityOptions {
   /** Each scored row, in order: its place among all scored rows and the token that follows. The row is valid until the
    * function returns. */
   onRow?(row: OutputRow, index: number, next: number): void
-  /** After each chunk, with the result so far. */
-  onChunk?(nDone: number, nChunks: number, sofar: PerplexityResult): void
+  /** After each chunk, with the result so far; waited for, and with it the event loop has its turn. */
+  onChunk?(nDone: number, nChunks: number, sofar: PerplexityResult): void | Promise<void>
   signal?: AbortSignal
 }
 
@@ -80,7 +80,11 @@ export function scoreChunk(
 }
 
 /** Perplexity of `tokens` (see evaluationTokens). */
-export function perplexity(model: Model, tokens: Int32Array, options: PerplexityOptions = {}): PerplexityResult {
+export async function perplexity(
+  model: Model,
+  tokens: Int32Array,
+  options: PerplexityOptions = {},
+): Promise<PerplexityResult> {
   const nCtx = options.nCtx ?? 512
   const nChunks = chunksOf(tokens.length, nCtx, options.nChunks)
   const losses = new Sums()
@@ -94,7 +98,7 @@ export function perplexity(model: Model, tokens: Int32Array, options: Perplexity
     }
     scoreChunk(model, part, score, options.signal)
     result = resultOf(losses, chunk + 1)
-    options.onChunk?.(chunk + 1, nChunks, result)
+    await options.onChunk?.(chunk + 1, nChunks, result)
   }
   return result
 }

@@ -96,13 +96,13 @@ test.skipIf(!hasDefaultModel)(
 
 test.skipIf(!hasDefaultModel || data === undefined)(
   "WikiText-2: perplexity within 0.5 % of llama.cpp's, divergence from the float pass at most 1.1 times llama.cpp's",
-  () => {
+  async () => {
     const { nCtx, nChunks, sampleStep, nSamples } = likelihood
     const tokens = evaluationTokens(model.tokenizer, readFileSync(join(data!, likelihood.path), "utf8"))
     const evaluated = tokens.slice(0, nChunks * nCtx)
     expect(createHash("sha256").update(evaluated).digest("hex")).toBe(likelihood.tokensSha256)
     let divergence = 0
-    const result = perplexity(model, tokens, {
+    const result = await perplexity(model, tokens, {
       nCtx,
       nChunks,
       onRow({ logits, logsumexp }, index) {
