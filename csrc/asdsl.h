@@ -177,7 +177,7 @@ struct asdsl_info {
 
 enum asdsl_probe_kind {
     ASDSL_PROBE_READ_BANDWIDTH = 0, /* bytes/s, all threads of the engine, plain streaming read of a 256 MiB buffer */
-    ASDSL_PROBE_INT8_PEAK = 1,      /* int8 multiply-accumulates/s, all threads, register operands, the engine's level */
+    ASDSL_PROBE_INT8_PEAK = 1, /* int8 multiply-accumulates/s, all threads, register operands, the engine's level */
 };
 
 struct asdsl_abi {
@@ -193,7 +193,7 @@ ASDSL_API void asdsl_abi(struct asdsl_abi *out);
  * operand roles. A test compares it with src/native/abi.ts field by field. */
 ASDSL_API const char *asdsl_describe(void);
 ASDSL_API const char *asdsl_last_error(void); /* "" when nothing failed on this thread; never NULL */
-ASDSL_API int32_t asdsl_last_status(void);     /* its asdsl_status; what a constructor that returned 0 failed with */
+ASDSL_API int32_t asdsl_last_status(void); /* its asdsl_status; what a constructor that returned 0 failed with */
 ASDSL_API int32_t asdsl_cpu_info(struct asdsl_info *out);
 
 /* ---- any handle ---- */
@@ -207,7 +207,7 @@ ASDSL_API double asdsl_probe(asdsl_handle engine, int32_t kind);
 /* ---- buffers ---- */
 ASDSL_API asdsl_handle asdsl_buffer_create(double bytes); /* zeroed, page aligned, huge pages where free */
 ASDSL_API asdsl_handle asdsl_buffer_map(const char *path); /* read-only map of a whole regular file */
-ASDSL_API void *asdsl_buffer_data(asdsl_handle buffer);    /* valid until the last reference is gone */
+ASDSL_API void *asdsl_buffer_data(asdsl_handle buffer); /* valid until the last reference is gone */
 ASDSL_API double asdsl_buffer_bytes(asdsl_handle buffer);
 
 /* ---- weights ---- */
@@ -215,14 +215,15 @@ ASDSL_API double asdsl_buffer_bytes(asdsl_handle buffer);
  * types: bytes of `rows` rows as quantize writes them. */
 ASDSL_API double asdsl_tensor_bytes(int32_t type, int32_t layout, int32_t rows, int32_t cols);
 ASDSL_API int32_t asdsl_activation_type(int32_t weight_type); /* the ACT type that goes with a weight type */
-ASDSL_API int32_t asdsl_repack(asdsl_handle engine, const struct asdsl_repack_job *job); /* lossless, both ways, all threads */
+/* Lossless, both ways, all threads. */
+ASDSL_API int32_t asdsl_repack(asdsl_handle engine, const struct asdsl_repack_job *job);
 
 /* ---- KV cache ---- */
 ASDSL_API asdsl_handle asdsl_kv_create(const struct asdsl_kv_options *options);
 ASDSL_API int32_t asdsl_kv_length(asdsl_handle kv);
 ASDSL_API int32_t asdsl_kv_truncate(asdsl_handle kv, int32_t length); /* 0 .. length; longer is an error */
-ASDSL_API asdsl_handle asdsl_kv_fork(asdsl_handle kv);                /* an independent copy */
-ASDSL_API double asdsl_kv_bytes(asdsl_handle kv);                     /* memory in use now */
+ASDSL_API asdsl_handle asdsl_kv_fork(asdsl_handle kv); /* an independent copy */
+ASDSL_API double asdsl_kv_bytes(asdsl_handle kv); /* memory in use now */
 
 /* ---- programs ---- */
 /* Copies and validates ops and the buffer table once. NULL-free: any bad record is an error that names it:
@@ -230,7 +231,8 @@ ASDSL_API double asdsl_kv_bytes(asdsl_handle kv);                     /* memory 
 ASDSL_API asdsl_handle asdsl_program_create(asdsl_handle engine, const struct asdsl_op *ops, int32_t n_ops,
                                             const asdsl_handle *buffers, int32_t n_buffers,
                                             const struct asdsl_program_options *options);
-ASDSL_API struct asdsl_params *asdsl_program_params(asdsl_handle program); /* valid until the program's last reference is gone */
+/* Valid until the program's last reference is gone. */
+ASDSL_API struct asdsl_params *asdsl_program_params(asdsl_handle program);
 /* Runs ops [first, first + count) on all threads. kv may be 0 for a range without KV operations. The KV length
  * becomes position + n_tokens when the append of the cache's last layer was in the range and nothing failed. */
 ASDSL_API int32_t asdsl_run(asdsl_handle program, asdsl_handle kv, int32_t first, int32_t count);

@@ -45,7 +45,8 @@ typedef void step_runner(struct step *step, struct worker *w);
 struct op_kind {
     const char *name;
     /* Checks shapes, types and integers beyond what operands need in general; fills `why` and returns false. */
-    bool (*validate)(const struct asdsl_op *op, const struct asdsl_program_options *options, char *why, size_t why_bytes);
+    bool (*validate)(const struct asdsl_op *op, const struct asdsl_program_options *options, char *why,
+                     size_t why_bytes);
     step_runner *run;
     bool small; /* per-row work of about a microsecond: with few rows worker 0 runs it alone, without a barrier */
     bool needs_kv;

@@ -65,12 +65,14 @@ void run_attention(struct step *step, struct worker *w) {
 
 /* As attention_partial_floats, of a head's width. */
 static size_t partial_bytes(int32_t head_dim) {
-    return sizeof(float) * (ATTENTION_LANES + ((size_t)head_dim + ATTENTION_LANES - 1) / ATTENTION_LANES * ATTENTION_LANES);
+    return sizeof(float) *
+           (ATTENTION_LANES + ((size_t)head_dim + ATTENTION_LANES - 1) / ATTENTION_LANES * ATTENTION_LANES);
 }
 
 size_t attention_shared_bytes(const struct asdsl_op *op, const struct asdsl_program_options *options) {
     size_t row = partial_bytes(op->i[2]) * PARTIALS_TO;
-    size_t rows = (size_t)op->i[0] * (size_t)(options->max_tokens < KERNEL_GEMV_MAX ? options->max_tokens : KERNEL_GEMV_MAX);
+    size_t rows =
+        (size_t)op->i[0] * (size_t)(options->max_tokens < KERNEL_GEMV_MAX ? options->max_tokens : KERNEL_GEMV_MAX);
     return rows > MAX_SHARED_BYTES / row ? MAX_SHARED_BYTES : rows * row;
 }
 

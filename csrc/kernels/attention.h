@@ -13,7 +13,8 @@
 #include <stdbool.h>
 
 enum {
-    ATTENTION_CHUNK = 256, /* tokens: 64 KB of a head of 64 in f16, so that a work item's keys stay in the second cache */
+    /* Tokens: 64 KB of a head of 64 in f16, so that a work item's keys stay in the second cache. */
+    ATTENTION_CHUNK = 256,
     ATTENTION_LANES = 16,
     ATTENTION_ROWS = 16, /* query rows of a work item: they share the reading of keys and values */
 };
@@ -36,7 +37,8 @@ struct attention_job {
     int32_t n_heads;
     int32_t window; /* > 0: a query sees this many keys at most, itself included */
     float scale, softcap;
-    float *partials; /* (n_tokens * n_heads, n_chunks, attention_partial_floats()), or NULL: rows are finished at once */
+    /* (n_tokens * n_heads, n_chunks, attention_partial_floats()), or NULL: rows are finished at once */
+    float *partials;
     /* kv_append: */
     const float *k, *v; /* (n_tokens, n_kv_heads * head_dim) */
     size_t k_stride, v_stride;

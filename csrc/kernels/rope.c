@@ -1,4 +1,4 @@
-/* rope.c: rotates the pairs of one head by a row of (cos, sin). Plain C without fused steps: the same bits everywhere. */
+/* rope.c: rotates the pairs of one head by a row of (cos, sin). No fused steps: the same bits everywhere. */
 #include "kernels.h"
 #include "simd.h"
 

@@ -7,9 +7,15 @@
 /* clang-format off: one line to a function reads as a table */
 #include <immintrin.h>
 
-typedef struct { __m256 lo, hi; } f32x16;
-typedef struct { __m256i lo, hi; } i32x16;
-typedef struct { __m256 lo, hi; } mask16; /* all ones or all zeros per lane */
+typedef struct {
+    __m256 lo, hi;
+} f32x16;
+typedef struct {
+    __m256i lo, hi;
+} i32x16;
+typedef struct {
+    __m256 lo, hi;
+} mask16; /* all ones or all zeros per lane */
 
 #define SIMD_PREFETCH(address) _mm_prefetch((const char *)(address), _MM_HINT_T1) /* into L2 */
 #define SIMD_BOTH_F32(f, a) ((f32x16){f((a).lo), f((a).hi)})
@@ -219,7 +225,9 @@ SIMD_INLINE dot8 dot8_start(const int32_t *minus128) { return simd_set1_at(minus
 SIMD_INLINE dot8 dot8_add(dot8 acc, w8 w, av a) { return SIMD_DPBUSD(acc, w, a); }
 SIMD_INLINE iv dot8_sum(dot8 acc) { return acc; }
 
-typedef struct { iv low, high; } dot4k;
+typedef struct {
+    iv low, high;
+} dot4k;
 SIMD_INLINE dot4k dot4k_zero(void) { return (dot4k){iv_zero(), iv_zero()}; }
 SIMD_INLINE bv dot4k_low(bv x) { return _mm256_and_si256(x, bv_set1(0x0f)); }
 SIMD_INLINE bv dot4k_high(bv x) { return _mm256_and_si256(x, bv_set1(0xf0)); }
@@ -253,7 +261,9 @@ SIMD_INLINE iv dot4_sum(dot4 acc, const int32_t *offset) {
 /* dot8: signed weights, -128 too: |w| is at most 128 as an unsigned byte and takes its sign to the activation, which is
  * never -128. A pair of products is at most 2 * 128 * 127 = 32512 < 32767, so one step fits, two would not. */
 typedef __m256i dot8;
-typedef struct { __m256i w, magnitude; } w8;
+typedef struct {
+    __m256i w, magnitude;
+} w8;
 SIMD_INLINE w8 w8_load(const void *p) {
     __m256i w = bv_load(p);
     return (w8){w, _mm256_abs_epi8(w)};

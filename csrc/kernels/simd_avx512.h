@@ -22,9 +22,7 @@ SIMD_INLINE f32x16 f32x16_loadu(const float *p) { return _mm512_loadu_ps(p); }
 SIMD_INLINE void f32x16_store(float *p, f32x16 a) { _mm512_store_ps(p, a); } /* 64-byte aligned */
 SIMD_INLINE void f32x16_storeu(float *p, f32x16 a) { _mm512_storeu_ps(p, a); }
 /* First n lanes (0 .. 16), the others zero; memory beyond them is not touched. */
-SIMD_INLINE f32x16 f32x16_load_n(const float *p, int n) {
-    return _mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
-}
+SIMD_INLINE f32x16 f32x16_load_n(const float *p, int n) { return _mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p); }
 SIMD_INLINE void f32x16_store_n(float *p, f32x16 a, int n) { _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), a); }
 SIMD_INLINE f32x16 f32x16_add(f32x16 a, f32x16 b) { return _mm512_add_ps(a, b); }
 SIMD_INLINE f32x16 f32x16_sub(f32x16 a, f32x16 b) { return _mm512_sub_ps(a, b); }
@@ -141,13 +139,13 @@ SIMD_INLINE iv dot8_sum(dot8 acc) { return acc; }
 /* dot4k: a line of nibbles against inputs of the low and of the high nibbles, then times a 6-bit scale. The high
  * nibbles stay where they are (16 w); both sums fit 16 bits (16 * 15 * 127 = 30480), so one shift by 12 puts the
  * second into the upper half of the lanes and one 16-bit dot applies the scale, which stands in both halves. */
-typedef struct { iv low, high; } dot4k;
+typedef struct {
+    iv low, high;
+} dot4k;
 SIMD_INLINE dot4k dot4k_zero(void) { return (dot4k){iv_zero(), iv_zero()}; }
 SIMD_INLINE bv dot4k_low(bv x) { return _mm512_and_si512(x, bv_set1(0x0f)); }
 SIMD_INLINE bv dot4k_high(bv x) { return _mm512_and_si512(x, bv_set1(0xf0)); }
-SIMD_INLINE dot4k dot4k_add_low(dot4k acc, bv w, av a) {
-    return (dot4k){_mm512_dpbusd_epi32(acc.low, w, a), acc.high};
-}
+SIMD_INLINE dot4k dot4k_add_low(dot4k acc, bv w, av a) { return (dot4k){_mm512_dpbusd_epi32(acc.low, w, a), acc.high}; }
 SIMD_INLINE dot4k dot4k_add_high(dot4k acc, bv w, av a) {
     return (dot4k){acc.low, _mm512_dpbusd_epi32(acc.high, w, a)};
 }

@@ -222,7 +222,9 @@ SIMD_INLINE av av_load(const void *p) {
 
 /* Products in int16, two rows (8 weights) to a part. The bounds are those of simd_avx2.h, halved: a lane holds one
  * product a step, 15 * 127 (8 steps), 63 * 127 (4 steps: 32004 < 32767), 128 * 127 (two steps). */
-typedef struct { simd_i16x8 part[8]; } dot4;
+typedef struct {
+    simd_i16x8 part[8];
+} dot4;
 SIMD_INLINE dot4 simd_madd(dot4 acc, bv w, av a) {
     SIMD_PARTS {
         simd_u8x8 part;

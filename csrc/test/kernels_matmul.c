@@ -310,7 +310,8 @@ int main(void) {
     static const int32_t row_counts[] = {1, 15, 16, 17, 172, 192};
     struct asdsl_info info;
     if (asdsl_cpu_info(&info) != 0) return 1;
-#if defined(ASDSL_EVEX_AS_AVXVNNI) /* level avxvnni was built with the EVEX encoding: any CPU with AVX-512 VNNI runs it */
+/* Level avxvnni was built with the EVEX encoding: any CPU with AVX-512 VNNI runs it. */
+#if defined(ASDSL_EVEX_AS_AVXVNNI)
     if (info.levels >> ASDSL_LEVEL_AVX512 & 1) info.levels |= 1u << ASDSL_LEVEL_AVXVNNI;
 #endif
     int32_t run = 0;

@@ -1,7 +1,7 @@
 /* kernels_rows.c: norms, rotary embedding, candidates, and attention with appending to a cache, at every level.
  *
- * Oracles: reference_rows.c (double precision) within bounds of first-order rounding analysis; the portable level to the
- * bit for every other level, for rows cut in other ways and for chunks merged later. Buffers end at a guard page.
+ * Oracles: reference_rows.c (double precision) within bounds of first-order rounding analysis; the portable level to
+ * the bit for every other level, for rows cut in other ways and for chunks merged later. Buffers end at a guard page.
  */
 #include "../asdsl.h"
 #include "../kernels/attention.h"
@@ -37,7 +37,8 @@ static void test_rms_norm(void) {
                 memcpy(out, in, y.bytes);
                 kernels_for(levels[l])->rms_norm(out, weight, cols, 1e-5f, out); /* in place, as programs may */
                 if (l == 0) memcpy(golden.data, out, y.bytes);
-                CHECK(memcmp(golden.data, out, y.bytes) == 0, "rms_norm of %d at level %d: other bits", cols, levels[l]);
+                CHECK(memcmp(golden.data, out, y.bytes) == 0, "rms_norm of %d at level %d: other bits", cols,
+                      levels[l]);
             }
             for (int32_t i = 0; i < cols; i++) {
                 double want = ((float *)(void *)expected.data)[i];
@@ -100,8 +101,7 @@ static void check_top_k(int32_t n, int32_t k, enum logits kind) {
     for (int l = 0; l < N_LEVELS; l++) {
         if (!(usable >> levels[l] & 1)) continue;
         memset(&stats, 0, sizeof stats);
-        kernels_for(levels[l])
-            ->top_k((float *)(void *)logits.data, n, k, &stats, (void *)got.data, scratch.data);
+        kernels_for(levels[l])->top_k((float *)(void *)logits.data, n, k, &stats, (void *)got.data, scratch.data);
         if (l == 0) golden = stats;
         CHECK(memcmp(&golden, &stats, sizeof stats) == 0, "top_k %d of %d, kind %d, level %d: other stats", k, n, kind,
               levels[l]);
@@ -275,7 +275,8 @@ static void test_attention(void) {
         for (size_t l = 0; l < sizeof lengths / sizeof *lengths; l++, n++) {
             const int32_t *h = heads[n % 7];
             int32_t n_tokens = tokens[n % 6] < lengths[l] ? tokens[n % 6] : lengths[l];
-            struct attention_case c = {h[0], h[1], dims[d], n % 2 ? ASDSL_F16 : ASDSL_F32, lengths[l], n_tokens, 0, 0, 1};
+            struct attention_case c = {h[0], h[1], dims[d], n % 2 ? ASDSL_F16 : ASDSL_F32, lengths[l], n_tokens,
+                                       0,    0,    1};
             if (n % 3 == 1) c.window = 1 + n % 400;
             if (n % 5 == 2) c.softcap = 5;
             if (n % 7 == 3) c.size = 300; /* one key takes it all */
