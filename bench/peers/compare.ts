@@ -15,11 +15,18 @@ import { modelFlags, outputFlag, threadFlags } from "../../src/cli/flags.ts"
 import { modelFile } from "../../src/cli/load.ts"
 import { runCommand, warn } from "../../src/cli/program.ts"
 import { type Column, tableHead, tableRow } from "../../src/cli/table.ts"
-import { workOf } from "../../src/eval/speed.ts"
 import { median } from "../../src/eval/statistics.ts"
-import { load } from "../../src/model.ts"
 import { Engine as NativeEngine } from "../../src/native/handles.ts"
-import { asdsl, type Engine, type Job, llamaBenchEngines, nodeLlamaCpp, type Samples, type Setting } from "./engines.ts"
+import {
+  asdsl,
+  type Engine,
+  type Job,
+  llamaBenchEngines,
+  nodeLlamaCpp,
+  type Samples,
+  type Setting,
+  type Work,
+} from "./engines.ts"
 
 const flags = {
   ...modelFlags,
@@ -62,6 +69,7 @@ interface Limits {
 interface Turn {
   readonly limits: Limits
   readonly speed: Partial<Record<Test, number>>
+  readonly work?: Work
 }
 
 interface Contestant {
@@ -124,14 +132,18 @@ async function enter(engine: Engine, job: Job): Promise<Contestant | undefined> 
 
 async function takeTurn({ best, turns }: Contestant, job: Job): Promise<Turn> {
   const limits = probe(job.nThreads)
-  const speed =
+  const jobs: [Setting, Job][] =
     best.pp === best.tg
-      ? speeds(await best.pp.run(job), job)
-      : {
-          ...(job.nPrompt > 0 ? speeds(await best.pp.run({ ...job, nGen: 0 }), job) : {}),
-          ...(job.nGen > 0 ? speeds(await best.tg.run({ ...job, nPrompt: 0 }), job) : {}),
-        }
-  const turn = { limits, speed }
+      ? [[best.pp, job]]
+      : [
+          [best.pp, { ...job, nGen: 0 }],
+          [best.tg, { ...job, nPrompt: 0 }],
+        ]
+  let turn: Turn = { limits, speed: {} }
+  for (const [setting, part] of jobs.filter(([, { nPrompt, nGen }]) => nPrompt + nGen > 0)) {
+    const { work, ...samples } = await setting.run(part)
+    turn = { ...turn, speed: { ...turn.speed, ...speeds(samples, part) }, ...(work === undefined ? {} : { work }) }
+  }
   turns.push(turn)
   return turn
 }
@@ -150,17 +162,6 @@ async function playTurn(contestant: Contestant, job: Job, round: string): Promis
   }
 }
 
-/** What a token reads and a prompt computes: the model's, whoever runs it. */
-async function workload(job: Job): Promise<{ bytesPerToken: number; promptMacs: number }> {
-  using model = await load(job.model, { nThreads: job.nThreads, nCtx: 1 })
-  const generation = workOf(model, { nPrompt: 0, nGen: job.nGen, nDepth: 0 })
-  const prompt = workOf(model, { nPrompt: job.nPrompt, nGen: 0, nDepth: 0 })
-  return {
-    bytesPerToken: generation.weightBytesPerToken + generation.kvBytesPerToken,
-    promptMacs: prompt.matrixMacs + prompt.attentionMacs,
-  }
-}
-
 async function run(values: Values<typeof flags>): Promise<void> {
   if (values.nPrompt === 0 && values.nGen === 0) throw new UsageError("-p 0 and -n 0 leave nothing to measure")
   const nThreads = threadsOf(values.nThreads)
@@ -168,7 +169,6 @@ async function run(values: Values<typeof flags>): Promise<void> {
   const job = { model, nThreads, nPrompt: values.nPrompt, nGen: values.nGen, repetitions: 1 }
   const engines = [asdsl(values.level), nodeLlamaCpp(), ...llamaBenchEngines(process.env)]
   if (engines[1] === undefined) say("node-llama-cpp is not installed: cd bench/peers && npm install")
-  const work = await workload(job)
   const contestants: Contestant[] = []
   for (const engine of engines) {
     const contestant = engine && (await enter(engine, job))
@@ -179,6 +179,7 @@ async function run(values: Values<typeof flags>): Promise<void> {
       if (contestant.turns.length === round - 1) await playTurn(contestant, job, `round ${round} of ${values.rounds}`)
     }
   }
+  const work = contestants[0]!.turns[0]!.work ?? { bytesPerToken: 0, promptMacs: 0 }
   const results = contestants.map((contestant) => resultOf(contestant, contestants[0]!, work, job))
   if (values.output !== "json") process.stdout.write(markdown(results, job))
   if (values.output === "all") process.stdout.write("\n```json\n")
@@ -214,12 +215,7 @@ interface Result {
   readonly tests: Partial<Record<Test, TestResult>>
 }
 
-function resultOf(
-  contestant: Contestant,
-  ours: Contestant,
-  work: Awaited<ReturnType<typeof workload>>,
-  job: Job,
-): Result {
+function resultOf(contestant: Contestant, ours: Contestant, work: Work, job: Job): Result {
   const tests: Partial<Record<Test, TestResult>> = {}
   for (const test of TESTS) {
     const rounds = contestant.turns.flatMap(({ limits, speed }, i) => {
@@ -278,12 +274,7 @@ function markdown(results: readonly Result[], job: Job): string {
   return `${job.model}, ${job.nThreads} threads\n\n${tableHead(COLUMNS)}${rows.join("")}\nIn the time beside the passes: ${notes}.\n`
 }
 
-function report(
-  results: readonly Result[],
-  contestants: readonly Contestant[],
-  work: Awaited<ReturnType<typeof workload>>,
-  job: Job,
-): object {
+function report(results: readonly Result[], contestants: readonly Contestant[], work: Work, job: Job): object {
   using engine = NativeEngine.create({ nThreads: job.nThreads })
   const { cpu, level, nPhysical } = engine.info()
   const limits = contestants.flatMap(({ turns }) => turns.map((turn) => turn.limits))

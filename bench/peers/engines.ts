@@ -3,6 +3,7 @@
 
 import { existsSync } from "node:fs"
 import { basename, join } from "node:path"
+import type { BenchRecord } from "../../src/cli/bench-report.ts"
 
 const here = import.meta.dir
 const root = join(here, "../..")
@@ -17,10 +18,18 @@ export interface Job {
   readonly repetitions: number
 }
 
+/** What a generated token reads and a prompt computes: the model's, whoever runs it. */
+export interface Work {
+  readonly bytesPerToken: number
+  readonly promptMacs: number
+}
+
 /** Nanoseconds of each timed run. */
 export interface Samples {
   readonly pp: readonly number[]
   readonly tg: readonly number[]
+  /** From asdsl, which counts it. */
+  readonly work?: Work
 }
 
 export interface Setting {
@@ -45,15 +54,25 @@ async function output(command: readonly string[], cwd = root): Promise<string> {
   throw new Error(`${basename(command[0]!)} ended with ${child.exitCode ?? child.signalCode}: ${why}`)
 }
 
-interface BenchRecord {
+/** What llama-bench and `asdsl bench` print for a test. */
+interface Measured {
   readonly n_prompt: number
   readonly n_gen: number
   readonly samples_ns: readonly number[]
 }
 
-function samplesOf(records: readonly BenchRecord[]): Samples {
+function samplesOf(records: readonly Measured[]): Samples {
   const of = (key: "n_prompt" | "n_gen") => records.find((record) => record[key] > 0)?.samples_ns ?? []
   return { pp: of("n_prompt"), tg: of("n_gen") }
+}
+
+function workOf(records: readonly BenchRecord[]): Work {
+  const prompt = records.find(({ n_prompt }) => n_prompt > 0)
+  const generation = records.find(({ n_gen }) => n_gen > 0)
+  return {
+    bytesPerToken: (generation?.weight_bytes_per_token ?? 0) + (generation?.kv_bytes_per_token ?? 0),
+    promptMacs: (prompt?.matrix_macs ?? 0) + (prompt?.attention_macs ?? 0),
+  }
 }
 
 function benchFlags({ model, nThreads, nPrompt, nGen, repetitions }: Job): string[] {
@@ -66,7 +85,8 @@ export function asdsl(level: string | undefined): Engine {
   const more = level === undefined ? [] : ["--level", level]
   const run = async (job: Job) => {
     const command = [process.execPath, join(root, "src/cli/main.ts"), "bench", ...benchFlags(job), ...more]
-    return samplesOf(JSON.parse(await output(command)))
+    const records: BenchRecord[] = JSON.parse(await output(command))
+    return { ...samplesOf(records), work: workOf(records) }
   }
   return { name: "asdsl", settings: [{ label: "", run }], note: "the reduction of each logits row (top 40, logsumexp)" }
 }
