@@ -14,7 +14,7 @@ export const modelFlags = group("Model", {
   }),
   hfRepo: text("-hf, -hfr, --hf-repo", {
     value: "USER/REPO[:QUANT]",
-    help: "model of a Hugging Face repository",
+    help: "model of a Hugging Face repository; refused, this version fetches models known by name alone",
   }),
 })
 
