@@ -4,7 +4,7 @@
  * operation needs of its operands together (validate_<operation>), then which operands may share memory, then whether
  * the engine's level has the kernels. Arithmetic is 64-bit; program.h bounds every factor.
  */
-#include "program.h"
+#include "validate.h"
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -71,17 +71,14 @@ static const char *operand_name(uint32_t code, int32_t index, char out[32]) {
     return out;
 }
 
-static bool refuse(char *why, size_t why_bytes, const char *format, ...) __attribute__((format(printf, 3, 4)));
-static bool refuse(char *why, size_t why_bytes, const char *format, ...) {
+bool refuse(char *why, size_t why_bytes, const char *format, ...) {
     va_list arguments;
     va_start(arguments, format);
     vsnprintf(why, why_bytes, format, arguments);
     va_end(arguments);
     return false;
 }
-#define REFUSE(...) return refuse(why, why_bytes, __VA_ARGS__)
 
-static bool is_present(const struct asdsl_operand *o) { return o->buffer != ASDSL_NO_BUFFER; }
 static bool is_written(uint32_t role) { return role == OUT_F32 || role == OUT_Q8_32 || role == OUT_Q8_256; }
 
 /* ---- one operand ---- */

@@ -1,21 +1,7 @@
 /* validate_ops.c: what each operation needs of its operands together. Each operand by itself has passed validate.c. */
-#include "program.h"
-#include <stdarg.h>
-#include <stdio.h>
+#include "validate.h"
 
 typedef const struct asdsl_program_options program_limits;
-
-static bool refuse(char *why, size_t why_bytes, const char *format, ...) __attribute__((format(printf, 3, 4)));
-static bool refuse(char *why, size_t why_bytes, const char *format, ...) {
-    va_list arguments;
-    va_start(arguments, format);
-    vsnprintf(why, why_bytes, format, arguments);
-    va_end(arguments);
-    return false;
-}
-#define REFUSE(...) return refuse(why, why_bytes, __VA_ARGS__)
-
-static bool is_present(const struct asdsl_operand *o) { return o->buffer != ASDSL_NO_BUFFER; }
 
 bool validate_embed(const struct asdsl_op *op, program_limits *options, char *why, size_t why_bytes) {
     const struct asdsl_operand *out = &op->operand[0], *table = &op->operand[1];

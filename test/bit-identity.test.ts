@@ -2,13 +2,13 @@
 // Oracle: the other ways of computing them. One reference hash per model, everything else compared with it.
 
 import { afterAll, describe, expect, test } from "bun:test"
-import { existsSync, mkdtempSync, rmSync } from "node:fs"
-import { homedir, tmpdir } from "node:os"
+import { mkdtempSync, rmSync } from "node:fs"
+import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { load, type Model, type Session } from "../src/index.ts"
 import { writeRandomModel } from "./fixtures/random-model.ts"
-import { bits, LEVELS, type TinyModel, TYPES, tinyTokens, writeTinyModel } from "./tiny-model.ts"
-import { random } from "./tokenizer-fixtures.ts"
+import { bits, LEVELS, TINY_MODELS, tinyTokens, writeTinyModel } from "./tiny-model.ts"
+import { defaultModelPath, hasDefaultModel, random } from "./tokenizer-fixtures.ts"
 
 const folder = mkdtempSync(join(tmpdir(), "asdsl-bits-"))
 afterAll(() => rmSync(folder, { recursive: true }))
@@ -54,22 +54,8 @@ async function compareAll(path: string, tokens: number[], levels: readonly strin
   expect([...seen.values()][0]!.length).toBe(levels.length * 2 * splits.length)
 }
 
-const MODELS: Record<string, Omit<TinyModel, "path">> = {
-  ...Object.fromEntries(TYPES.map((type) => [type, { type }])),
-  "Q4_K with Q6_K, untied": {
-    type: "Q4_K",
-    types: (name) => (/attn_v|ffn_down|output\.w/.test(name) ? "Q6_K" : "Q4_K"),
-    tied: false,
-  },
-  "Q4_0 with biases and other types": {
-    type: "Q4_0",
-    types: (name) => (name.includes("attn_k") ? "F16" : name.includes("attn_v") ? "Q8_0" : "Q4_0"),
-    biases: true,
-  },
-}
-
 describe("random models, every split, 1 and 2 threads, every level", () => {
-  for (const [name, model] of Object.entries(MODELS)) {
+  for (const [name, model] of Object.entries(TINY_MODELS)) {
     test(
       name,
       () =>
@@ -180,17 +166,11 @@ describe("long contexts, across the chunks of attention: any way through them", 
   }
 })
 
-const DEFAULT_MODEL = join(
-  process.env.ASDSL_MODELS ?? join(homedir(), ".cache", "asdsl"),
-  "models",
-  "SmolLM2-135M-Instruct.Q4_1.gguf",
-)
-
-test.skipIf(!existsSync(DEFAULT_MODEL))(
+test.skipIf(!hasDefaultModel)(
   "the default model",
   () =>
     compareAll(
-      DEFAULT_MODEL,
+      defaultModelPath,
       tinyTokens(20).map((token) => token * 200),
       LEVELS,
       [1, 20],

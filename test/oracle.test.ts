@@ -10,7 +10,7 @@ import { load, type Model } from "../src/index.ts"
 import { Type } from "../src/native/abi.ts"
 import { KvCache } from "../src/native/handles.ts"
 import { expectOp, type KvHistory, readRows } from "./op-oracle.ts"
-import { type TinyModel, TYPES, tinyTokens, writeTinyModel } from "./tiny-model.ts"
+import { TINY_MODELS, tinyTokens, writeTinyModel } from "./tiny-model.ts"
 
 const folder = mkdtempSync(join(tmpdir(), "asdsl-oracle-"))
 afterAll(() => rmSync(folder, { recursive: true }))
@@ -84,22 +84,8 @@ function walk(model: Model, typeKv: "f16" | "f32", passes: number[][]): { worst:
   return { worst, compared }
 }
 
-const MODELS: Record<string, Omit<TinyModel, "path">> = {
-  ...Object.fromEntries(TYPES.map((type) => [type, { type }])),
-  "Q4_K with Q6_K, untied": {
-    type: "Q4_K",
-    types: (name) => (/attn_v|ffn_down|output\.w/.test(name) ? "Q6_K" : "Q4_K"),
-    tied: false,
-  },
-  "Q4_0 with biases and other types": {
-    type: "Q4_0",
-    types: (name) => (name.includes("attn_k") ? "F16" : name.includes("attn_v") ? "Q8_0" : "Q4_0"),
-    biases: true,
-  },
-}
-
 describe("every op by itself, against float64", () => {
-  for (const [name, spec] of Object.entries(MODELS)) {
+  for (const [name, spec] of Object.entries(TINY_MODELS)) {
     for (const typeKv of ["f16", "f32"] as const) {
       test(`${name}, ${typeKv} cache`, async () => {
         using model = await load(writeTinyModel({ ...spec, path: join(folder, `${name}.gguf`) }), { nThreads: 2 })

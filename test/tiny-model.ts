@@ -20,6 +20,21 @@ export interface TinyModel {
   nLayers?: number
 }
 
+/** Every tensor type by itself, and mixtures as real files have them: by name. */
+export const TINY_MODELS: Record<string, Omit<TinyModel, "path">> = {
+  ...Object.fromEntries(TYPES.map((type) => [type, { type }])),
+  "Q4_K with Q6_K, untied": {
+    type: "Q4_K",
+    types: (name) => (/attn_v|ffn_down|output\.w/.test(name) ? "Q6_K" : "Q4_K"),
+    tied: false,
+  },
+  "Q4_0 with biases and other types": {
+    type: "Q4_0",
+    types: (name) => (name.includes("attn_k") ? "F16" : name.includes("attn_v") ? "Q8_0" : "Q4_0"),
+    biases: true,
+  },
+}
+
 /** Writes a model: 200 tokens, 2 layers, 3 query heads to 1 key head of 32 (K-quants: 4 to 2 of 64), context 128. */
 export function writeTinyModel(model: TinyModel): string {
   const names = [model.type, model.types?.("blk.0.attn_v.weight"), model.types?.("blk.0.ffn_down.weight")]

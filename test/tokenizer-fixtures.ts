@@ -1,34 +1,22 @@
 // Small tokenizers written by the tests, and the default model's metadata.
 
 import { existsSync } from "node:fs"
-import { homedir } from "node:os"
-import { join } from "node:path"
 import { readGguf } from "../src/gguf/reader.ts"
+import { FlatStrings } from "../src/gguf/strings.ts"
 import type { MetadataValue, StringArray } from "../src/gguf/types.ts"
+import { defaultModelName, modelPath } from "../src/models/index.ts"
 import { CODE_OF_BYTE } from "../src/tokenizer/bytes.ts"
 import { createTokenizer } from "../src/tokenizer/index.ts"
 import type { Tokenizer } from "../src/tokenizer/types.ts"
 
-export const defaultModelPath = join(
-  process.env.ASDSL_MODELS ?? join(homedir(), ".cache/asdsl"),
-  "models/SmolLM2-135M-Instruct.Q4_1.gguf",
-)
+export const defaultModelPath = modelPath(defaultModelName)
 export const hasDefaultModel = existsSync(defaultModelPath)
 
 export function tokenizerOf(path: string): Tokenizer {
   return createTokenizer(readGguf(path).metadata)
 }
 
-export function stringArrayOf(strings: readonly string[]): StringArray {
-  const parts = strings.map((s) => new TextEncoder().encode(s))
-  const lengths = Uint32Array.from(parts, (p) => p.length)
-  const starts = new Uint32Array(parts.length)
-  for (let i = 1; i < parts.length; i++) starts[i] = starts[i - 1]! + lengths[i - 1]!
-  const data = new Uint8Array(parts.reduce((n, p) => n + p.length, 0))
-  for (const [i, part] of parts.entries()) data.set(part, starts[i])
-  const bytes = (i: number) => data.subarray(starts[i]!, starts[i]! + lengths[i]!)
-  return { length: parts.length, data, starts, lengths, bytes, at: (i) => new TextDecoder().decode(bytes(i)) }
-}
+export const stringArrayOf = (strings: readonly string[]): StringArray => FlatStrings.from(strings)
 
 /** A character of the byte alphabet for each byte: the stored form of byte-level BPE. */
 export function storedForm(text: string): string {
