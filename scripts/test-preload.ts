@@ -1,20 +1,15 @@
 // Before any test file of `bun test`: everything that tests stand on is there, however they were started. Where it cannot
 // be had, the tests that need it will fail, and the others run.
 
-import { existsSync, readFileSync } from "node:fs"
-import { join } from "node:path"
-import { projectFolder } from "../src/setup/project.ts"
+import { readFileSync } from "node:fs"
+import { installPackages, packagesAreHere } from "../src/setup/packages.ts"
 import { prepare } from "./setup.ts"
 
-if (existsSync(join(projectFolder, "node_modules", "@huggingface", "jinja"))) await prepare()
+if (packagesAreHere()) await prepare()
 else installAndStartAgain()
 
-/** This process has seen that there is no node_modules and would go on to say so: another one has to run the tests. */
 function installAndStartAgain(): never {
-  const setup = Bun.spawnSync([process.execPath, join(projectFolder, "scripts", "setup.mjs"), "packages"], {
-    stdio: ["ignore", "inherit", "inherit"],
-  })
-  if (setup.exitCode !== 0) process.exit(1)
+  if (!installPackages()) process.exit(1)
   const again = testArguments()
   if (again === undefined) {
     console.error("the packages are installed now: run the tests again")

