@@ -120,6 +120,56 @@ describe.skipIf(!canRun)("scripts/setup.mjs", () => {
   })
 })
 
+describe("Bun alone, without node_modules", () => {
+  /** A program whose Worker imports a package, in a project whose set-up is `setup`. */
+  const runProgram = (setup: string, ...words: string[]) => {
+    mkdirSync(join(root, "src", "setup"), { recursive: true })
+    for (const file of ["packages.ts", "project.ts"]) {
+      cpSync(join(projectFolder, "src", "setup", file), join(root, "src", "setup", file))
+    }
+    writeFileSync(join(root, "scripts", "setup.mjs"), setup)
+    writeFileSync(join(root, "worker.ts"), `import { text } from "@huggingface/jinja"\npostMessage(text)\n`)
+    writeFileSync(
+      join(root, "program.ts"),
+      `import { withPackages } from "./src/setup/packages.ts"
+process.exitCode = await withPackages(async () => {
+  const worker = new Worker(new URL("./worker.ts", import.meta.url).href)
+  const text = await new Promise((resolve, reject) => {
+    worker.onmessage = ({ data }) => resolve(data)
+    worker.onerror = reject
+  })
+  worker.terminate()
+  console.log(text, process.argv.slice(2).join(" "), await Bun.stdin.text())
+  return 5
+})
+`,
+    )
+    const child = Bun.spawnSync([process.execPath, join(root, "program.ts"), ...words], {
+      cwd: root,
+      stdin: new TextEncoder().encode("typed"),
+    })
+    return [child.exitCode, child.stdout.toString()]
+  }
+
+  const INSTALLS = `import { appendFileSync, mkdirSync, writeFileSync } from "node:fs"
+appendFileSync("calls", process.argv[2] + "\\n")
+mkdirSync("node_modules/@huggingface/jinja", { recursive: true })
+writeFileSync("node_modules/@huggingface/jinja/index.js", "export const text = 'from the package'")
+console.log("not for stdout")
+`
+
+  test("a program goes on in another process: words, stdin, stdout and exit code are its own", () => {
+    for (let i = 0; i < 2; i++) {
+      expect(runProgram(INSTALLS, "one", "two words")).toEqual([5, "from the package one two words typed\n"])
+    }
+    expect(calls()).toEqual(["packages"])
+  })
+
+  test("packages that cannot be installed end it with 1", () => {
+    expect(runProgram("process.exit(9)")).toEqual([1, ""])
+  })
+})
+
 const report = (cases: string) => `<?xml version="1.0" encoding="UTF-8"?>
 <testsuites name="bun test" tests="4"><testsuite name="x.test.ts">${cases}</testsuite></testsuites>
 `
