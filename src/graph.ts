@@ -163,15 +163,21 @@ export class GraphBuilder {
     return out
   }
 
-  /** x / rms(x) * weight. With `heads`, each of that many equal parts of a row by itself. */
-  rmsNorm(x: Tensor, weight: string, eps: number, heads = 1): Tensor {
+  /** x / rms(x) * weight. */
+  rmsNorm(x: Tensor, weight: string, eps: number): Tensor {
     const out = this.#tensor(weight, x.cols, x.isPerOutput)
-    if (x.cols % heads !== 0) throw new ArgumentError(`${weight}: ${x.cols} columns in ${heads} heads`)
-    const vector = this.weights.vector(weight, x.cols / heads)
-    const operands: Node["operands"] = { in: f32(x), weight: { weight: vector } }
-    const op = this.#add("rms_norm", out, operands, { heads }, { eps })
+    const operands: Node["operands"] = { in: f32(x), weight: { weight: this.weights.vector(weight, x.cols) } }
+    const op = this.#add("rms_norm", out, operands, { heads: 1 }, { eps })
     out.writer = { op, version: 0 } // outputs are added by whoever reads them
     return out
+  }
+
+  /** Norms each head by itself, in place; one weight for all of them. */
+  normHeads(x: Tensor, weight: string, eps: number, heads: number): void {
+    if (x.cols % heads !== 0) throw new ArgumentError(`${weight}: ${x.cols} columns in ${heads} heads`)
+    const vector = this.weights.vector(weight, x.cols / heads)
+    this.#add("rms_norm", x, { in: f32(x), weight: { weight: vector }, out_f32: f32(x) }, { heads }, { eps })
+    x.root.version++
   }
 
   /** W x for one to three weights of [rows, name, bias?], the outputs side by side. Weights that take different

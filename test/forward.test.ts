@@ -142,6 +142,10 @@ const SHAPES: Record<string, Shape> = {
   "factors of Llama 3": { type: "F32", ropeFactors: Array.from({ length: 16 }, (_, j) => 1 + j ** 1.2) },
   "linear scaling": { type: "F32", metadata: { "llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4 } },
   "a large epsilon": { type: "F32", metadata: { "llama.attention.layer_norm_rms_epsilon": 0.01 } },
+  "qwen2, F32": { type: "F32", arch: "qwen2", biases: true },
+  "qwen2, Q4_K with Q6_K": { type: "Q4_K", types: q4kMix, arch: "qwen2", biases: true, tied: false },
+  "qwen3, F32": { type: "F32", arch: "qwen3", headDim: 48 },
+  "qwen3, Q8_0": { type: "Q8_0", arch: "qwen3", headDim: 128, nHeads: 4, nKvHeads: 2, tied: false },
   "four layers": { type: "Q8_0", nLayers: 4 },
   "four layers, F32": { type: "F32", nLayers: 4 },
 }

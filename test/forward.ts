@@ -1,4 +1,4 @@
-// The llama architecture in float64, formula by formula, and how far the engine's number formats may lead away from it.
+// The architectures llama, qwen2 and qwen3 in float64, formula by formula, and how far the engine's number formats may lead away from it.
 //
 // The oracle of whole models: it shares the GGUF reader and dequantize() with the engine and nothing else. Every value
 // carries the variance of what the engine adds to it. Three things do: a matrix input is rounded to int8 (one step is
@@ -140,12 +140,29 @@ function gated(g: Moments, u: Moments): Moments {
   return out
 }
 
-/** Turns neighbours (2j, 2j + 1) of the first 2 * frequencies.length dimensions of each head by position * frequency. */
-function rotated(x: Moments, headDim: number, position: number, frequencies: Float64Array): Moments {
+/** The norm of each head by itself. */
+function headNorms(x: Moments, weight: Float32Array, eps: number): Moments {
+  const out = blank(x.values.length)
+  for (let at = 0; at < x.values.length; at += weight.length) {
+    const end = at + weight.length
+    const head = { values: x.values.subarray(at, end), variances: x.variances.subarray(at, end) }
+    const normed = rmsNorm(head, weight, eps)
+    out.values.set(normed.values, at)
+    out.variances.set(normed.variances, at)
+  }
+  return out
+}
+
+/** Which dimensions of a head turn together. */
+type Pairs = "neighbours" | "halves"
+
+/** Turns pairs of the first 2 * frequencies.length dimensions of each head by position * frequency. */
+function rotated(x: Moments, headDim: number, position: number, frequencies: Float64Array, pairs: Pairs): Moments {
   const out = { values: x.values.slice(), variances: x.variances.slice() }
   for (let head = 0; head < x.values.length; head += headDim) {
     for (const [j, frequency] of frequencies.entries()) {
-      const [a, b] = [head + 2 * j, head + 2 * j + 1]
+      const [first, second] = pairs === "neighbours" ? [2 * j, 2 * j + 1] : [j, j + frequencies.length]
+      const [a, b] = [head + first, head + second]
       const [cos, sin] = [Math.cos(position * frequency), Math.sin(position * frequency)]
       const [u, v] = [x.values[a]!, x.values[b]!]
       const [su, sv] = [x.variances[a]!, x.variances[b]!]
@@ -239,11 +256,13 @@ export class Forward {
   readonly #headDim: number
   readonly #eps: number
   readonly #engine: Engine
+  readonly #arch: string
 
   constructor(path: string, engine: Engine = "asdsl") {
     this.#engine = engine
     this.#header = readGguf(path)
     this.#file = readFileSync(path)
+    this.#arch = String(this.#header.metadata.get("general.architecture"))
     const dim = this.#number("embedding_length")
     this.nLayers = this.#number("block_count")
     this.#nHeads = this.#number("attention.head_count")
@@ -254,8 +273,8 @@ export class Forward {
   }
 
   #number(key: string, fallback?: number): number {
-    const value = this.#header.metadata.get(`llama.${key}`) ?? fallback
-    if (typeof value !== "number") throw new Error(`llama.${key} is ${value}`)
+    const value = this.#header.metadata.get(`${this.#arch}.${key}`) ?? fallback
+    if (typeof value !== "number") throw new Error(`${this.#arch}.${key} is ${value}`)
     return value
   }
 
@@ -294,7 +313,7 @@ export class Forward {
   #frequencies(): Float64Array {
     const nRot = this.#number("rope.dimension_count", this.#headDim)
     const base = this.#number("rope.freq_base", 10000)
-    const isLinear = this.#header.metadata.get("llama.rope.scaling.type") === "linear"
+    const isLinear = this.#header.metadata.get(`${this.#arch}.rope.scaling.type`) === "linear"
     const stretch = isLinear ? this.#number("rope.scaling.factor") : 1
     const factors = this.#has("rope_freqs.weight") ? this.#vector("rope_freqs.weight") : undefined
     return Float64Array.from({ length: nRot / 2 }, (_, j) =>
@@ -305,13 +324,19 @@ export class Forward {
   #attention(x: Moments[], layer: number, kvBits: number, frequencies: Float64Array): Moments[] {
     const weightBits = this.#engine === "asdsl" ? 23 : kvBits
     const prefix = `blk.${layer}.attn`
-    const turn = (y: Moments, position: number) => rotated(y, this.#headDim, position, frequencies)
+    const pairs = this.#arch === "llama" ? "neighbours" : "halves"
+    const turned = (name: string, h: Moments, position: number) => {
+      const y = this.#linear(`${prefix}_${name}`, h)
+      const norm = `${prefix}_${name}_norm.weight`
+      const normed = this.#has(norm) ? headNorms(y, this.#vector(norm), this.#eps) : y
+      return rotated(normed, this.#headDim, position, frequencies, pairs)
+    }
     const keys: Moments[] = []
     const values: Moments[] = []
     return x.map((row, t) => {
       const h = rmsNorm(row, this.#vector(`${prefix}_norm.weight`), this.#eps)
-      const q = stored(turn(this.#linear(`${prefix}_q`, h), t), weightBits)
-      keys.push(stored(turn(this.#linear(`${prefix}_k`, h), t), kvBits))
+      const q = stored(turned("q", h, t), weightBits)
+      keys.push(stored(turned("k", h, t), kvBits))
       values.push(stored(this.#linear(`${prefix}_v`, h), kvBits))
       const out = blank(this.#nHeads * this.#headDim)
       for (let head = 0; head < this.#nHeads; head++) {

@@ -250,7 +250,7 @@ describe("shapes that do not fit", () => {
   )
   refuse(
     "vector of another length",
-    (g) => g.rmsNorm(x(g), "n", 1e-5, 2),
+    (g) => g.normHeads(x(g), "n", 1e-5, 2),
     new FormatError("n has shape [64], the configuration needs [32]"),
   )
   refuse(
@@ -330,7 +330,7 @@ describe("configurations", () => {
   refuse(
     "unknown architecture",
     { "general.architecture": "mamba" },
-    "architecture mamba is not supported; known: llama",
+    "architecture mamba is not supported; known: llama, qwen2, qwen3",
     UnsupportedError,
   )
   refuse(

@@ -29,6 +29,10 @@ export const PEER_MODELS: Readonly<Record<string, RandomModel>> = {
   },
   "rope-base": { ...narrow, seed: 113, type: "F32", metadata: { "llama.rope.freq_base": 500000 } },
   "smollm2-shape": { ...small, seed: 114, type: "Q4_1", dim: 576, nHeads: 9, nKvHeads: 3, nFfn: 224, nVocab: 131 },
+  qwen2: { ...narrow, arch: "qwen2", seed: 116, type: "F32", biases: true },
+  "qwen2-q4_k-q6_k": { ...wide, arch: "qwen2", seed: 117, type: "Q4_K", types: q6k, biases: true },
+  qwen3: { ...narrow, arch: "qwen3", seed: 118, type: "F32", headDim: 48, tied: false },
+  "qwen3-q8_0": { ...narrow, arch: "qwen3", seed: 119, type: "Q8_0", headDim: 64, nHeads: 4, nKvHeads: 2 },
   "head-dim-64": { ...narrow, seed: 115, type: "F32", headDim: 64, nHeads: 4, nKvHeads: 2 },
 }
 

@@ -2,6 +2,7 @@
 
 import { FormatError, UnsupportedError } from "../errors.ts"
 import type { GgufHeader, MetadataValue } from "../gguf/types.ts"
+import type { GraphBuilder } from "../graph.ts"
 
 /** Facts of a model that the rest of asdsl may ask for. */
 export interface ModelConfig {
@@ -26,6 +27,13 @@ export interface ModelConfig {
   readonly ropeMagnitude: number
   /** The output matrix is the embedding table. */
   readonly isTied: boolean
+}
+
+export interface Architecture {
+  /** Reads and checks the metadata. Throws before anything large is allocated. */
+  config(metadata: Metadata): ModelConfig
+  /** Describes a pass. */
+  build(graph: GraphBuilder, config: ModelConfig): void
 }
 
 /** Bounds far beyond any model and far below what overflows; C has the same. */

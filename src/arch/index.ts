@@ -3,19 +3,12 @@
 import { FormatError, UnsupportedError } from "../errors.ts"
 import type { GgufHeader } from "../gguf/types.ts"
 import type { GraphBuilder } from "../graph.ts"
-import { Metadata, type ModelConfig } from "./config.ts"
-import { buildLlama, llamaConfig } from "./llama.ts"
+import { type Architecture, Metadata, type ModelConfig } from "./config.ts"
+import { llama } from "./llama.ts"
+import { qwen2 } from "./qwen2.ts"
+import { qwen3 } from "./qwen3.ts"
 
-export interface Architecture {
-  /** Reads and checks the metadata. Throws before anything large is allocated. */
-  config(metadata: Metadata): ModelConfig
-  /** Describes a pass. */
-  build(graph: GraphBuilder, config: ModelConfig): void
-}
-
-const ARCHITECTURES: Readonly<Record<string, Architecture>> = {
-  llama: { config: llamaConfig, build: buildLlama },
-}
+const ARCHITECTURES: Readonly<Record<string, Architecture>> = { llama, qwen2, qwen3 }
 
 /** Names of the architectures that can be loaded. */
 export function knownArchitectures(): string[] {

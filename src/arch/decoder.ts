@@ -1,0 +1,136 @@
+// The decoder that most open models are: norms before attention and feed-forward, rotary positions, grouped queries, gated
+// feed-forward. An architecture's own file says in what it differs.
+
+import { FormatError, UnsupportedError } from "../errors.ts"
+import type { GraphBuilder } from "../graph.ts"
+import { MAX_DIM, MAX_HEAD_DIM, MAX_HEADS, MAX_LAYERS, type Metadata, type ModelConfig } from "./config.ts"
+
+/** Reads the metadata that all of them have. */
+export function decoderConfig(m: Metadata): ModelConfig {
+  const nLayers = m.integer("block_count", 1, MAX_LAYERS)
+  const dim = m.integer("embedding_length", 1, MAX_DIM)
+  const nHeads = m.integer("attention.head_count", 1, MAX_HEADS)
+  const nKvHeads = m.integer("attention.head_count_kv", 1, MAX_HEADS, nHeads)
+  if (nHeads % nKvHeads !== 0) {
+    throw new FormatError(`${m.arch}: ${nHeads} query heads cannot share ${nKvHeads} key heads evenly`)
+  }
+  if (m.get("attention.key_length") === undefined && dim % nHeads !== 0) {
+    throw new FormatError(`${m.arch}: embedding_length ${dim} is not a multiple of its ${nHeads} heads`)
+  }
+  const headDim = m.integer("attention.key_length", 2, MAX_HEAD_DIM, dim / nHeads)
+  const valueDim = m.integer("attention.value_length", 1, MAX_HEAD_DIM, headDim)
+  if (valueDim !== headDim) {
+    throw new UnsupportedError(
+      `${m.arch}: keys of ${headDim} and values of ${valueDim} per head; equal ones are supported`,
+    )
+  }
+  const nRot = m.integer("rope.dimension_count", 2, headDim, headDim)
+  if (headDim % 2 !== 0 || nRot % 2 !== 0) {
+    throw new FormatError(`${m.arch}: heads of ${headDim} with ${nRot} rotated; both have to be even`)
+  }
+  const nExperts = m.integer("expert_count", 0, MAX_HEADS, 0)
+  if (nExperts > 0) throw new UnsupportedError(`${m.arch}: mixtures of experts (${nExperts}) are not supported`)
+  return {
+    arch: m.arch,
+    nLayers,
+    dim,
+    nHeads,
+    nKvHeads,
+    headDim,
+    nRot,
+    nFfn: m.integer("feed_forward_length", 1, MAX_DIM),
+    nVocab: vocabularySize(m, dim),
+    nCtxTrain: m.integer("context_length", 1, 2 ** 30),
+    normEps: m.number("attention.layer_norm_rms_epsilon", 0, 1),
+    ropeBase: m.number("rope.freq_base", 1, 1e12, 10000),
+    ropeScale: ropeScale(m),
+    ropeMagnitude: m.number("rope.scaling.attn_factor", 1e-6, 1e6, 1),
+    isTied: !m.header.tensors.has("output.weight"),
+  }
+}
+
+/** Rows of the embedding table: vocabularies are often padded, so metadata may name fewer tokens, never more. */
+function vocabularySize(m: Metadata, dim: number): number {
+  const table = m.header.tensors.get("token_embd.weight")
+  if (table === undefined) {
+    throw new FormatError(`${m.header.path}: tensor token_embd.weight is missing (a vocabulary-only file?)`)
+  }
+  const [cols, nVocab] = table.shape
+  if (table.shape.length !== 2 || cols !== dim || nVocab === undefined || nVocab < 1 || nVocab > MAX_DIM) {
+    throw new FormatError(
+      `token_embd.weight has shape [${table.shape.join(", ")}], the configuration needs [${dim}, 1 to ${MAX_DIM}]`,
+    )
+  }
+  const tokens = m.header.metadata.get("tokenizer.ggml.tokens")
+  if (typeof tokens === "object" && "length" in tokens && tokens.length > nVocab) {
+    throw new FormatError(`the vocabulary has ${tokens.length} tokens, token_embd.weight ${nVocab} rows`)
+  }
+  return nVocab
+}
+
+function ropeScale(m: Metadata): number {
+  const type = m.string("rope.scaling.type", "none")
+  if (type === "linear") return m.number("rope.scaling.factor", 1e-3, 1e6, 1)
+  if (type === "none") return m.number("rope.scale_linear", 1e-3, 1e6, 1) // the key of old files
+  throw new UnsupportedError(
+    `${m.arch}.rope.scaling.type ${type} is not supported; known: none, linear, rope_freqs.weight`,
+  )
+}
+
+/** Radians per token of each rotated pair. Llama 3 stores a divisor for each, from which longer contexts follow. */
+function ropeFrequencies(g: GraphBuilder, c: ModelConfig): Float32Array {
+  const n = c.nRot / 2
+  const divisors = g.weights.has("rope_freqs.weight") ? g.weights.values("rope_freqs.weight", n) : undefined
+  return Float32Array.from({ length: n }, (_, j) => {
+    const divisor = (divisors?.[j] ?? 1) * c.ropeScale
+    if (!(divisor > 0) || !Number.isFinite(divisor)) {
+      throw new FormatError(`rope_freqs.weight: factor ${j} is ${divisor}, a positive number is needed`)
+    }
+    return c.ropeBase ** (-j / n) / divisor
+  })
+}
+
+/** In what architectures differ. */
+export interface DecoderVariant {
+  /** Which values of a head turn together. 0: neighbours (2j, 2j + 1); 1: the halves (j, j + nRot / 2). */
+  readonly ropeMode: 0 | 1
+  /** Each head of queries and keys is normed before it turns. */
+  readonly hasQkNorms?: boolean
+}
+
+export function buildDecoder(g: GraphBuilder, c: ModelConfig, { ropeMode, hasQkNorms = false }: DecoderVariant): void {
+  const [qRows, kvRows] = [c.nHeads * c.headDim, c.nKvHeads * c.headDim]
+  const bias = (name: string) => (g.weights.has(name) ? name : undefined)
+  let x = g.embed("token_embd.weight", c.nVocab, c.dim) // (tokens, dim)
+  const table = g.ropeTable("rope_frequencies", ropeFrequencies(g, c), c.ropeMagnitude) // (tokens, nRot)
+  for (let l = 0; l < c.nLayers; l++) {
+    g.layer = l
+    const blk = `blk.${l}.`
+    const h = g.rmsNorm(x, `${blk}attn_norm.weight`, c.normEps)
+    const [q, k, v] = g.matmul("qkv", h, [
+      { name: `${blk}attn_q.weight`, rows: qRows, bias: bias(`${blk}attn_q.bias`) },
+      { name: `${blk}attn_k.weight`, rows: kvRows, bias: bias(`${blk}attn_k.bias`) },
+      { name: `${blk}attn_v.weight`, rows: kvRows, bias: bias(`${blk}attn_v.bias`) },
+    ])
+    if (hasQkNorms) {
+      g.normHeads(q!, `${blk}attn_q_norm.weight`, c.normEps, c.nHeads)
+      g.normHeads(k!, `${blk}attn_k_norm.weight`, c.normEps, c.nKvHeads)
+    }
+    g.rope([q!, k!], table, c.headDim, ropeMode)
+    g.kvAppend(k!, v!, c)
+    let a = g.attention(q!, c, 1 / Math.sqrt(c.headDim)) // (tokens, nHeads * headDim)
+    if (l === c.nLayers - 1) {
+      // Keys and values of all tokens are in the cache: what follows matters only for rows that need logits.
+      x = g.gatherOutputs(x)
+      a = g.gatherOutputs(a)
+    }
+    g.matmulAdd(x, a, `${blk}attn_output.weight`, bias(`${blk}attn_output.bias`))
+    const f = g.rmsNorm(x, `${blk}ffn_norm.weight`, c.normEps)
+    const u = g.gateUp(f, `${blk}ffn_gate.weight`, `${blk}ffn_up.weight`, c.nFfn)
+    g.matmulAdd(x, u, `${blk}ffn_down.weight`, bias(`${blk}ffn_down.bias`))
+  }
+  const y = g.rmsNorm(x, "output_norm.weight", c.normEps)
+  const output = c.isTied ? "token_embd.weight" : "output.weight"
+  const [logits] = g.matmul("logits", y, [{ name: output, rows: c.nVocab }])
+  g.topK(logits!)
+}
