@@ -27,8 +27,8 @@ const POLL_MS = 100
 const CHUNK_BYTES = 1 << 20
 
 export interface FetchOptions {
-  /** Bytes of the file fetched so far, and of all (null: nobody knows). Absent: a bar on a terminal, nothing in a pipe. */
-  onProgress?(done: number, total: number | null): void
+  /** Bytes of the file fetched so far, and of all. Absent: a bar on a terminal, nothing in a pipe. */
+  onProgress?(done: number, total: number): void
   signal?: AbortSignal
 }
 
@@ -146,35 +146,25 @@ async function joinParts(parts: string[], whole: string): Promise<void> {
 
 /** A file that is not what the manifest says goes away with its parts, or every later call would find it again. */
 async function check(model: KnownModel, path: string, folder: string): Promise<void> {
-  const { magic, bytes, sha256 } = await digest(path)
+  const { bytes, sha256 } = await digest(path)
+  if (bytes === model.bytes && sha256 === model.sha256) return
+  rmSync(folder, { recursive: true, force: true })
   const wrong =
-    model.bytes !== null && bytes !== model.bytes
+    bytes !== model.bytes
       ? `it has ${bytes} bytes instead of ${model.bytes}`
-      : magic !== "GGUF"
-        ? `it begins with ${JSON.stringify(magic)} instead of GGUF`
-        : model.sha256 !== null && sha256 !== model.sha256
-          ? `its sha256 is ${sha256} instead of ${model.sha256}`
-          : ""
-  if (wrong) {
-    rmSync(folder, { recursive: true, force: true })
-    throw new AsdslError("model_unavailable", `what came is not that model: ${wrong}`)
-  }
-  if (model.sha256 === null) {
-    console.error(`${model.name} was not checked: models/manifest.json has no sha256 of it (this file's is ${sha256})`)
-  }
+      : `its sha256 is ${sha256} instead of ${model.sha256}`
+  throw new AsdslError("model_unavailable", `what came is not that model: ${wrong}`)
 }
 
-async function digest(path: string): Promise<{ magic: string; bytes: number; sha256: string }> {
+async function digest(path: string): Promise<{ bytes: number; sha256: string }> {
   const hash = new Bun.CryptoHasher("sha256")
   const buffer = new Uint8Array(CHUNK_BYTES)
-  let magic = ""
   let bytes = 0
   const file = await open(path)
   try {
     for (;;) {
       const { bytesRead } = await file.read(buffer)
-      if (bytesRead === 0) return { magic, bytes, sha256: hash.digest("hex") }
-      if (bytes === 0) magic = Buffer.from(buffer.subarray(0, Math.min(4, bytesRead))).toString("latin1")
+      if (bytesRead === 0) return { bytes, sha256: hash.digest("hex") }
       hash.update(buffer.subarray(0, bytesRead))
       bytes += bytesRead
     }

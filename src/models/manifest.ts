@@ -18,9 +18,9 @@ export interface KnownModel {
   readonly what: string
   /** The file's parts in order. */
   readonly sources: readonly WheelSource[]
-  /** Of the whole file; null where nobody has written it down yet. */
-  readonly bytes: number | null
-  readonly sha256: string | null
+  /** Of the whole file. */
+  readonly bytes: number
+  readonly sha256: string
   /** SPDX identifier. */
   readonly licence: string
 }

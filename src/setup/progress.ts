@@ -17,10 +17,10 @@ export class ProgressBar implements Disposable {
     this.isTerminal = stream.isTTY === true
   }
 
-  /** `done` of `total` bytes; a total of null is one that nobody knows. */
-  update(done: number, total: number | null): void {
+  /** `done` of `total` bytes. */
+  update(done: number, total: number): void {
     const now = performance.now()
-    const isLast = total !== null && done >= total
+    const isLast = done >= total
     if (!this.isTerminal || (!isLast && now - this.drawnAt < MIN_MS_BETWEEN_DRAWS)) return
     this.drawnAt = now
     this.hasLine = true
@@ -34,10 +34,9 @@ export class ProgressBar implements Disposable {
 }
 
 /** "[######------] 23.4 / 98.4 MB, 11.2 MB/s": bytes in decimal megabytes. */
-export function progressText(done: number, total: number | null, seconds: number): string {
+export function progressText(done: number, total: number, seconds: number): string {
   const megabytes = (bytes: number) => (bytes / 1e6).toFixed(1)
   const speed = seconds > 0 ? `, ${megabytes(done / seconds)} MB/s` : ""
-  if (total === null) return `${megabytes(done)} MB${speed}`
   const share = total > 0 ? Math.min(1, done / total) : 1
   const filled = Math.floor(share * BAR_CELLS)
   const bar = "#".repeat(filled) + "-".repeat(BAR_CELLS - filled)
