@@ -48,12 +48,12 @@ static bool check_options(const struct asdsl_kv_options *o) {
     return false;
 }
 
-static int32_t round_up(int32_t n) { return (n + ATTENTION_LANES - 1) / ATTENTION_LANES * ATTENTION_LANES; }
-
 static struct kv_layout layout_of(const struct asdsl_kv_options *o) {
     struct kv_layout l = {.k_type = o->k_type, .v_type = o->v_type, .head_dim = o->head_dim};
-    l.value_dim = round_up(o->head_dim);
-    l.chunk_tokens = o->capacity < ATTENTION_CHUNK ? round_up(o->capacity) : ATTENTION_CHUNK;
+    l.value_dim = attention_value_dim(o->head_dim);
+    l.chunk_tokens = o->capacity < ATTENTION_CHUNK
+                         ? (o->capacity + ATTENTION_LANES - 1) / ATTENTION_LANES * ATTENTION_LANES
+                         : ATTENTION_CHUNK;
     l.k_bytes = (size_t)l.chunk_tokens * (size_t)l.head_dim * kv_element_bytes(l.k_type);
     l.head_bytes = l.k_bytes + (size_t)l.chunk_tokens * (size_t)l.value_dim * kv_element_bytes(l.v_type);
     l.layer_bytes = (size_t)o->n_kv_heads * l.head_bytes;

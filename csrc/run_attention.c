@@ -38,7 +38,8 @@ static bool wants_partials(const struct step *step, const struct attention_job *
     int32_t n_chunks = attention_n_chunks(job);
     if (n_chunks == 1 || n_items >= ITEMS_PER_WORKER * workers) return false;
     size_t rows = (size_t)job->n_tokens * (size_t)job->n_heads;
-    return rows * (size_t)n_chunks * attention_partial_floats(job) * sizeof(float) <= step->shared_bytes;
+    return rows * (size_t)n_chunks * attention_partial_floats(job->layout->head_dim) * sizeof(float) <=
+           step->shared_bytes;
 }
 
 void run_attention(struct step *step, struct worker *w) {
@@ -63,20 +64,11 @@ void run_attention(struct step *step, struct worker *w) {
     while (work_next(w, &begin, &end)) step->k->attention_merge(&job, begin, end, w->scratch);
 }
 
-/* As attention_partial_floats, of a head's width. */
-static size_t partial_bytes(int32_t head_dim) {
-    return sizeof(float) *
-           (ATTENTION_LANES + ((size_t)head_dim + ATTENTION_LANES - 1) / ATTENTION_LANES * ATTENTION_LANES);
-}
-
 size_t attention_shared_bytes(const struct asdsl_op *op, const struct asdsl_program_options *options) {
-    size_t row = partial_bytes(op->i[2]) * PARTIALS_TO;
+    size_t row = sizeof(float) * attention_partial_floats(op->i[2]) * PARTIALS_TO;
     size_t rows =
         (size_t)op->i[0] * (size_t)(options->max_tokens < KERNEL_GEMV_MAX ? options->max_tokens : KERNEL_GEMV_MAX);
     return rows > MAX_SHARED_BYTES / row ? MAX_SHARED_BYTES : rows * row;
 }
 
-/* Scores of a tile, partials and states of an item's rows. */
-size_t attention_scratch_bytes(const struct asdsl_op *op) {
-    return sizeof(float) * 4 * ATTENTION_CHUNK + 2 * ATTENTION_ROWS * partial_bytes(op->i[2]);
-}
+size_t attention_scratch_bytes(const struct asdsl_op *op) { return sizeof(float) * attention_scratch_floats(op->i[2]); }

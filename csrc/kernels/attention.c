@@ -13,7 +13,7 @@ enum { WIDE_1 = 8, WIDE_2 = 4, WIDE_3 = 4, WIDE_4 = 4 }; /* of 32 registers */
 #else
 enum { WIDE_1 = 4, WIDE_2 = 2, WIDE_3 = 1, WIDE_4 = 1 }; /* of 16 half as wide */
 #endif
-enum { TILE_ROWS = 4, MAX_WIDE = 8 };
+enum { TILE_ROWS = ATTENTION_TILE_ROWS, MAX_WIDE = 8 };
 
 SIMD_INLINE f32x16 kv_load(int32_t type, const uint8_t *at) {
     return type == ASDSL_F32 ? f32x16_loadu((const float *)(const void *)at)
@@ -237,6 +237,16 @@ static void merge_partial(const struct attention_job *job, float *state, const f
     }
 }
 
+/* The next chunk of a row in order; the first that it sees becomes its state. */
+static void fold_partial(const struct attention_job *job, float *state, const float *partial, bool *begun) {
+    if (*begun) {
+        merge_partial(job, state, partial);
+    } else {
+        memcpy(state, partial, sizeof *state * attention_partial_floats(job->layout->head_dim));
+    }
+    *begun = true;
+}
+
 static void finish_row(const struct attention_job *job, const float *state, int32_t t, int32_t h) {
     float *out = job->out + (size_t)t * job->out_stride + (size_t)h * (size_t)job->layout->head_dim;
     f32x16 l = f32x16_set1(state[1]);
@@ -251,18 +261,18 @@ static float *shared_partial(const struct attention_job *job, int32_t token, int
                              float *scratch) {
     size_t index = ((size_t)token * (size_t)job->n_heads + (size_t)head) * (size_t)attention_n_chunks(job);
     (void)row, (void)scratch;
-    return job->partials + (index + (size_t)chunk) * attention_partial_floats(job);
+    return job->partials + (index + (size_t)chunk) * attention_partial_floats(job->layout->head_dim);
 }
 
 static float *scratch_partial(const struct attention_job *job, int32_t token, int32_t head, int32_t row, int32_t chunk,
                               float *scratch) {
     (void)token, (void)head, (void)chunk;
-    return scratch + (size_t)row * attention_partial_floats(job);
+    return scratch + (size_t)row * attention_partial_floats(job->layout->head_dim);
 }
 
-/* All chunks of an item one after the other. The first that a row sees becomes its state. */
+/* All chunks of an item one after the other. */
 static void attend_item(const struct attention_job *job, const struct attention_item *item, float *scores) {
-    size_t floats = attention_partial_floats(job);
+    size_t floats = attention_partial_floats(job->layout->head_dim);
     float *partials = scores + TILE_ROWS * ATTENTION_CHUNK, *states = partials + ATTENTION_ROWS * floats;
     bool begun[ATTENTION_ROWS] = {false};
     int32_t n_chunks = (job->position + item->token + item->n_tokens - 1) / ATTENTION_CHUNK + 1;
@@ -271,14 +281,8 @@ static void attend_item(const struct attention_job *job, const struct attention_
         attend_chunk(job, item, chunk, scores, scratch_partial, partials);
         for (int32_t row = 0; row < n_rows; row++) {
             struct key_span keys = attention_span(job, item->token + row / item->n_heads, chunk);
-            float *state = states + (size_t)row * floats, *partial = partials + (size_t)row * floats;
             if (keys.first == keys.end) continue;
-            if (begun[row]) {
-                merge_partial(job, state, partial);
-            } else {
-                memcpy(state, partial, sizeof *state * floats);
-            }
-            begun[row] = true;
+            fold_partial(job, states + (size_t)row * floats, partials + (size_t)row * floats, &begun[row]);
         }
     }
     for (int32_t row = 0; row < n_rows; row++) {
@@ -306,21 +310,14 @@ void KERNEL(attention_chunks)(const struct attention_job *job, int32_t begin, in
 
 /* Rows [begin, end) of all tokens' heads. */
 void KERNEL(attention_merge)(const struct attention_job *job, int32_t begin, int32_t end, void *scratch) {
-    size_t floats = attention_partial_floats(job);
     for (int32_t row = begin; row < end; row++) {
         int32_t t = row / job->n_heads, h = row % job->n_heads, n_chunks = attention_n_chunks(job);
         float *state = scratch;
         bool begun = false;
         for (int32_t chunk = 0; chunk < n_chunks; chunk++) {
             struct key_span keys = attention_span(job, t, chunk);
-            const float *partial = shared_partial(job, t, h, 0, chunk, NULL);
             if (keys.first == keys.end) continue;
-            if (begun) {
-                merge_partial(job, state, partial);
-            } else {
-                memcpy(state, partial, sizeof *state * floats);
-            }
-            begun = true;
+            fold_partial(job, state, shared_partial(job, t, h, 0, chunk, NULL), &begun);
         }
         finish_row(job, state, t, h);
     }

@@ -16,14 +16,15 @@ enum {
     /* Tokens: 64 KB of a head of 64 in f16, so that a work item's keys stay in the second cache. */
     ATTENTION_CHUNK = 256,
     ATTENTION_LANES = 16,
-    ATTENTION_ROWS = 16, /* query rows of a work item: they share the reading of keys and values */
+    ATTENTION_ROWS = 16,     /* query rows of a work item: they share the reading of keys and values */
+    ATTENTION_TILE_ROWS = 4, /* of them, those that share each load */
 };
 
 /* Bytes inside one chunk of a cache. */
 struct kv_layout {
     int32_t k_type, v_type; /* ASDSL_F16 or ASDSL_F32 */
     int32_t head_dim;
-    int32_t value_dim;    /* head_dim rounded up to whole vectors */
+    int32_t value_dim;    /* attention_value_dim */
     int32_t chunk_tokens; /* ATTENTION_CHUNK, or fewer where the whole cache is smaller; a multiple of 16 */
     size_t k_bytes;       /* of one head: the keys come first, then the values */
     size_t head_bytes, layer_bytes, chunk_bytes;
@@ -37,7 +38,7 @@ struct attention_job {
     int32_t n_heads;
     int32_t window; /* > 0: a query sees this many keys at most, itself included */
     float scale, softcap;
-    /* (n_tokens * n_heads, n_chunks, attention_partial_floats()), or NULL: rows are finished at once */
+    /* (n_tokens * n_heads, n_chunks, attention_partial_floats), or NULL: rows are finished at once */
     float *partials;
     /* kv_append: */
     const float *k, *v; /* (n_tokens, n_kv_heads * head_dim) */
@@ -61,9 +62,19 @@ static inline int32_t attention_n_chunks(const struct attention_job *job) {
     return (job->position + job->n_tokens - 1) / ATTENTION_CHUNK + 1;
 }
 
-/* m, l and padding to a line, then value_dim sums. */
-static inline size_t attention_partial_floats(const struct attention_job *job) {
-    return ATTENTION_LANES + (size_t)job->layout->value_dim;
+/* head_dim rounded up to whole vectors. */
+static inline int32_t attention_value_dim(int32_t head_dim) {
+    return (head_dim + ATTENTION_LANES - 1) / ATTENTION_LANES * ATTENTION_LANES;
+}
+
+/* m, l and padding to a line, then the sums of the values. */
+static inline size_t attention_partial_floats(int32_t head_dim) {
+    return ATTENTION_LANES + (size_t)attention_value_dim(head_dim);
+}
+
+/* A worker's scratch: the scores of a tile, then the partials and the states of an item's rows. */
+static inline size_t attention_scratch_floats(int32_t head_dim) {
+    return ATTENTION_TILE_ROWS * ATTENTION_CHUNK + 2 * ATTENTION_ROWS * attention_partial_floats(head_dim);
 }
 
 /* Keys [first, end) of a chunk, counted from its start, that the query of token t sees; none: first == end == 0. */

@@ -150,7 +150,7 @@ static void build_world(struct attention_world *w, struct attention_case c) {
     struct kv_layout *l = &w->layout;
     w->c = c;
     *l = (struct kv_layout){.k_type = c.type, .v_type = c.type, .head_dim = c.head_dim};
-    l->value_dim = (c.head_dim + 15) / 16 * 16;
+    l->value_dim = attention_value_dim(c.head_dim);
     l->chunk_tokens = c.length < ATTENTION_CHUNK ? (c.length + 15) / 16 * 16 : ATTENTION_CHUNK;
     l->k_bytes = (size_t)(l->chunk_tokens * l->head_dim) * kv_element_bytes(c.type);
     l->head_bytes = l->k_bytes + (size_t)(l->chunk_tokens * l->value_dim) * kv_element_bytes(c.type);
@@ -210,10 +210,9 @@ static void attend_all(struct attention_world *w, const struct kernels *k, int32
     for (int32_t first = 0; first < w->c.n_tokens; first += batch) {
         int32_t n = w->c.n_tokens - first < batch ? w->c.n_tokens - first : batch;
         struct attention_job job = job_of(w, first, n);
-        size_t floats = attention_partial_floats(&job), rows = (size_t)(n * w->c.n_heads);
+        size_t floats = attention_partial_floats(w->c.head_dim), rows = (size_t)(n * w->c.n_heads);
         struct guarded shared = guarded_alloc(4 * floats * rows * (size_t)attention_n_chunks(&job), 0);
-        struct guarded scratch =
-            guarded_alloc(4 * (4 * ATTENTION_CHUNK + 2 * ATTENTION_ROWS * floats), 0); /* attention_scratch_bytes */
+        struct guarded scratch = guarded_alloc(4 * attention_scratch_floats(w->c.head_dim), 0);
         int32_t n_items = attention_cut(&job).n_items;
         if (partials) job.partials = floats_of(&shared);
         if (partials) n_items *= attention_n_chunks(&job);
