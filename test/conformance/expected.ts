@@ -46,7 +46,8 @@ export const greedy: readonly GreedyCase[] = greedyCases(greedyJson.cases)
 /** The same prompts on the float copy of the model: every tensor as F32. */
 export const greedyFloat: readonly GreedyCase[] = greedyCases(greedyFloatJson.cases)
 
-/** How llama.cpp does on its own greedy text, evaluated as a prompt, with and without flash attention. */
+/** How llama.cpp does on its own greedy text, evaluated as a prompt: in one batch with and without flash
+ * attention, and in batches of 32. */
 export const selfAgreement: readonly { nPositions: number; nMisses: number; largestGap: number }[] =
   agreementJson.asPrompt
 

@@ -1,11 +1,12 @@
 // Oracle: llama.cpp on the same file, and a forward pass in double precision with float activations, both stored
 // (bench/peers/oracle). SmolLM2 says what they say: argmax, perplexity, and no further from the float pass than llama.cpp.
 //
-// Two programs that quantise activations to int8 cannot agree at 99 % of positions on this model: any difference before a
-// rounding grows to the size of the rounding. llama.cpp's greedy text, evaluated by llama.cpp as a prompt instead of token
-// by token, has the same argmax at 97.4 % (98.0 % without flash attention), and an exact float pass at 98.3 %. So 99 % and
-// 0.1 nat are asked where they can be: on the float copy of the same weights, where only the rounding of floats is left.
-// On the quantised file we may miss about as often, and as far, as llama.cpp misses its own text.
+// Programs that round activations to int8 in another order do not agree at 99 % of positions on this model: any difference
+// before a rounding grows to the size of the rounding. llama.cpp itself, given its greedy text in one batch instead of token
+// by token, has the same argmax at 97.4 % (98.0 % without flash attention; in batches of 32 at all). So 99 % and 0.1 nat are
+// asked where they can be: on the float copy of the same weights, where only the rounding of floats is left. On the
+// quantised file we may miss about as often, and as far, as llama.cpp in one batch. The float copy on that text shows the
+// premise: without any int8 it misses more than 1 %.
 
 import { afterAll, beforeAll, expect, test } from "bun:test"
 import { createHash } from "node:crypto"
@@ -73,6 +74,8 @@ test.skipIf(!hasDefaultModel)(
       const { nPositions, gaps } = misses(float, greedyFloat, "float copy")
       expect(gaps.length / nPositions).toBeLessThanOrEqual(0.01)
       for (const gap of gaps) expect(gap).toBeLessThan(0.1)
+      const premise = misses(float, greedy, "float copy on the quantised file's text")
+      expect(premise.gaps.length / premise.nPositions).toBeGreaterThan(0.01) // else the quantised file can be asked for 99 %
     } finally {
       rmSync(folder, { recursive: true })
     }
@@ -81,12 +84,14 @@ test.skipIf(!hasDefaultModel)(
 )
 
 test.skipIf(!hasDefaultModel)(
-  "quantised, teacher-forced on llama.cpp's greedy text: no more and no wider misses than llama.cpp's own",
+  "quantised, teacher-forced on llama.cpp's greedy text: no more and no wider misses than llama.cpp's own in one batch",
   () => {
     const { nPositions, gaps } = misses(model, greedy, "quantised")
     const most = Math.max(...selfAgreement.map(({ nMisses }) => nMisses))
     const widest = Math.max(...selfAgreement.map(({ largestGap }) => largestGap))
-    console.log(`llama.cpp on its own text: ${most} misses, largest gap ${widest.toFixed(4)} nat; ours: ${gaps.length}`)
+    console.log(
+      `llama.cpp on its own text in one batch: ${most} misses, largest gap ${widest.toFixed(4)} nat; ours: ${gaps.length}`,
+    )
     for (const each of selfAgreement) expect(each.nPositions).toBe(nPositions)
     expect(gaps.length).toBeLessThanOrEqual(most + 2 * Math.sqrt(most)) // two deviations of a count
     for (const gap of gaps) expect(gap).toBeLessThanOrEqual(widest)

@@ -1,5 +1,5 @@
 // How well llama.cpp agrees with itself: its own greedy text (greedy.json, generated token by token) evaluated again as a
-// prompt, in one batch, with and without flash attention -> test/conformance/expected/agreement.json
+// prompt, in one batch with and without flash attention, and in batches of 32 -> test/conformance/expected/agreement.json
 //
 // Its matrix kernels quantise activations to int8, and any difference before them, as that of two attention kernels,
 // grows to the size of that rounding. What is left is the most that another int8 program can be expected to agree.
@@ -19,8 +19,8 @@ function argmax(logits) {
   return best
 }
 
-async function agreement(flashAttention) {
-  const { context, sequence } = await openSequence(model, { flashAttention })
+async function agreement(flashAttention, batchSize) {
+  const { context, sequence } = await openSequence(model, { flashAttention, batchSize })
   const gaps = []
   let nPositions = 0
   for (const { prompt, tokens, top2 } of cases.map((c) => ({
@@ -36,12 +36,12 @@ async function agreement(flashAttention) {
     })
   }
   await context.dispose()
-  const result = { flashAttention, nPositions, nMisses: gaps.length, largestGap: Math.max(0, ...gaps) }
+  const result = { flashAttention, batchSize, nPositions, nMisses: gaps.length, largestGap: Math.max(0, ...gaps) }
   console.log(JSON.stringify(result))
   return result
 }
 
-const asPrompt = [await agreement("auto"), await agreement(false)]
+const asPrompt = [await agreement("auto", 512), await agreement(false, 512), await agreement("auto", 32)]
 const output = { provenance: await provenance("agreement.mjs", defaultModel), asPrompt }
 writeFileSync(join(expectedFolder, "agreement.json"), `${JSON.stringify(output, null, 2)}\n`)
 process.exit(0)
