@@ -6,7 +6,7 @@ import { Chat, type ChatOptions } from "./chat/conversation.ts"
 import { ChatTemplate } from "./chat/template.ts"
 import { ArgumentError, CancelledError, UnsupportedError } from "./errors.ts"
 import { Executor } from "./executor.ts"
-import { readGguf } from "./gguf/reader.ts"
+import { readModelHeader } from "./gguf/split.ts"
 import type { GgufHeader } from "./gguf/types.ts"
 import { ARENA_BUFFER, GraphBuilder, type Plan, WEIGHTS_BUFFER } from "./graph.ts"
 import { resolveModel } from "./models/index.ts"
@@ -68,16 +68,17 @@ interface Parts {
   options: LoadOptions
 }
 
-/** Loads a model from a GGUF file, or by a name that src/models knows. Weights are interleaved in memory. */
+/** Loads a model from a GGUF file (of a split model: any part), or by a name that src/models knows. Weights are interleaved in memory. */
 export async function load(path: string, options: LoadOptions = {}): Promise<Model> {
   if (typeof path !== "string" || path === "") throw new ArgumentError("load needs the path or the name of a model")
   const file = await resolveModel(path)
   throwIfAborted(options.signal)
-  const header = readGguf(file)
+  const header = readModelHeader(file)
   const { architecture, config } = architectureOf(header)
   const limits = limitsOf(options, config)
-  using mapped = Buffer.map(file)
-  const weights = new WeightPlan(header, (info) => readVector(mapped, info))
+  using mapped = new DisposableStack()
+  const files = header.files.map((path) => mapped.use(Buffer.map(path)))
+  const weights = new WeightPlan(header, (info) => readVector(files, info))
   const graph = new GraphBuilder(weights, limits)
   buildGraph(graph, architecture, config)
   const plan = graph.build()
@@ -85,7 +86,7 @@ export async function load(path: string, options: LoadOptions = {}): Promise<Mod
   const engine = owned.use(createEngine(options.nThreads, options))
   const batchEngine = needsBatchEngine(options) ? owned.use(createEngine(options.nThreadsBatch, options)) : engine
   const arena = owned.use(Buffer.create(plan.arenaBytes))
-  const loaded = owned.use(await loadWeights(weights, mapped, batchEngine, options))
+  const loaded = owned.use(await loadWeights(weights, files, batchEngine, options))
   const buffers: Buffer[] = []
   buffers[WEIGHTS_BUFFER] = loaded
   buffers[ARENA_BUFFER] = arena

@@ -1,7 +1,7 @@
-// Weights from a GGUF file into one C buffer: which tensors a graph needs, where each lies, and the loading.
+// Weights from GGUF files into one C buffer: which tensors a graph needs, where each lies, and the loading.
 //
 // Matrices are interleaved by asdsl_repack in the order in which a pass reads them; vectors (norms, biases) become F32.
-// Every weight byte is resident once: the mapped file is let go after loading. This file knows nothing of what a tensor
+// Every weight byte is resident once: the mapped files are let go after loading. This file knows nothing of what a tensor
 // is for; graph.ts asks for them by name and shape, and all checks happen before the first large allocation.
 
 import { CancelledError, FormatError, UnsupportedError } from "./errors.ts"
@@ -148,8 +148,9 @@ export function align(bytes: number): number {
   return Math.ceil(bytes / ALIGNMENT) * ALIGNMENT
 }
 
-/** Values of a vector out of a mapped file, as F32. */
-export function readVector(file: Buffer, info: TensorInfo): Float32Array {
+/** Values of a vector out of the model's mapped files, as F32. */
+export function readVector(files: readonly Buffer[], info: TensorInfo): Float32Array {
+  const file = files[info.file]!
   const n = info.shape.reduce((product, size) => product * size, 1)
   const view = file.view(info.offset, info.bytes)
   const bytes = new Uint8Array(view).slice() // aligned, and safe to keep
@@ -172,7 +173,7 @@ const YIELD_MS = 20
 /** Loads all weights of a placed plan into one fresh buffer, on all threads of the engine. */
 export async function loadWeights(
   plan: WeightPlan,
-  file: Buffer,
+  files: readonly Buffer[],
   engine: Engine,
   progress: LoadProgress = {},
 ): Promise<Buffer> {
@@ -182,7 +183,7 @@ export async function loadWeights(
     progress.onProgress?.(0, plan.bytes)
     for (const weight of plan.weights()) {
       if (progress.signal?.aborted) throw new CancelledError("loading was cancelled")
-      loadOne(weight, file, target, engine)
+      loadOne(weight, files, target, engine)
       if (performance.now() - since < YIELD_MS) continue
       progress.onProgress?.(weight.offset + weight.bytes, plan.bytes)
       await new Promise((resume) => setImmediate(resume))
@@ -196,11 +197,11 @@ export async function loadWeights(
   }
 }
 
-function loadOne(weight: Weight, file: Buffer, target: Buffer, engine: Engine): void {
+function loadOne(weight: Weight, files: readonly Buffer[], target: Buffer, engine: Engine): void {
   const { source } = weight
   if (weight.layout === Layout.INTERLEAVED && !(source instanceof Float32Array)) {
     engine.repack({
-      source: file,
+      source: files[source.file]!,
       sourceOffset: source.offset,
       target,
       targetOffset: weight.offset,
@@ -212,7 +213,7 @@ function loadOne(weight: Weight, file: Buffer, target: Buffer, engine: Engine): 
     })
     return
   }
-  const values = source instanceof Float32Array ? source : readVector(file, source)
+  const values = source instanceof Float32Array ? source : readVector(files, source)
   const view = target.view(weight.offset, weight.bytes)
   new Float32Array(view).set(values)
   target.forget(view)

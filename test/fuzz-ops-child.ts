@@ -41,9 +41,17 @@ function soundGraph(type: number): { records: Uint8Array; weightBytes: number; a
     o_bias: [DIM],
   }
   const infos = Object.entries(shapes).map(([name, shape]) => {
-    return [name, { name, type: shape.length === 1 ? Type.F32 : type, shape, offset: 0, bytes: 0 }] as const
+    return [name, { name, type: shape.length === 1 ? Type.F32 : type, shape, file: 0, offset: 0, bytes: 0 }] as const
   })
-  const header = { path: "", version: 3, alignment: 32, fileBytes: 0, metadata: new Map(), tensors: new Map(infos) }
+  const header = {
+    path: "",
+    files: [],
+    version: 3,
+    alignment: 32,
+    fileBytes: 0,
+    metadata: new Map(),
+    tensors: new Map(infos),
+  }
   const weights = new WeightPlan(header, () => new Float32Array(0))
   const g = new GraphBuilder(weights, { maxTokens: TOKENS, maxOutputs: OUTPUTS })
   const x = g.embed("table", VOCAB, DIM)

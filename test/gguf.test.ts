@@ -279,10 +279,10 @@ describe("sound headers", () => {
       const start = raw.length - 132
       expect([read, alignment, start % 64]).toEqual([version, 64, 0])
       expect([...tensors.values()]).toEqual([
-        { name: "matrix", type: 2, shape: [32, 3], offset: start, bytes: 54 },
-        { name: "vector", type: 0, shape: [5], offset: start + 64, bytes: 20 },
-        { name: "scalar", type: 0, shape: [], offset: start + 128, bytes: 4 },
-        { name: "unlisted", type: 19, shape: [7, 2, 3, 1], offset: start + 64, bytes: 0 },
+        { name: "matrix", type: 2, shape: [32, 3], file: 0, offset: start, bytes: 54 },
+        { name: "vector", type: 0, shape: [5], file: 0, offset: start + 64, bytes: 20 },
+        { name: "scalar", type: 0, shape: [], file: 0, offset: start + 128, bytes: 4 },
+        { name: "unlisted", type: 19, shape: [7, 2, 3, 1], file: 0, offset: start + 64, bytes: 0 },
       ])
     })
   }

@@ -15,10 +15,11 @@ type Tensors = Record<string, [TensorTypeName | number, ...number[]]>
 function header(tensors: Tensors, metadata: Record<string, MetadataValue> = {}): GgufHeader {
   const infos = Object.entries(tensors).map(([name, [type, ...shape]]) => {
     const id = typeof type === "number" ? type : TENSOR_TYPES[type].id
-    return [name, { name, type: id, shape, offset: 0, bytes: 0 }] as const
+    return [name, { name, type: id, shape, file: 0, offset: 0, bytes: 0 }] as const
   })
   return {
     path: "model.gguf",
+    files: ["model.gguf"],
     version: 3,
     alignment: 32,
     fileBytes: 0,

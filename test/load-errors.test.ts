@@ -45,7 +45,7 @@ function changed(change: Change): string {
   }
   const infos: TensorInfo[] = [...tensors.values()]
   for (const name of Object.keys(change.tensors ?? {})) {
-    if (!tensors.has(name)) infos.push({ name, type: 0, shape: [1], offset: 0, bytes: 0 })
+    if (!tensors.has(name)) infos.push({ name, type: 0, shape: [1], file: 0, offset: 0, bytes: 0 })
   }
   const kept = infos.filter(({ name }) => !(name in (change.tensors ?? {})) || change.tensors![name] !== undefined)
   writeGguf(path, {

@@ -2,7 +2,7 @@
 
 import { architectureOf } from "../arch/index.ts"
 import { AsdslError } from "../errors.ts"
-import { readGguf } from "../gguf/reader.ts"
+import { readModelHeader } from "../gguf/split.ts"
 import type { GgufHeader } from "../gguf/types.ts"
 import { Engine } from "../native/handles.ts"
 import { createTokenizer } from "../tokenizer/index.ts"
@@ -48,6 +48,7 @@ interface ModelFacts {
   readonly type: string
   readonly name: string | null
   readonly version: number
+  readonly nFiles: number
   readonly fileBytes: number
   readonly tensorBytes: number
   readonly nParams: number
@@ -78,7 +79,7 @@ interface Architecture {
 
 async function run(values: Values<typeof flags>, given: ReadonlySet<string>): Promise<void> {
   const isWanted = given.has("model") || given.has("hfRepo")
-  const header = isWanted ? readGguf(await modelFile(values)) : null // a wrong file is known before anything is measured
+  const header = isWanted ? readModelHeader(await modelFile(values)) : null // a wrong file is known before anything is measured
   const machine = machineFacts(values)
   const model = header === null ? null : await modelFacts(header, values, machine)
   if (values.output === "json") {
@@ -122,6 +123,7 @@ async function modelFacts(
     type: modelType(header),
     name: typeof name === "string" ? name : null,
     version: header.version,
+    nFiles: header.files.length,
     fileBytes: header.fileBytes,
     tensorBytes: tensorBytesOf(header),
     nParams: paramsOf(header),
@@ -183,7 +185,10 @@ function modelTable(model: ModelFacts): string {
     ["file", model.path],
     ["type", model.type],
     ...(model.name === null ? [] : [["name", model.name] as [string, string]]),
-    ["file size", `${formatBytes(model.fileBytes)}, GGUF version ${model.version}`],
+    [
+      "file size",
+      `${formatBytes(model.fileBytes)}${model.nFiles > 1 ? ` in ${model.nFiles} files` : ""}, GGUF version ${model.version}`,
+    ],
     ["parameters", formatCount(model.nParams)],
     ...model.tensorTypes.map(
       ({ type, nTensors, nParams, bytes }) =>

@@ -1,7 +1,7 @@
 // asdsl tokenize: a text to a JSON array of token ids, or the reverse. A vocabulary is all it needs: nothing is loaded.
 
 import { readFileSync } from "node:fs"
-import { readGguf } from "../gguf/reader.ts"
+import { readModelHeader } from "../gguf/split.ts"
 import { createTokenizer } from "../tokenizer/index.ts"
 import type { Tokenizer } from "../tokenizer/types.ts"
 import { type Command, group, toggle, UsageError, type Values } from "./arguments.ts"
@@ -43,7 +43,7 @@ export async function main(args: readonly string[]): Promise<number> {
 
 async function run(values: Values<typeof flags>): Promise<void> {
   if (values.prompt !== undefined && values.file !== undefined) throw new UsageError("-p and -f exclude each other")
-  const tokenizer = createTokenizer(readGguf(await modelFile(values)).metadata)
+  const tokenizer = createTokenizer(readModelHeader(await modelFile(values)).metadata)
   const text = values.prompt ?? (values.file === undefined ? await Bun.stdin.text() : readFileSync(values.file, "utf8"))
   if (values.decode) {
     await writeOut(tokenizer.decode(readIds(text, tokenizer), { special: true }))

@@ -199,7 +199,16 @@ function parse(bytes: HeaderBytes): GgufFile {
   const dataStart = Math.ceil(bytes.position / alignment) * alignment
   const tensors = placeTensors(bytes, described, dataStart, alignment)
   reader.finish()
-  return { path, version, alignment, fileBytes, metadata: reader.values, metadataTypes: reader.types, tensors }
+  return {
+    path,
+    files: [path],
+    version,
+    alignment,
+    fileBytes,
+    metadata: reader.values,
+    metadataTypes: reader.types,
+    tensors,
+  }
 }
 
 function readVersion(bytes: HeaderBytes): number {
@@ -353,7 +362,7 @@ function readTensor(bytes: HeaderBytes, tensors: Map<string, TensorInfo>): void 
   if (shape.includes(0) || !Number.isSafeInteger(n)) {
     bytes.fail(`tensor ${name} has the impossible shape [${shape.join(", ")}]`)
   }
-  tensors.set(name, { name, type, shape, offset, bytes: tensorBytes(bytes, name, type, shape, n) })
+  tensors.set(name, { name, type, shape, file: 0, offset, bytes: tensorBytes(bytes, name, type, shape, n) })
 }
 
 function tensorBytes(bytes: HeaderBytes, name: string, type: number, shape: readonly number[], n: number): number {

@@ -52,18 +52,23 @@ export interface TensorInfo {
   readonly type: number
   /** Innermost dimension first, as in the file: a matrix is [cols (inputs), rows (outputs)]. */
   readonly shape: readonly number[]
-  /** Bytes from the start of the file. */
+  /** The file it lies in, an index into GgufHeader.files. */
+  readonly file: number
+  /** Bytes from the start of that file. */
   readonly offset: number
   /** Bytes of data; 0 for an unlisted type. */
   readonly bytes: number
 }
 
-/** A parsed GGUF header. */
+/** A parsed GGUF header, or those of a split model's files joined. */
 export interface GgufHeader {
+  /** The first file's. */
   readonly path: string
+  /** One, or all parts of a split model in order. */
+  readonly files: readonly string[]
   readonly version: number
   readonly alignment: number
-  /** Of the whole file. */
+  /** Of all files. */
   readonly fileBytes: number
   readonly metadata: ReadonlyMap<string, MetadataValue>
   readonly tensors: ReadonlyMap<string, TensorInfo>
