@@ -195,6 +195,16 @@ const Sources = struct {
         return .{ .common = common.items, .kernels = kernels.items, .tests = list(b, "csrc/test") };
     }
 
+    /// What csrc/platform.h is on a system.
+    fn platform(os: std.Target.Os.Tag) []const []const u8 {
+        return switch (os) {
+            .linux => &.{ "csrc/platform/linux.c", "csrc/platform/posix.c" },
+            .macos => &.{ "csrc/platform/macos.c", "csrc/platform/posix.c" },
+            .windows => &.{"csrc/platform/windows.c"},
+            else => std.process.fatal("csrc/platform/ has no file for {t}", .{os}),
+        };
+    }
+
     fn isCommonKernel(path: []const u8) bool {
         for (common_kernels) |prefix| {
             if (std.mem.startsWith(u8, std.fs.path.basename(path), prefix)) return true;
@@ -250,6 +260,7 @@ fn engineModule(
 ) *std.Build.Module {
     const root = cModule(b, target, variant);
     root.addCSourceFiles(.{ .files = sources.common, .flags = variant.commonFlags(b) });
+    root.addCSourceFiles(.{ .files = Sources.platform(target.result.os.tag), .flags = variant.commonFlags(b) });
     for (levels) |object| root.addObject(object);
     return root;
 }
@@ -295,6 +306,9 @@ fn addSystemTests(b: *std.Build, step: *Step, sources: Sources, arch: std.Target
     const flags = variant.flags(b);
     var objects: std.ArrayList(LazyPath) = .empty;
     for (sources.common) |path| append(b, &objects, systemObject(b, path, variant.commonFlags(b)));
+    for (Sources.platform(b.graph.host.result.os.tag)) |path| {
+        append(b, &objects, systemObject(b, path, variant.commonFlags(b)));
+    }
     for (variant.levels(arch)) |level| {
         const level_flags = concat(b, &.{
             flags, level.gcc, level.macros, &.{b.fmt("-DASDSL_LEVEL_NAME={s}", .{level.name})},

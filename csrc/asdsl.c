@@ -12,7 +12,7 @@
 /* A cache behind a handle: any thread may ask for its length while another runs. */
 struct kv_object {
     struct object object;
-    pthread_mutex_t lock; /* taken before an engine's */
+    struct mutex lock; /* taken before an engine's */
     struct kv_cache *cache;
 };
 
@@ -126,9 +126,9 @@ static int32_t repack_pinned(struct engine *engine, const struct asdsl_repack_jo
                              struct buffer *dst) {
     if (dst->read_only) return asdsl_fail(ASDSL_E_ARGUMENT, "repack: the destination is a read-only map of a file");
     struct repack_buffer from = {src->data, src->bytes}, to = {dst->data, dst->bytes};
-    pthread_mutex_lock(&engine->lock);
+    mutex_lock(&engine->lock);
     int32_t status = repack_run(engine->pool, job, from, to, src == dst);
-    pthread_mutex_unlock(&engine->lock);
+    mutex_unlock(&engine->lock);
     return status;
 }
 
@@ -150,7 +150,6 @@ int32_t asdsl_repack(asdsl_handle handle, const struct asdsl_repack_job *job) {
 static void kv_object_destroy(struct object *object) {
     struct kv_object *kv = (struct kv_object *)object;
     kv_destroy(kv->cache);
-    pthread_mutex_destroy(&kv->lock);
     free(kv);
 }
 
@@ -158,8 +157,7 @@ static void kv_object_destroy(struct object *object) {
 static asdsl_handle kv_open(struct kv_cache *cache) {
     if (!cache) return 0;
     struct kv_object *kv = calloc(1, sizeof *kv);
-    if (!kv || pthread_mutex_init(&kv->lock, NULL) != 0) {
-        free(kv);
+    if (!kv) {
         kv_destroy(cache);
         asdsl_fail(ASDSL_E_MEMORY, "KV cache: the system refused %zu bytes", sizeof *kv);
         return 0;
@@ -171,12 +169,12 @@ static asdsl_handle kv_open(struct kv_cache *cache) {
 
 static struct kv_object *kv_lock(asdsl_handle handle, const char *call) {
     struct kv_object *kv = handle_pin(handle, OBJECT_KV, call);
-    if (kv) pthread_mutex_lock(&kv->lock);
+    if (kv) mutex_lock(&kv->lock);
     return kv;
 }
 
 static void kv_unlock(struct kv_object *kv, asdsl_handle handle) {
-    pthread_mutex_unlock(&kv->lock);
+    mutex_unlock(&kv->lock);
     handle_unpin(handle);
 }
 

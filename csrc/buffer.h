@@ -2,6 +2,7 @@
 #ifndef ASDSL_BUFFER_H
 #define ASDSL_BUFFER_H
 #include "handles.h"
+#include "platform.h"
 #include <stdbool.h>
 #include <stddef.h>
 
@@ -13,17 +14,11 @@ struct buffer {
     uint8_t *data;
     uint64_t bytes;
     bool read_only;
-    void *reserved; /* what goes back to the system: from, and how much */
-    size_t reserved_bytes;
+    struct mapped_file file; /* of buffer_map */
 };
 
 /* NULL with the error text set. */
 struct buffer *buffer_allocate(double bytes);
 struct buffer *buffer_map(const char *path);
-
-/* Zeroed pages, at least 64-byte aligned, for the engine's own blocks; NULL when refused (no error text). Above 2 MiB
- * they are huge pages where the system has them free. */
-void *pages_allocate(size_t bytes);
-void pages_free(void *pages, size_t bytes);
 
 #endif

@@ -2,9 +2,7 @@
 #ifndef ASDSL_CPU_H
 #define ASDSL_CPU_H
 #include "asdsl.h"
-#include <stdbool.h>
-
-enum { CPU_MAX_CORES = 1024 };
+#include "platform.h"
 
 /* Logical CPUs that the calling thread may run on, in the order in which workers should take them: one of each physical
  * core before second hardware threads, performance cores before efficiency cores. */
@@ -14,7 +12,7 @@ struct cpu_cores {
     int32_t n_performance; /* physical P-cores among them; n_physical when not hybrid */
     int32_t n_allowed;     /* logical CPUs' worth of time: n, or less by a cgroup quota; at least 1 */
     int32_t hybrid;
-    int32_t id[CPU_MAX_CORES];
+    int32_t id[MAX_CORES];
 };
 
 void cpu_cores(struct cpu_cores *out);
@@ -25,18 +23,5 @@ int32_t cpu_best_level(uint32_t levels);
 
 /* Everything of asdsl_info except level and n_threads of an engine. */
 void cpu_info(struct asdsl_info *out);
-
-/* Memory that this process can hope for: physical memory, or less by a cgroup limit. 0: unknown. */
-double cpu_memory_bytes(void);
-
-/* The calling thread's affinity. Systems without one: false, and nothing happens. */
-struct cpu_affinity {
-    bool known;
-    unsigned long bits[CPU_MAX_CORES / (8 * sizeof(unsigned long))];
-};
-bool cpu_affinity_get(struct cpu_affinity *out);
-bool cpu_affinity_set(const struct cpu_affinity *affinity);
-bool cpu_affinity_has(const struct cpu_affinity *affinity, int32_t core);
-bool cpu_pin(int32_t core);
 
 #endif

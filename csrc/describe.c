@@ -8,7 +8,7 @@
  * A field's type is that of one element: u8 u32 i32 u64 f32 f64 char, or struct. bytes / element size is the count.
  */
 #include "engine.h"
-#include <pthread.h>
+#include "platform.h"
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -141,7 +141,9 @@ static void describe(void) {
 }
 
 const char *asdsl_describe(void) {
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
-    pthread_once(&once, describe);
+    static struct mutex one;
+    mutex_lock(&one);
+    if (!used) describe();
+    mutex_unlock(&one);
     return text;
 }

@@ -5,7 +5,6 @@
 static void engine_destroy(struct object *object) {
     struct engine *engine = (struct engine *)object;
     pool_destroy(engine->pool);
-    pthread_mutex_destroy(&engine->lock);
     free(engine);
 }
 
@@ -39,8 +38,7 @@ struct engine *engine_create(const struct asdsl_engine_options *options) {
         return NULL;
     }
     struct engine *engine = calloc(1, sizeof *engine);
-    if (!engine || pthread_mutex_init(&engine->lock, NULL) != 0) {
-        free(engine);
+    if (!engine) {
         asdsl_fail(ASDSL_E_MEMORY, "engine: the system refused %zu bytes", sizeof *engine);
         return NULL;
     }

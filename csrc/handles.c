@@ -7,7 +7,7 @@
  */
 #include "handles.h"
 #include "engine.h"
-#include <pthread.h>
+#include "platform.h"
 
 enum { MAX_SLOTS = 65536, MAX_GENERATION = 65535 };
 
@@ -27,10 +27,10 @@ static struct slot {
 } slots[MAX_SLOTS]; /* slot 0 is never used: handle 0 means none */
 
 static struct {
-    pthread_mutex_t lock;
+    struct mutex lock;
     uint32_t first_free, last_free; /* queue through next_free, 0: empty */
     uint32_t n_used;                /* slots ever used, slot 0 included */
-} table = {.lock = PTHREAD_MUTEX_INITIALIZER, .n_used = 1};
+} table = {.n_used = 1};
 
 static const char *const kind_names[] = {"nothing", "an engine", "a buffer", "a KV cache", "a program"};
 
@@ -47,7 +47,7 @@ void object_drop(struct object *object) {
 }
 
 static uint32_t slot_take(void) {
-    pthread_mutex_lock(&table.lock);
+    mutex_lock(&table.lock);
     uint32_t index = 0;
     /* Fresh slots first: a freed one rests as long as possible. */
     if (table.n_used < MAX_SLOTS) {
@@ -57,12 +57,12 @@ static uint32_t slot_take(void) {
         table.first_free = slots[index].next_free;
         if (!table.first_free) table.last_free = 0;
     }
-    pthread_mutex_unlock(&table.lock);
+    mutex_unlock(&table.lock);
     return index;
 }
 
 static void slot_give_back(uint32_t index) {
-    pthread_mutex_lock(&table.lock);
+    mutex_lock(&table.lock);
     slots[index].next_free = 0;
     if (table.last_free) {
         slots[table.last_free].next_free = index;
@@ -70,7 +70,7 @@ static void slot_give_back(uint32_t index) {
         table.first_free = index;
     }
     table.last_free = index;
-    pthread_mutex_unlock(&table.lock);
+    mutex_unlock(&table.lock);
 }
 
 asdsl_handle handle_open(struct object *object) {

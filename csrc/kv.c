@@ -102,7 +102,7 @@ static bool add_chunk(struct kv_cache *kv) {
 
 int32_t kv_reserve(struct kv_cache *kv, int32_t length) {
     int32_t wanted = (int32_t)(((int64_t)length + ATTENTION_CHUNK - 1) / ATTENTION_CHUNK);
-    double bytes = (double)wanted * (double)kv->layout.chunk_bytes, memory = cpu_memory_bytes();
+    double bytes = (double)wanted * (double)kv->layout.chunk_bytes, memory = platform_memory_bytes();
     bool fits = kv->n_chunks >= wanted || memory <= 0 || bytes <= memory; /* as buffer_allocate does */
     while (fits && kv->n_chunks < wanted) fits = add_chunk(kv);
     if (fits) return ASDSL_OK;

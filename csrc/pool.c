@@ -5,22 +5,8 @@
  * when it takes long or when there are more threads than cores. Every word that several workers write has 128 bytes to
  * itself (cores fetch lines in pairs). All sharing is through C11 atomics.
  */
-#if defined(__linux__) && !defined(_GNU_SOURCE)
-#define _GNU_SOURCE
-#endif
 #include "pool.h"
-#include "buffer.h"
-#include <pthread.h>
-#include <sched.h>
-#include <signal.h>
-#include <stdatomic.h>
-#include <stdlib.h>
-#include <time.h>
-#if defined(__linux__)
-#include <linux/futex.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-#endif
+#include "platform.h"
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -56,13 +42,9 @@ struct pool {
         _Alignas(HOT) struct worker w;
     } workers[POOL_MAX_THREADS], alone;
     int32_t core[POOL_MAX_THREADS];
-    pthread_t threads[POOL_MAX_THREADS]; /* [0] unused: the caller */
+    struct thread threads[POOL_MAX_THREADS]; /* [0] unused: the caller */
     void *scratch;
     size_t scratch_bytes; /* of one worker */
-#if !defined(__linux__)
-    pthread_mutex_t lock;
-    pthread_cond_t wake;
-#endif
 };
 
 uint64_t clock_ticks(void) {
@@ -75,12 +57,6 @@ uint64_t clock_ticks(void) {
 #else
     return (uint64_t)clock_ns();
 #endif
-}
-
-double clock_ns(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return 1e9 * (double)t.tv_sec + (double)t.tv_nsec;
 }
 
 static inline void pause_core(void) {
@@ -119,57 +95,17 @@ static void control_leave(uint64_t old) {
 }
 
 /* ---- sleeping: until pool->run is no longer `seen` ---- */
-#if defined(__linux__)
-_Static_assert(sizeof(atomic_uint) == 4, "futex word");
-
 static void sleep_while(struct pool *pool, unsigned seen) {
     atomic_fetch_add(&pool->sleepers, 1);
-    while (atomic_load(&pool->run) == seen) {
-        syscall(SYS_futex, &pool->run, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
-    }
+    while (atomic_load(&pool->run) == seen) word_wait(&pool->run, seen);
     atomic_fetch_sub(&pool->sleepers, 1);
 }
 
 /* Sequentially consistent against sleep_while: either it sees the new run or this sees the sleeper. */
 static void wake_all(struct pool *pool) {
     atomic_fetch_add(&pool->run, 1);
-    if (atomic_load(&pool->sleepers)) syscall(SYS_futex, &pool->run, FUTEX_WAKE_PRIVATE, INT32_MAX, NULL, NULL, 0);
+    if (atomic_load(&pool->sleepers)) word_wake_all(&pool->run);
 }
-
-static bool sleep_init(struct pool *pool) {
-    (void)pool;
-    return true;
-}
-static void sleep_destroy(struct pool *pool) { (void)pool; }
-#else
-static void sleep_while(struct pool *pool, unsigned seen) {
-    pthread_mutex_lock(&pool->lock);
-    atomic_fetch_add(&pool->sleepers, 1);
-    while (atomic_load(&pool->run) == seen) pthread_cond_wait(&pool->wake, &pool->lock);
-    atomic_fetch_sub(&pool->sleepers, 1);
-    pthread_mutex_unlock(&pool->lock);
-}
-
-static void wake_all(struct pool *pool) {
-    atomic_fetch_add(&pool->run, 1);
-    if (!atomic_load(&pool->sleepers)) return;
-    pthread_mutex_lock(&pool->lock);
-    pthread_cond_broadcast(&pool->wake);
-    pthread_mutex_unlock(&pool->lock);
-}
-
-static bool sleep_init(struct pool *pool) {
-    if (pthread_mutex_init(&pool->lock, NULL) != 0) return false;
-    if (pthread_cond_init(&pool->wake, NULL) == 0) return true;
-    pthread_mutex_destroy(&pool->lock);
-    return false;
-}
-
-static void sleep_destroy(struct pool *pool) {
-    pthread_cond_destroy(&pool->wake);
-    pthread_mutex_destroy(&pool->lock);
-}
-#endif
 
 /* ---- barrier ---- */
 void pool_barrier(struct worker *w, pool_section *section, void *context) {
@@ -190,7 +126,7 @@ void pool_barrier(struct worker *w, pool_section *section, void *context) {
             /* No pause at first: 435 against 616 ns where the others are close behind. */
             if (i++ >= 64) pause_core();
         } else {
-            sched_yield();
+            thread_yield();
         }
     }
 }
@@ -247,31 +183,31 @@ static bool spin_for_run(struct pool *pool, unsigned seen) {
     }
 }
 
-static void *thread_main(void *argument) {
+static void worker_main(void *argument) {
     struct worker *w = argument;
     struct pool *pool = w->pool;
     control_enter();
-    if (pool->pin) cpu_pin(pool->core[w->index]);
+    if (pool->pin) thread_pin(pool->core[w->index]);
     for (unsigned seen = 0;; seen++) {
         if (!spin_for_run(pool, seen)) sleep_while(pool, seen);
-        if (!pool->job) return NULL;
+        if (!pool->job) return;
         pool->job(pool->context, w);
         worker_barrier(w);
     }
 }
 
 void pool_run(struct pool *pool, pool_job *job, void *context) {
-    struct cpu_affinity before = {.known = false};
+    struct affinity before = {.known = false};
     uint64_t control = control_enter();
     /* A caller that may not use the first core stays where it is allowed to be. */
-    bool moved = pool->pin && pool->n_threads > 1 && cpu_affinity_get(&before) &&
-                 cpu_affinity_has(&before, pool->core[0]) && cpu_pin(pool->core[0]);
+    bool moved = pool->pin && pool->n_threads > 1 && affinity_get(&before) && affinity_has(&before, pool->core[0]) &&
+                 thread_pin(pool->core[0]);
     pool->job = job;
     pool->context = context;
     if (pool->n_threads > 1) wake_all(pool);
     job(context, &pool->workers[0].w);
     worker_barrier(&pool->workers[0].w);
-    if (moved) cpu_affinity_set(&before);
+    if (moved) affinity_set(&before);
     control_leave(control);
 }
 
@@ -303,21 +239,12 @@ bool pool_reserve_scratch(struct pool *pool, size_t bytes) {
     return true;
 }
 
-/* Signals belong to the program around the engine: its handlers must not run on these threads. */
-static int32_t start_threads(struct pool *pool) {
-#if !defined(_WIN32)
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-#endif
-    int32_t failed = 0;
-    for (pool->n_started = 1; pool->n_started < pool->n_threads && !failed; pool->n_started += !failed) {
-        failed = pthread_create(&pool->threads[pool->n_started], NULL, thread_main, &pool->workers[pool->n_started].w);
+static bool start_threads(struct pool *pool) {
+    for (pool->n_started = 1; pool->n_started < pool->n_threads; pool->n_started++) {
+        int32_t i = pool->n_started;
+        if (!thread_start(&pool->threads[i], worker_main, &pool->workers[i].w)) return false;
     }
-#if !defined(_WIN32)
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-#endif
-    return failed;
+    return true;
 }
 
 struct pool *pool_create(int32_t n_threads, int32_t spin_us, bool pin, const struct cpu_cores *cores) {
@@ -326,8 +253,7 @@ struct pool *pool_create(int32_t n_threads, int32_t spin_us, bool pin, const str
         return NULL;
     }
     struct pool *pool = pages_allocate(sizeof *pool); /* zeroed: every atomic starts at 0 */
-    if (!pool || !sleep_init(pool)) {
-        pages_free(pool, sizeof *pool);
+    if (!pool) {
         asdsl_fail(ASDSL_E_MEMORY, "engine: the system refused %zu bytes", sizeof *pool);
         return NULL;
     }
@@ -342,8 +268,9 @@ struct pool *pool_create(int32_t n_threads, int32_t spin_us, bool pin, const str
         pool->core[i] = pool->pin ? cores->id[i] : -1;
         pool->workers[i].w = (struct worker){.pool = pool, .index = i, .count = n_threads};
     }
-    if (start_threads(pool) != 0) {
-        asdsl_fail(ASDSL_E_MEMORY, "engine: the system refused thread %d of %d", pool->n_started + 1, n_threads);
+    if (!start_threads(pool)) {
+        asdsl_fail(ASDSL_E_MEMORY, "engine: the system refused thread %d of %d: %s", pool->n_started + 1, n_threads,
+                   platform_error());
         pool_destroy(pool);
         return NULL;
     }
@@ -354,8 +281,7 @@ void pool_destroy(struct pool *pool) {
     if (!pool) return;
     pool->job = NULL;
     wake_all(pool);
-    for (int32_t i = 1; i < pool->n_started; i++) pthread_join(pool->threads[i], NULL);
+    for (int32_t i = 1; i < pool->n_started; i++) thread_join(&pool->threads[i]);
     pages_free(pool->scratch, pool->scratch_bytes * (size_t)pool->n_threads);
-    sleep_destroy(pool);
     pages_free(pool, sizeof *pool);
 }

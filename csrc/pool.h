@@ -33,7 +33,6 @@ void pool_run_alone(pool_section *section, void *context);
 /* Scratch of at least `bytes` for each worker from the next run on; false: refused. Not during a run. */
 bool pool_reserve_scratch(struct pool *pool, size_t bytes);
 
-double clock_ns(void);      /* monotonic */
 uint64_t clock_ticks(void); /* of unknown length, a few ns to read: differences on one core */
 
 #endif

@@ -95,12 +95,12 @@ static double probe_peak(struct engine *engine) {
 
 double engine_probe(struct engine *engine, int32_t kind) {
     double result;
-    pthread_mutex_lock(&engine->lock);
+    mutex_lock(&engine->lock);
     switch (kind) {
     case ASDSL_PROBE_READ_BANDWIDTH: result = probe_bandwidth(engine); break;
     case ASDSL_PROBE_INT8_PEAK: result = probe_peak(engine); break;
     default: result = asdsl_fail(ASDSL_E_ARGUMENT, "probe: kind %d is not known, 0 and 1 are", kind);
     }
-    pthread_mutex_unlock(&engine->lock);
+    mutex_unlock(&engine->lock);
     return result;
 }

@@ -188,7 +188,7 @@ static bool reserve_memory(struct program *p) {
         }
     }
     if (p->shared_bytes) {
-        double memory = cpu_memory_bytes();
+        double memory = platform_memory_bytes();
         p->shared = memory > 0 && (double)p->shared_bytes > memory ? NULL : pages_allocate(p->shared_bytes);
         if (!p->shared) {
             asdsl_fail(ASDSL_E_MEMORY, "program: the system refused %zu bytes for attention", p->shared_bytes);
@@ -200,9 +200,9 @@ static bool reserve_memory(struct program *p) {
             p->steps[i].shared_bytes = p->shared_bytes;
         }
     }
-    pthread_mutex_lock(&p->engine->lock);
+    mutex_lock(&p->engine->lock);
     bool reserved = pool_reserve_scratch(p->engine->pool, scratch_bytes);
-    pthread_mutex_unlock(&p->engine->lock);
+    mutex_unlock(&p->engine->lock);
     if (!reserved) asdsl_fail(ASDSL_E_MEMORY, "program: the system refused %zu bytes for each worker", scratch_bytes);
     return reserved;
 }
@@ -398,9 +398,9 @@ int32_t program_run(struct program *p, struct kv_cache *kv, int32_t first, int32
     if (first < 0 || count < 1 || count > p->n_ops || first > p->n_ops - count) {
         return asdsl_fail(ASDSL_E_ARGUMENT, "run: %d ops from op %d, the program has %d", count, first, p->n_ops);
     }
-    pthread_mutex_lock(&p->engine->lock);
+    mutex_lock(&p->engine->lock);
     int32_t status = run_range(p, kv, first, first + count);
-    pthread_mutex_unlock(&p->engine->lock);
+    mutex_unlock(&p->engine->lock);
     return status;
 }
 
@@ -414,16 +414,16 @@ static bool check_index(const struct program *p, int32_t index) {
 
 const char *program_op_slot(struct program *p, int32_t index) {
     if (!check_index(p, index)) return NULL;
-    pthread_mutex_lock(&p->engine->lock);
+    mutex_lock(&p->engine->lock);
     const char *slot = p->steps[index].slot;
-    pthread_mutex_unlock(&p->engine->lock);
+    mutex_unlock(&p->engine->lock);
     return slot ? slot : "";
 }
 
 double program_op_time(struct program *p, int32_t index) {
     if (!check_index(p, index)) return ASDSL_E_ARGUMENT;
-    pthread_mutex_lock(&p->engine->lock);
+    mutex_lock(&p->engine->lock);
     double ns = p->run_ticks > 0 ? (double)p->ticks[index] * (p->run_ns / p->run_ticks) : 0;
-    pthread_mutex_unlock(&p->engine->lock);
+    mutex_unlock(&p->engine->lock);
     return ns;
 }

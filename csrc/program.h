@@ -3,8 +3,8 @@
 #define ASDSL_PROGRAM_H
 #include "buffer.h"
 #include "engine.h"
+#include "platform.h"
 #include "pool.h"
-#include <pthread.h>
 
 /* Bounds of what a program may ask for. Far above any real model, far below what overflows: a product of any two
  * of them, times 4 bytes, stays below 2^63. */
@@ -22,7 +22,7 @@ enum {
 
 struct engine {
     struct object object;
-    pthread_mutex_t lock; /* one run, probe or repacking at a time */
+    struct mutex lock; /* one run, probe or repacking at a time */
     struct pool *pool;
     const struct kernels *kernels;
     struct asdsl_info info;

@@ -33,7 +33,7 @@ let projects = 0
 beforeEach(() => {
   root = join(base, String(projects++))
   mkdirSync(join(root, "csrc", "kernels"), { recursive: true })
-  mkdirSync(join(root, "csrc", "test"))
+  for (const folder of ["platform", "test"]) mkdirSync(join(root, "csrc", folder))
   writeFileSync(join(root, "build.zig"), 'const zig_version = "9.9.9";\n')
   for (const file of ["a.c", "a.h", "kernels/k.c", "test/t.c"]) writeFileSync(join(root, "csrc", file), "one\n")
 })
@@ -98,17 +98,22 @@ describe.skipIf(!isPosix)("buildIfStale", () => {
     expect(calls()).toBe(1)
   })
 
-  test.each(["build.zig", "csrc/a.c", "csrc/a.h", "csrc/kernels/k.c", "csrc/new.c", "csrc/kernels/new.h"])(
-    "a change of %s builds again",
-    (file) => {
-      const zig = pretendZig()
-      buildIfStale(root, () => zig)
-      writeFileSync(join(root, file), "two\n")
-      buildIfStale(root, () => zig)
-      buildIfStale(root, neverAsked)
-      expect(calls()).toBe(2)
-    },
-  )
+  test.each([
+    "build.zig",
+    "csrc/a.c",
+    "csrc/a.h",
+    "csrc/kernels/k.c",
+    "csrc/new.c",
+    "csrc/platform/new.c",
+    "csrc/kernels/new.h",
+  ])("a change of %s builds again", (file) => {
+    const zig = pretendZig()
+    buildIfStale(root, () => zig)
+    writeFileSync(join(root, file), "two\n")
+    buildIfStale(root, () => zig)
+    buildIfStale(root, neverAsked)
+    expect(calls()).toBe(2)
+  })
 
   test("a source that is gone, a library that is gone and a damaged stamp build again; C tests do not", () => {
     const zig = pretendZig()

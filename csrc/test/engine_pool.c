@@ -157,30 +157,28 @@ static void test_control_word(void) {
 #endif
 
 static void look_at_affinity(void *context, struct worker *w) {
-    struct cpu_affinity now;
+    struct affinity now;
     int32_t allowed = 0;
     (void)context;
-    if (!cpu_affinity_get(&now)) return;
-    for (int32_t i = 0; i < CPU_MAX_CORES; i++) allowed += cpu_affinity_has(&now, i);
-    CHECK(allowed == 1 && cpu_affinity_has(&now, cores.id[w->index]), "worker %d may run on %d cores", w->index,
-          allowed);
+    if (!affinity_get(&now)) return;
+    for (int32_t i = 0; i < MAX_CORES; i++) allowed += affinity_has(&now, i);
+    CHECK(allowed == 1 && affinity_has(&now, cores.id[w->index]), "worker %d may run on %d cores", w->index, allowed);
 }
 
 static void test_affinity(void) {
-    struct cpu_affinity before, after;
-    if (!cpu_affinity_get(&before) || cores.n < 2) return;
+    struct affinity before, after;
+    if (!affinity_get(&before) || cores.n < 2) return;
     struct pool *pool = make(2, -1, true);
     for (int i = 0; i < 100; i++) pool_run(pool, i % 2 ? look_at_affinity : cross_barriers, &(int){0});
-    cpu_affinity_get(&after);
+    affinity_get(&after);
     CHECK(memcmp(&before, &after, sizeof before) == 0, "the caller's affinity changed");
     /* A caller that may not use the first core is left where it is. */
-    cpu_pin(cores.id[1]);
+    thread_pin(cores.id[1]);
     atomic_int count = 0;
     pool_run(pool, count_worker, &count);
-    cpu_affinity_get(&after);
-    CHECK(cpu_affinity_has(&after, cores.id[1]) && !cpu_affinity_has(&after, cores.id[0]),
-          "a restricted caller was moved");
-    cpu_affinity_set(&before);
+    affinity_get(&after);
+    CHECK(affinity_has(&after, cores.id[1]) && !affinity_has(&after, cores.id[0]), "a restricted caller was moved");
+    affinity_set(&before);
     pool_destroy(pool);
 }
 

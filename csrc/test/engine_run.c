@@ -361,14 +361,14 @@ static void *run_often(void *argument) {
 
 static void test_two_callers(void) {
     pthread_t threads[2];
-    struct cpu_affinity before, after;
-    cpu_affinity_get(&before);
+    struct affinity before, after;
+    affinity_get(&before);
     asdsl_handle engine = make_engine(2, ASDSL_LEVEL_AUTO);
     for (int i = 0; i < 2; i++) pthread_create(&threads[i], NULL, run_often, &engine);
     run_often(&engine);
     for (int i = 0; i < 2; i++) pthread_join(threads[i], NULL);
     asdsl_release(engine);
-    cpu_affinity_get(&after);
+    affinity_get(&after);
     CHECK(memcmp(&before, &after, sizeof before) == 0, "runs changed the caller's affinity");
 }
 

@@ -11,7 +11,7 @@ import { lockSync } from "../setup/lock.ts"
 import { projectFolder } from "../setup/project.ts"
 import { findZig, zigEnvironment } from "../setup/zig.ts"
 
-const SOURCE_FOLDERS = ["csrc", join("csrc", "kernels")]
+const SOURCE_FOLDERS = ["csrc", join("csrc", "kernels"), join("csrc", "platform")]
 
 /** Where `zig build` puts the library below its prefix. */
 const BUILT: Partial<Record<NodeJS.Platform, string>> = { darwin: "lib/libasdsl.dylib", win32: "bin/asdsl.dll" }
