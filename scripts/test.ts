@@ -2,6 +2,8 @@
 // line "N passed, N failed". Words after `npm test --` choose the files whose path has one of them in it.
 //
 // With $ASDSL_TEST_DATA set, a test of test/conformance that is skipped has failed.
+//
+// `npm run test:larger` (--larger) runs test/larger instead: what takes models of a gigabyte, and minutes.
 
 import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
@@ -11,8 +13,10 @@ import { type FileReport, readJunit } from "./junit.ts"
 
 const FILE_TIMEOUT_MS = 10 * 60_000
 
-async function main(words: string[]): Promise<number> {
-  const files = testFiles(words)
+async function main(args: string[]): Promise<number> {
+  const isLarger = args[0] === "--larger"
+  const words = isLarger ? args.slice(1) : args
+  const files = testFiles(words, isLarger ? "test/larger/*.ts" : "test/**/*.test.ts")
   const total: FileReport = { passed: [], failed: [], skipped: [] }
   if (files.length === 0) total.failed.push(`no test file has any of these in its path: ${words.join(" ")}`)
   for (const file of files) {
@@ -27,8 +31,8 @@ async function main(words: string[]): Promise<number> {
   return total.failed.length === 0 ? 0 : 1
 }
 
-function testFiles(words: string[]): string[] {
-  const files = [...new Bun.Glob("test/**/*.test.ts").scanSync({ cwd: projectFolder })].sort()
+function testFiles(words: string[], pattern: string): string[] {
+  const files = [...new Bun.Glob(pattern).scanSync({ cwd: projectFolder })].sort()
   return words.length === 0 ? files : files.filter((file) => words.some((word) => file.includes(word)))
 }
 

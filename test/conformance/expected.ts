@@ -5,41 +5,13 @@ import agreementJson from "./expected/agreement.json"
 import greedyJson from "./expected/greedy.json"
 import greedyFloatJson from "./expected/greedy-float.json"
 import likelihoodJson from "./expected/likelihood.json"
-
-function float32(base64: string): Float32Array {
-  return new Float32Array(Uint8Array.from(Buffer.from(base64, "base64")).buffer)
-}
+import { float32, type GreedyCase, greedyCases, type SelfAgreement } from "../teacher-forced.ts"
 
 function uint16(base64: string): Uint16Array {
   return new Uint16Array(Uint8Array.from(Buffer.from(base64, "base64")).buffer)
 }
 
-const ids = (text: string) => Int32Array.from(text.split(" "), Number)
-
 export const modelSha256 = greedyJson.provenance.modelSha256
-
-export interface GreedyCase {
-  readonly name: string
-  readonly text: string
-  readonly prompt: Int32Array
-  /** llama.cpp's greedy continuation; tokens[i] follows prompt and tokens[0, i). */
-  readonly tokens: Int32Array // (64)
-  /** The second likeliest token at each position. */
-  readonly second: Int32Array // (64)
-  /** Log-probabilities of the first and the second: their gap says how close a miss was. */
-  readonly top2: Float32Array // (64, 2)
-}
-
-function greedyCases(cases: typeof greedyJson.cases): GreedyCase[] {
-  return cases.map((c) => ({
-    name: c.name,
-    text: c.text,
-    prompt: ids(c.prompt),
-    tokens: ids(c.tokens),
-    second: ids(c.second),
-    top2: float32(c.top2),
-  }))
-}
 
 export const greedy: readonly GreedyCase[] = greedyCases(greedyJson.cases)
 
@@ -48,8 +20,7 @@ export const greedyFloat: readonly GreedyCase[] = greedyCases(greedyFloatJson.ca
 
 /** How llama.cpp does on its own greedy text, evaluated as a prompt: in one batch with and without flash
  * attention, and in batches of 32. */
-export const selfAgreement: readonly { nPositions: number; nMisses: number; largestGap: number }[] =
-  agreementJson.asPrompt
+export const selfAgreement: readonly SelfAgreement[] = agreementJson.asPrompt
 
 const { sample } = likelihoodJson
 

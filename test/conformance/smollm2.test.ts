@@ -17,7 +17,8 @@ import { evaluationTokens, perplexity } from "../../src/eval/perplexity.ts"
 import { load, type Model } from "../../src/index.ts"
 import { writeFloatCopy } from "../fixtures/float-copy.ts"
 import { defaultModelPath, hasDefaultModel } from "../tokenizer-fixtures.ts"
-import { type GreedyCase, greedy, greedyFloat, likelihood, sampledDivergence, selfAgreement } from "./expected.ts"
+import { misses } from "../teacher-forced.ts"
+import { greedy, greedyFloat, likelihood, sampledDivergence, selfAgreement } from "./expected.ts"
 
 const data = process.env.ASDSL_TEST_DATA
 
@@ -29,40 +30,6 @@ beforeAll(async () => {
 
 afterAll(() => model?.[Symbol.dispose]())
 
-/** The tokens that a model holds for likeliest after the prompt and after each of llama.cpp's own tokens but the last. */
-function teacherForced(of: Model, { prompt, tokens }: GreedyCase): number[] {
-  using session = of.createSession()
-  session.topK = 0
-  session.sync(prompt)
-  const argmax = [session.row().argmax]
-  session.extend(tokens.subarray(0, -1), {
-    outputs: "all",
-    onRows(_first, nRows) {
-      for (let j = 0; j < nRows; j++) argmax.push(session.row(j).argmax)
-    },
-  })
-  return argmax
-}
-
-/** Positions of llama.cpp's greedy text where a model's argmax is another: llama.cpp's gap between its first two, in nats. */
-function misses(of: Model, cases: readonly GreedyCase[], what: string): { nPositions: number; gaps: number[] } {
-  let nPositions = 0
-  const gaps: number[] = []
-  for (const each of cases) {
-    const ours = teacherForced(of, each)
-    expect(ours.length).toBe(each.tokens.length)
-    nPositions += ours.length
-    for (const [i, token] of ours.entries()) {
-      if (token !== each.tokens[i]) gaps.push(each.top2[2 * i]! - each.top2[2 * i + 1]!)
-    }
-  }
-  const share = ((100 * (nPositions - gaps.length)) / nPositions).toFixed(2)
-  const largest = Math.max(0, ...gaps).toFixed(4)
-  console.log(`${what}: argmax equal at ${share} % of ${nPositions} positions, largest gap of a miss ${largest} nat`)
-  expect(nPositions).toBe(20 * 64)
-  return { nPositions, gaps }
-}
-
 test.skipIf(!hasDefaultModel)(
   "float copy, teacher-forced on llama.cpp's greedy text: argmax equal at 99 %, misses between near equals",
   async () => {
@@ -72,6 +39,7 @@ test.skipIf(!hasDefaultModel)(
       writeFloatCopy(defaultModelPath, path)
       using float = await load(path, { nCtx: 256, maxOutputs: 64 })
       const { nPositions, gaps } = misses(float, greedyFloat, "float copy")
+      expect(nPositions).toBe(20 * 64)
       expect(gaps.length / nPositions).toBeLessThanOrEqual(0.01)
       for (const gap of gaps) expect(gap).toBeLessThan(0.1)
       const premise = misses(float, greedy, "float copy on the quantised file's text")

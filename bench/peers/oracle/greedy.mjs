@@ -1,13 +1,11 @@
 // llama.cpp's greedy text of 20 prompts x 64 tokens on the default model -> test/conformance/expected/greedy.json
 // `greedy.mjs FLOAT.gguf greedy-float.json` does the same on the model's float copy (test/fixtures/float-copy.ts).
 //
-// Generated token by token (decode passes after one prefill), going on past ends of generation. Token lists are ids in
-// decimal between blanks. `top2` is base64 of float32, little endian: per position the log-probability of the first and
-// of the second token, in double precision from llama.cpp's raw logits; `second` the ids of the second ones.
+// What a case holds: greedyCase in llama.mjs.
 
 import { mkdirSync, writeFileSync } from "node:fs"
 import { basename, join } from "node:path"
-import { defaultModel, expectedFolder, logSumExp, openModel, openSequence, provenance } from "./llama.mjs"
+import { defaultModel, expectedFolder, greedyCase, openModel, openSequence, provenance } from "./llama.mjs"
 
 const [modelPath = defaultModel, outputName = "greedy.json"] = process.argv.slice(2)
 const N_TOKENS = 64
@@ -39,63 +37,10 @@ const PROMPTS = [
   ["text-numbers", "2, 3, 5, 7, 11, 13, 17, 19, 23,"],
 ]
 
-function bestTwo(logits) {
-  let first = 0
-  let second = 1
-  if (logits[1] > logits[0]) [first, second] = [1, 0]
-  for (let i = 2; i < logits.length; i++) {
-    if (logits[i] > logits[first]) {
-      second = first
-      first = i
-    } else if (logits[i] > logits[second]) {
-      second = i
-    }
-  }
-  return [first, second]
-}
-
 const { model } = await openModel(modelPath)
 const { sequence } = await openSequence(model)
-
-async function nextLogits(tokens) {
-  const input = tokens.map((token, i) =>
-    i === tokens.length - 1 ? [token, { generateNext: { logits: true } }] : token,
-  )
-  const results = await sequence.controlledEvaluate(input)
-  const pairs = results.at(-1).next.logits
-  const logits = new Float32Array(pairs.size).fill(Number.NaN)
-  for (const [token, logit] of pairs) logits[token] = logit
-  return logits
-}
-
 const cases = []
-for (const [name, text] of PROMPTS) {
-  const prompt = Array.from(model.tokenize(text, true))
-  await sequence.clearHistory()
-  const tokens = []
-  const second = []
-  const top2 = new Float32Array(2 * N_TOKENS)
-  let input = prompt
-  for (let i = 0; i < N_TOKENS; i++) {
-    const logits = await nextLogits(input)
-    const lse = logSumExp(logits)
-    const [a, b] = bestTwo(logits)
-    top2[2 * i] = logits[a] - lse
-    top2[2 * i + 1] = logits[b] - lse
-    tokens.push(a)
-    second.push(b)
-    input = [a]
-  }
-  console.log(`${name}: ${JSON.stringify(model.detokenize(tokens, true))}`)
-  cases.push({
-    name,
-    text,
-    prompt: prompt.join(" "),
-    tokens: tokens.join(" "),
-    second: second.join(" "),
-    top2: Buffer.from(top2.buffer).toString("base64"),
-  })
-}
+for (const [name, text] of PROMPTS) cases.push(await greedyCase(model, sequence, name, text, N_TOKENS))
 mkdirSync(expectedFolder, { recursive: true })
 const command = ["greedy.mjs", ...(modelPath === defaultModel ? [] : [basename(modelPath), outputName])].join(" ")
 const output = { provenance: await provenance(command, modelPath), nTokens: N_TOKENS, cases }

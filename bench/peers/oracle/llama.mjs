@@ -1,4 +1,5 @@
-// llama.cpp through node-llama-cpp: opening the model, raw logits, and the provenance that every stored output carries.
+// llama.cpp through node-llama-cpp: opening the model, raw logits, greedy text, how far llama.cpp agrees with itself, and
+// the provenance that every stored output carries.
 // Run by Node. What the product's tests read are only the JSON files that these scripts write.
 
 import { createHash } from "node:crypto"
@@ -51,6 +52,78 @@ export async function evaluateLogits(sequence, tokens, wanted, onLogits) {
       result.next.logits.clear()
     },
   })
+}
+
+/** The likeliest tokens after tokens[index], best first: all a position needs, and a Map of a whole vocabulary takes long. */
+async function best(sequence, tokens, wanted, n, onBest) {
+  const logits = { filter: { includeTop: n } }
+  const input = tokens.map((token, i) =>
+    wanted.has(i) ? [token, { generateNext: { logits, totalLogitWeight: true } }] : token,
+  )
+  await sequence.controlledEvaluate(input, {
+    onTokenResult(index, { next }) {
+      if (wanted.has(index))
+        onBest(
+          index,
+          [...next.logits].sort((a, b) => b[1] - a[1]),
+          next.totalLogitWeight,
+        )
+    },
+  })
+}
+
+/** Greedy text token by token (decode passes after one prefill), going on past ends of generation. Token lists are ids in
+ * decimal between blanks. `top2` is base64 of float32, little endian: per position the log-probability of the first and
+ * of the second token (to 1e-4: node-llama-cpp sums in float; their difference is exact); `second` the ids of the
+ * second ones. */
+export async function greedyCase(model, sequence, name, text, nTokens) {
+  const prompt = Array.from(model.tokenize(text, true))
+  await sequence.clearHistory()
+  const tokens = []
+  const second = []
+  const top2 = new Float32Array(2 * nTokens)
+  let input = prompt
+  for (let i = 0; i < nTokens; i++) {
+    await best(sequence, input, new Set([input.length - 1]), 2, (_index, [[a, logitA], [b, logitB]], total) => {
+      top2[2 * i] = -Math.log(total) // sum of exp(logit - the largest)
+      top2[2 * i + 1] = top2[2 * i] + logitB - logitA
+      tokens.push(a)
+      second.push(b)
+    })
+    input = tokens.slice(-1)
+  }
+  console.log(`${name}: ${JSON.stringify(model.detokenize(tokens, true))}`)
+  return {
+    name,
+    text,
+    prompt: prompt.join(" "),
+    tokens: tokens.join(" "),
+    second: second.join(" "),
+    top2: Buffer.from(top2.buffer).toString("base64"),
+  }
+}
+
+/** Greedy cases evaluated again as prompts: where another token is the likeliest now, and by how much it was not then. */
+export async function selfAgreement(model, cases, { flashAttention, batchSize }) {
+  const { context, sequence } = await openSequence(model, { flashAttention, batchSize })
+  const ids = (text) => text.split(" ").map(Number)
+  const gaps = []
+  let nPositions = 0
+  for (const each of cases) {
+    const [prompt, tokens] = [ids(each.prompt), ids(each.tokens)]
+    const top2 = new Float32Array(Uint8Array.from(Buffer.from(each.top2, "base64")).buffer)
+    const wanted = new Set(tokens.map((_, i) => prompt.length - 1 + i))
+    await sequence.clearHistory()
+    await best(sequence, [...prompt, ...tokens.slice(0, -1)], wanted, 1, (index, [[token]]) => {
+      const i = index - prompt.length + 1
+      nPositions++
+      if (token !== tokens[i]) gaps.push(top2[2 * i] - top2[2 * i + 1])
+    })
+  }
+  await context.dispose()
+  const result = { flashAttention, batchSize, nPositions, nMisses: gaps.length, largestGap: Math.max(0, ...gaps) }
+  console.log(JSON.stringify(result))
+  return result
 }
 
 export async function provenance(script, modelPath) {
