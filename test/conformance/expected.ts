@@ -1,11 +1,11 @@
 // The stored outputs of llama.cpp and of the float reference, decoded. What each file holds is told at the top of the
 // script that writes it: bench/peers/oracle/{tokens,greedy,agreement,likelihood}.mjs.
 
+import { float32, type GreedyCase, greedyCases, type SelfAgreement } from "../teacher-forced.ts"
 import agreementJson from "./expected/agreement.json"
 import greedyJson from "./expected/greedy.json"
 import greedyFloatJson from "./expected/greedy-float.json"
 import likelihoodJson from "./expected/likelihood.json"
-import { float32, type GreedyCase, greedyCases, type SelfAgreement } from "../teacher-forced.ts"
 
 function uint16(base64: string): Uint16Array {
   return new Uint16Array(Uint8Array.from(Buffer.from(base64, "base64")).buffer)

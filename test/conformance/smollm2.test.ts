@@ -16,8 +16,8 @@ import { join } from "node:path"
 import { evaluationTokens, perplexity } from "../../src/eval/perplexity.ts"
 import { load, type Model } from "../../src/index.ts"
 import { writeFloatCopy } from "../fixtures/float-copy.ts"
-import { defaultModelPath, hasDefaultModel } from "../tokenizer-fixtures.ts"
 import { misses } from "../teacher-forced.ts"
+import { defaultModelPath, hasDefaultModel } from "../tokenizer-fixtures.ts"
 import { greedy, greedyFloat, likelihood, sampledDivergence, selfAgreement } from "./expected.ts"
 
 const data = process.env.ASDSL_TEST_DATA
