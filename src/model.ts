@@ -8,7 +8,7 @@ import { ArgumentError, CancelledError, UnsupportedError } from "./errors.ts"
 import { Executor } from "./executor.ts"
 import { readModelHeader } from "./gguf/split.ts"
 import type { GgufHeader } from "./gguf/types.ts"
-import { ARENA_BUFFER, GraphBuilder, type Plan, WEIGHTS_BUFFER } from "./graph.ts"
+import { ARENA_BUFFER, GraphBuilder, type Plan, type PlannedOp, WEIGHTS_BUFFER } from "./graph.ts"
 import { resolveModel } from "./models/index.ts"
 import { Type } from "./native/abi.ts"
 import { Buffer, checkInteger, Engine, type EngineInfo, KvCache, Program } from "./native/handles.ts"
@@ -50,7 +50,15 @@ export interface OpReport {
   readonly index: number
   readonly operation: string
   readonly layer: number
+  /** false: before the first layer or behind the last one, and `layer` means nothing. */
+  readonly isOfLayer: boolean
   readonly weights: readonly string[]
+  /** Weight bytes that each pass reads; not those of a table that is only gathered from. */
+  readonly streamedBytes: number
+  /** Multiply-accumulates of its matrices for each row. */
+  readonly macs: number
+  /** Rows are those of logits, not the pass's tokens. */
+  readonly isPerOutput: boolean
   /** The kernel slot that it last ran in, "q4_1.gemv.avx2"; "" if it has not run. */
   readonly slot: string
   /** Spent in all runs, barriers included. */
@@ -104,6 +112,12 @@ export async function load(path: string, options: LoadOptions = {}): Promise<Mod
   })
   owned.move()
   return new Model({ header, config, plan, weights, engines, buffers, executors, options })
+}
+
+/** Multiply-accumulates of an op's matrices for each row. */
+function macsOf({ operation, weights }: PlannedOp): number {
+  if (operation === "embed") return 0
+  return weights.reduce((sum, { rows, cols, isStreamed }) => sum + (isStreamed ? rows * cols : 0), 0)
 }
 
 function throwIfAborted(signal: AbortSignal | undefined): void {
@@ -186,11 +200,10 @@ export class Model {
     for (const { shape } of header.tensors.values()) this.nParams += shape.reduce((product, size) => product * size, 1)
     this.macsPerToken = 0
     this.macsPerOutput = 0
-    for (const { operation, weights: matrices, places } of plan.ops) {
-      const macs = matrices.reduce((sum, { rows, cols, isStreamed }) => sum + (isStreamed ? rows * cols : 0), 0)
-      if (operation === "embed") continue
-      if (places.out?.offset === plan.logits.offset && places.out.cols === plan.logits.cols) this.macsPerOutput += macs
-      else this.macsPerToken += macs
+    for (const op of plan.ops) {
+      const { out } = op.places
+      if (out?.offset === plan.logits.offset && out.cols === plan.logits.cols) this.macsPerOutput += macsOf(op)
+      else this.macsPerToken += macsOf(op)
     }
   }
 
@@ -251,11 +264,17 @@ export class Model {
   /** Each op of the program for single tokens, or of that for batches where nThreadsBatch made a second one. */
   ops(kind: "decode" | "batch" = "decode"): OpReport[] {
     const { program, plan } = this.executorFor(kind === "decode" ? 1 : this.nUbatch)
+    const isOfLayer = plan.ops.map(({ weights }) => weights.some(({ name }) => name.startsWith("blk.")))
+    const [first, last] = [isOfLayer.indexOf(true), isOfLayer.lastIndexOf(true)]
     return plan.ops.map((op, index) => ({
       index,
       operation: op.operation,
       layer: op.layer,
+      isOfLayer: index >= first && index <= last,
       weights: op.weights.map(({ name }) => name),
+      streamedBytes: op.operation === "embed" ? 0 : op.weights.reduce((sum, { bytes }) => sum + bytes, 0),
+      macs: macsOf(op),
+      isPerOutput: Object.values(op.places).some(({ isPerOutput }) => isPerOutput),
       slot: program.slot(index),
       nanoseconds: program.nanoseconds(index),
     }))

@@ -204,6 +204,23 @@ describe("bench", () => {
     }
   }, 30_000)
 
+  test("--profile: tables by operation and by layer, the same numbers in JSON, none in CSV", async () => {
+    const [markdown, json, csv] = [
+      await bench("-t", "1", "--profile"),
+      await bench("-t", "1", "--profile", "-o", "json"),
+      await bench("-t", "1", "--profile", "-o", "csv"),
+    ]
+    for (const test of ["pp16", "tg4"]) {
+      for (const by of ["operation", "layer"]) expect(markdown.out).toContain(`| ${test}, 1 threads, by ${by} `)
+    }
+    const records = JSON.parse(json.out) as { profile: { kinds: { what: string }[]; layers: unknown[] } }[]
+    for (const { profile } of records) {
+      expect(profile.layers).toHaveLength(3)
+      for (const { what } of profile.kinds) expect(markdown.out).toContain(`| ${what} `)
+    }
+    expectComplaint(csv, 2, "--profile needs -o md or json")
+  }, 30_000)
+
   test("Markdown and CSV have the same rows", async () => {
     const [markdown, csv] = [await bench("-t", "1"), await bench("-t", "1", "-o", "csv")]
     expect([markdown.code, markdown.err, csv.code, csv.err]).toEqual([0, "", 0, ""])

@@ -7,6 +7,7 @@ import { join } from "node:path"
 import { modelType, paramsOf, tensorBytesOf, typeShares } from "../src/cli/model-facts.ts"
 import { StatusLine } from "../src/cli/status.ts"
 import { csvLine, factTable, formatBytes, formatCount, tableHead, tableRow } from "../src/cli/table.ts"
+import { Profiler } from "../src/eval/profile.ts"
 import { randomTokens, runTest, testLength, testName, workOf } from "../src/eval/speed.ts"
 import { load, type Model } from "../src/index.ts"
 import { writeTinyModel } from "./tiny-model.ts"
@@ -144,5 +145,44 @@ describe("output", () => {
       line.show("working")
     }
     expect(written.join("")).toBe("\r\x1b[Kworking\r\x1b[K")
+  })
+})
+
+describe("profile", () => {
+  const sum = (
+    rows: readonly { nanoseconds: number; bytes: number; macs: number }[],
+    key: "nanoseconds" | "bytes" | "macs",
+  ) => rows.reduce((total, row) => total + row[key], 0)
+
+  test("kinds and layers are cuts of the same whole, which is the work of the test and no more than its time", () => {
+    for (const { model } of models) {
+      for (const test of [
+        { nPrompt: 0, nGen: 3, nDepth: 10 },
+        { nPrompt: 40, nGen: 0, nDepth: 0 },
+      ]) {
+        using session = model.createSession()
+        runTest(session, test)
+        const profiler = new Profiler(model)
+        const ns = runTest(session, test) + runTest(session, test)
+        const { kinds, layers } = profiler.profile(test, 2)
+        for (const key of ["nanoseconds", "bytes", "macs"] as const) {
+          expect(sum(layers, key)).toBeCloseTo(sum(kinds, key), 3)
+        }
+        expect(sum(kinds, "nanoseconds")).toBeGreaterThan(0)
+        expect(sum(kinds, "nanoseconds")).toBeLessThanOrEqual(ns / 2)
+        expect(layers.map(({ what }) => what)).toEqual(["outside of layers", "layer 0", "layer 1"])
+        const work = workOf(model, test)
+        if (test.nPrompt === 0) {
+          expect(sum(kinds, "bytes")).toBeCloseTo(3 * (work.weightBytesPerToken + work.kvBytesPerToken), 3)
+          expect(sum(kinds, "macs")).toBe(work.matrixMacs + work.attentionMacs)
+        } else {
+          // What follows the last layer's attention runs for the one row of logits alone.
+          const skipped = 39 * (96 * 96 + 3 * 192 * 96)
+          expect(sum(kinds, "macs")).toBe(work.matrixMacs + work.attentionMacs - skipped)
+        }
+        const gateUp = kinds.find(({ what }) => what === "gate_up ffn_gate+ffn_up")!
+        expect(gateUp.slots.every((slot) => slot.startsWith("q8_0."))).toBeTrue()
+      }
+    }
   })
 })

@@ -4,6 +4,7 @@
 // that the same threads reached around the test; a prompt's multiply-accumulates (matrices, and attention, which is not
 // int8 work but counts as much) are held against their int8 peak.
 
+import type { Profile, ProfileRow } from "../eval/profile.ts"
 import { type SpeedTest, testName, workOf } from "../eval/speed.ts"
 import { meanAndDeviation, median } from "../eval/statistics.ts"
 import type { LoadOptions, Model } from "../model.ts"
@@ -58,6 +59,8 @@ export interface BenchRecord {
   readonly int8_share: number | null
   readonly samples_ns: readonly number[]
   readonly samples_ts: readonly number[]
+  /** With --profile. */
+  readonly profile?: Profile
 }
 
 export interface Measurement {
@@ -146,14 +149,19 @@ const COLUMNS: readonly Column[] = [
 ]
 
 function markdownReport(): BenchReport {
-  let last: BenchRecord | undefined
+  const records: BenchRecord[] = []
   return {
     head: () => tableHead(COLUMNS),
     row(record) {
-      last = record
+      records.push(record)
       return tableRow(COLUMNS, cells(record))
     },
-    foot: () => (last === undefined ? "" : `\nbuild: ${last.build_commit}, ${last.cpu_info}, ${limitsText(last)}\n`),
+    foot() {
+      const last = records.at(-1)
+      if (last === undefined) return ""
+      const profiles = records.map(profileTables).join("")
+      return `${profiles}\nbuild: ${last.build_commit}, ${last.cpu_info}, ${limitsText(last)}\n`
+    },
   }
 }
 
@@ -173,6 +181,51 @@ function cells(record: BenchRecord): string[] {
     readShare === null ? "" : formatShare(readShare),
     macs === null ? "" : (macs / 1e9).toFixed(1),
     macShare === null ? "" : formatShare(macShare),
+  ]
+}
+
+const PROFILE_COLUMNS: readonly Column[] = [
+  { name: "", width: 40, align: "left" },
+  { name: "ms", width: 9, align: "right" },
+  { name: "of time", width: 7, align: "right" },
+  { name: "MB", width: 9, align: "right" },
+  { name: "GB/s", width: 6, align: "right" },
+  { name: "GMAC/s", width: 7, align: "right" },
+  { name: "of limit", width: 8, align: "right" },
+  { name: "kernels", width: 20, align: "left" },
+]
+
+/** Two tables of one run's time, by kind of operation and by layer. "of limit" is the least time that reading the bytes or
+ * doing the multiply-accumulates can take, as a share of the time it took. */
+function profileTables(record: BenchRecord): string {
+  const { profile, test, n_threads } = record
+  if (profile === undefined) return ""
+  const table = (by: string, rows: readonly ProfileRow[], columns: readonly Column[]) => {
+    const total = rows.reduce((sum, { nanoseconds }) => sum + nanoseconds, 0)
+    const named = [{ ...columns[0]!, name: `${test}, ${n_threads} threads, by ${by}` }, ...columns.slice(1)]
+    return `\n${tableHead(named)}${rows.map((row) => tableRow(named, profileCells(row, total, record))).join("")}`
+  }
+  return (
+    table("operation", profile.kinds, PROFILE_COLUMNS) + table("layer", profile.layers, PROFILE_COLUMNS.slice(0, -1))
+  )
+}
+
+function profileCells(
+  { what, slots, nanoseconds: ns, bytes, macs }: ProfileRow,
+  total: number,
+  record: BenchRecord,
+): string[] {
+  const { limit_read_bytes_per_second: read, limit_int8_macs_per_second: int8 } = record
+  const least = Math.max(bytes / read, macs / int8) * 1e9
+  return [
+    what,
+    (ns / 1e6).toFixed(3),
+    formatShare(ns / total),
+    bytes === 0 ? "" : (bytes / 1e6).toFixed(1),
+    bytes === 0 ? "" : (bytes / ns).toFixed(1),
+    macs === 0 ? "" : (macs / ns).toFixed(1),
+    least === 0 ? "" : formatShare(least / ns),
+    slots.join(" "),
   ]
 }
 

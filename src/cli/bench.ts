@@ -1,5 +1,6 @@
 // asdsl bench: llama-bench's tests and rows, with what they make of the machine's two limits.
 
+import { Profiler } from "../eval/profile.ts"
 import { runTest, type SpeedTest, testLength, testName } from "../eval/speed.ts"
 import type { Model } from "../model.ts"
 import { type Command, group, integer, integers, texts, toggle, UsageError, type Values } from "./arguments.ts"
@@ -35,6 +36,7 @@ const flags = {
       help: "tokens in the context before a test",
     }),
     repetitions: integer("-r, --repetitions", { min: 1, max: 10000, initial: 5, help: "runs of each test" }),
+    hasProfile: toggle("--profile", { initial: false, help: "where the time goes, by kind of operation and by layer" }),
     skipsWarmup: toggle("--no-warmup", { initial: false, help: "do not run each test once untimed" }),
   }),
   ...group("Threads", {
@@ -63,6 +65,7 @@ export async function main(args: readonly string[]): Promise<number> {
 
 async function run(values: Values<typeof flags>): Promise<void> {
   const tests = testsOf(values)
+  if (values.hasProfile && values.output === "csv") throw new UsageError("--profile needs -o md or json")
   const file = await modelFile(values)
   using status = new StatusLine()
   const report = benchReport(values.output as "md" | "json" | "csv")
@@ -116,6 +119,7 @@ async function* series(
       status.show(`${name}: warm-up`)
       runTest(session, test)
     }
+    const profiler = new Profiler(model)
     for (let i = 0; i < values.repetitions; i++) {
       status.show(`${name}: run ${i + 1} of ${values.repetitions}`)
       samples.push(runTest(session, test))
@@ -127,7 +131,8 @@ async function* series(
       macsPerSecond: Math.max(before.macsPerSecond, after.macsPerSecond),
     }
     before = after
-    yield benchRecord({ model, options, test, samples, limits })
+    const profile = values.hasProfile ? { profile: profiler.profile(test, values.repetitions, options) } : {}
+    yield { ...benchRecord({ model, options, test, samples, limits }), ...profile }
   }
 }
 

@@ -37,11 +37,13 @@ export interface Work {
 
 const ELEMENT_BYTES = { f16: 2, f32: 4 } as const
 
-export function workOf(
-  model: Model,
-  test: SpeedTest,
-  types: { typeK?: keyof typeof ELEMENT_BYTES; typeV?: keyof typeof ELEMENT_BYTES } = {},
-): Work {
+/** Element types of cached keys and values; absent: f16. */
+export interface KvTypes {
+  typeK?: keyof typeof ELEMENT_BYTES
+  typeV?: keyof typeof ELEMENT_BYTES
+}
+
+export function workOf(model: Model, test: SpeedTest, types: KvTypes = {}): Work {
   const { nLayers, nHeads, nKvHeads, headDim } = model.config
   const { nPrompt, nGen, nDepth } = test
   // Token i of the test, counted from 0, sees nDepth + i + 1 tokens, itself included.
