@@ -3,6 +3,8 @@
 // A pass blocks its thread. Between passes the loop lets the event loop run, so timers and signals are served; a row is
 // used up before that, since another session of the model may run in between.
 
+import type { ToolCall } from "./chat/messages.ts"
+import type { ReplyPart, ReplyReader } from "./chat/reply.ts"
 import { ArgumentError, AsdslError, CancelledError } from "./errors.ts"
 import { checkInteger } from "./native/handles.ts"
 import { biasMap, Sampler, type SamplerOptions, type TokenSampler } from "./sampler.ts"
@@ -13,7 +15,7 @@ import type { StreamDecoder } from "./tokenizer/types.ts"
 export interface GenerateOptions extends SamplerOptions {
   /** Tokens at most; -1: until the context is full. Default -1. */
   maxTokens?: number
-  /** Texts that end the generation and are not part of it. */
+  /** Texts that end the generation and are not part of it. Of a reply, what the model thinks is not searched for them. */
   stop?: string | readonly string[]
   /** Never draw a token that ends the generation. Default false. */
   ignoreEos?: boolean
@@ -33,6 +35,8 @@ export interface Piece {
   readonly token: number | undefined
   /** May be "": an unfinished character or the possible beginning of a stop text. */
   readonly text: string
+  /** What the model thinks before its reply, where its format sets that apart; "" elsewhere. */
+  readonly reasoning: string
   /** Natural logarithm of the model's own probability of the token, before anything that the sampler does. */
   readonly logprob: number
 }
@@ -50,6 +54,10 @@ export type FinishReason =
 export interface GenerationResult {
   readonly finishReason: FinishReason
   readonly text: string
+  /** What the model thought before its reply, where its format sets that apart; "" elsewhere. */
+  readonly reasoning: string
+  /** What a reply asks for, where tools were given; what cannot be read stays in the text. */
+  readonly toolCalls: readonly ToolCall[]
   /** Without a token that ended the generation. */
   readonly tokens: readonly number[]
   readonly nPromptTokens: number
@@ -66,6 +74,8 @@ export interface GenerationResult {
   readonly seed: number
 }
 
+const NOTHING: ReplyPart = { text: "", reasoning: "" }
+
 /** What the sampling options ask for, for a model. */
 export function createSampler(model: Session["model"], options: GenerateOptions = {}): Sampler {
   const { nVocab } = model.config
@@ -77,13 +87,23 @@ export function createSampler(model: Session["model"], options: GenerateOptions 
   return new Sampler(nVocab, { ...options, logitBias })
 }
 
-/** Starts a generation; see Session.generate. Everything that is wrong with the arguments is thrown here.
- * @param onEnd told the result before the caller sees it; not called where a pass failed. */
+/** What a conversation knows more of than a session. */
+export interface ReplyHooks {
+  /** Takes the text apart. */
+  readonly reader?: ReplyReader
+  /** Special tokens that are text for the reader. */
+  readonly shown?: ReadonlySet<number>
+  /** Told the result before the caller sees it; not called where a pass failed. `raw` is the text of all tokens, undefined
+   * where a stop text cut it short. */
+  onEnd?(result: GenerationResult, raw: string | undefined): void
+}
+
+/** Starts a generation; see Session.generate. Everything that is wrong with the arguments is thrown here. */
 export function generate(
   session: Session,
   prompt: string | ArrayLike<number>,
   options: GenerateOptions = {},
-  onEnd?: (result: GenerationResult) => void,
+  hooks: ReplyHooks = {},
 ): Generation {
   const tokens =
     typeof prompt === "string"
@@ -91,7 +111,7 @@ export function generate(
       : prompt
   if (tokens.length === 0) throw new ArgumentError("the prompt is empty: one token at least is needed")
   session.check(tokens)
-  return new Generation(session, Int32Array.from(tokens), options, onEnd)
+  return new Generation(session, Int32Array.from(tokens), options, hooks)
 }
 
 /** A running generation: `for await (const piece of generation)`, then `generation.result`. Nothing runs before the first
@@ -103,13 +123,15 @@ export class Generation implements AsyncIterable<Piece> {
   readonly #maxTokens: number
   readonly #sampler: TokenSampler
   readonly #stops: StopMatcher
-  readonly #onEnd: ((result: GenerationResult) => void) | undefined
+  readonly #hooks: ReplyHooks
   readonly #pieces: AsyncGenerator<Piece, void, undefined>
   readonly #decoder: StreamDecoder
   readonly #tokens: number[] = []
   #nHeld = 0 // tokens that the session has to hold if nobody else changed it
   #isStarted = false
   #text = ""
+  #reasoning = ""
+  #raw = ""
   #finishReason: FinishReason = "cancelled"
   #nReused = 0
   #nGenerated = 0
@@ -120,12 +142,7 @@ export class Generation implements AsyncIterable<Piece> {
   #error: unknown
 
   /** Made by generate(). */
-  constructor(
-    session: Session,
-    prompt: Int32Array,
-    options: GenerateOptions,
-    onEnd?: (result: GenerationResult) => void,
-  ) {
+  constructor(session: Session, prompt: Int32Array, options: GenerateOptions, hooks: ReplyHooks = {}) {
     this.#session = session
     this.#prompt = prompt
     this.#options = options
@@ -133,8 +150,8 @@ export class Generation implements AsyncIterable<Piece> {
     this.#sampler = options.sampler ?? createSampler(session.model, options)
     const { stop = [] } = options
     this.#stops = new StopMatcher(typeof stop === "string" ? [stop] : stop)
-    this.#decoder = session.model.tokenizer.decoder({ continuation: true })
-    this.#onEnd = onEnd
+    this.#decoder = session.model.tokenizer.decoder({ continuation: true, special: hooks.shown ?? false })
+    this.#hooks = hooks
     this.#pieces = this.#run()
   }
 
@@ -216,10 +233,9 @@ export class Generation implements AsyncIterable<Piece> {
       else this.#generationMs += now - stepAt
       if (tokenizer.isEndOfGeneration(token)) return yield* this.#flush("stop")
       this.#tokens.push(token)
-      const text = this.#stops.push(this.#decoder.push(token))
-      this.#text += text
+      const part = this.#read(this.#decoder.push(token))
       if (this.#stops.isStopped) this.#finishReason = "stop"
-      yield { token, text, logprob }
+      yield { token, ...part, logprob }
       if (this.#stops.isStopped) return
       last = token
       await eventLoop()
@@ -244,15 +260,32 @@ export class Generation implements AsyncIterable<Piece> {
   /** The end of the text, held back until here. */
   *#flush(reason: FinishReason): Generator<Piece, void, undefined> {
     this.#finishReason = reason
-    const text = this.#stops.push(this.#decoder.end()) + this.#stops.end()
+    const last = this.#read(this.#decoder.end())
+    const rest = this.#hooks.reader?.end() ?? NOTHING
+    const tail = this.#stops.push(rest.text) + this.#stops.end()
+    this.#text += tail
+    this.#reasoning += rest.reasoning
+    if (this.#stops.isStopped) this.#finishReason = "stop"
+    const [text, reasoning] = [last.text + tail, last.reasoning + rest.reasoning]
+    if (text + reasoning !== "") yield { token: undefined, text, reasoning, logprob: Number.NaN }
+  }
+
+  /** What became certain with more text. */
+  #read(raw: string): ReplyPart {
+    this.#raw += raw
+    const part = this.#hooks.reader?.push(raw) ?? { text: raw, reasoning: "" }
+    const text = this.#stops.push(part.text)
     this.#text += text
-    if (text !== "") yield { token: undefined, text, logprob: Number.NaN }
+    this.#reasoning += part.reasoning
+    return { text, reasoning: part.reasoning }
   }
 
   #end(): void {
     this.#result = {
       finishReason: this.#finishReason,
       text: this.#text,
+      reasoning: this.#reasoning,
+      toolCalls: this.#hooks.reader?.toolCalls ?? [],
       tokens: this.#tokens,
       nPromptTokens: this.#prompt.length,
       nReused: this.#nReused,
@@ -262,7 +295,7 @@ export class Generation implements AsyncIterable<Piece> {
       generationMs: this.#generationMs,
       seed: this.#sampler.seed,
     }
-    this.#onEnd?.(this.#result)
+    this.#hooks.onEnd?.(this.#result, this.#stops.isStopped ? undefined : this.#raw)
   }
 }
 

@@ -3,6 +3,7 @@
 import type { ModelConfig } from "./arch/config.ts"
 import { architectureOf, buildGraph } from "./arch/index.ts"
 import { Chat, type ChatOptions } from "./chat/conversation.ts"
+import type { Tool } from "./chat/messages.ts"
 import { ChatTemplate } from "./chat/template.ts"
 import { ArgumentError, CancelledError, UnsupportedError } from "./errors.ts"
 import { Executor } from "./executor.ts"
@@ -180,6 +181,7 @@ export class Model {
   readonly #parts: Parts
   #tokenizer: Tokenizer | undefined
   #template: ChatTemplate | undefined
+  #toolTemplate: ChatTemplate | undefined
 
   /** Made by load(). */
   constructor(parts: Parts) {
@@ -223,10 +225,19 @@ export class Model {
     return typeof template === "string" ? template : undefined
   }
 
-  /** How this model wants conversations written; ChatML where the file does not say. Made when first asked for. */
+  /** How this model wants conversations written; where the file does not say, as its vocabulary suggests. Made when first
+   * asked for. */
   get template(): ChatTemplate {
     this.#template ??= new ChatTemplate(this.chatTemplate, this.tokenizer)
     return this.#template
+  }
+
+  /** The template for conversations with these tools: some models have one of its own for them. */
+  templateFor(tools: readonly Tool[] = []): ChatTemplate {
+    const source = this.header.metadata.get("tokenizer.chat_template.tool_use")
+    if (tools.length === 0 || typeof source !== "string") return this.template
+    this.#toolTemplate ??= new ChatTemplate(source, this.tokenizer)
+    return this.#toolTemplate
   }
 
   /** A new conversation with a session of its own. */

@@ -28,7 +28,7 @@ export class StopMatcher {
     const all = this.#held + text
     const begin = this.#find(all)
     this.#isStopped = begin >= 0
-    const end = begin >= 0 ? begin : this.#openFrom(all)
+    const end = begin >= 0 ? begin : openFrom(all, this.#stops)
     this.#held = begin >= 0 ? "" : all.slice(end)
     return all.slice(0, end)
   }
@@ -51,15 +51,15 @@ export class StopMatcher {
     }
     return begin
   }
+}
 
-  /** Where the longest end of the text begins that a stop string may begin with. */
-  #openFrom(text: string): number {
-    let from = text.length
-    for (const stop of this.#stops) {
-      for (let at = Math.max(0, text.length - stop.length + 1); at < from; at++) {
-        if (stop.startsWith(text.slice(at))) from = at
-      }
+/** Where the longest end of the text begins that one of the marks may begin with; the text's length without one. */
+export function openFrom(text: string, marks: readonly string[]): number {
+  let from = text.length
+  for (const mark of marks) {
+    for (let at = Math.max(0, text.length - mark.length + 1); at < from; at++) {
+      if (mark.startsWith(text.slice(at))) from = at
     }
-    return from
   }
+  return from
 }

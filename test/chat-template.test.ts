@@ -2,7 +2,11 @@
 // tokens of whole conversations (conformance/expected/greedy.json); for injection, the tokens of the same words alone.
 
 import { describe, expect, test } from "bun:test"
-import { ChatTemplate, type Message } from "../src/chat/template.ts"
+import { createHash } from "node:crypto"
+import { readFileSync } from "node:fs"
+import { join } from "node:path"
+import type { Message, Tool } from "../src/chat/messages.ts"
+import { ChatTemplate } from "../src/chat/template.ts"
 import { ArgumentError, TemplateError } from "../src/errors.ts"
 import { readGguf } from "../src/gguf/reader.ts"
 import { createTokenizer } from "../src/tokenizer/index.ts"
@@ -32,30 +36,63 @@ function tokenizerWith(...specials: string[]): Tokenizer {
 }
 
 const sentences = tokenizerWith("<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|head|>", "<|tail|>")
-const sources: Record<string, string> = expected.templates
-const conversations = expected.conversations as Message[][]
+const templateFile = (name: string) =>
+  readFileSync(join(import.meta.dir, `fixtures/chat-templates/${name}.jinja`), "utf8")
+const sources: Record<string, string> = {
+  ...expected.templates,
+  ...Object.fromEntries(expected.files.map((name) => [name, templateFile(name)])),
+}
+
+interface Conversation {
+  messages: Message[]
+  tools?: Tool[]
+  variables?: Record<string, unknown>
+}
+const conversations = expected.conversations as unknown as Conversation[]
+const sha256 = (text: string) => createHash("sha256").update(text).digest("hex")
 
 describe("rendering", () => {
   test.each(Object.keys(sources))("%s: jinja2's text", (name) => {
     const template = new ChatTemplate(sources[name], sentences)
     const cases = expected.cases.filter((each) => each.template === name)
-    expect(cases.length).toBe(2 * conversations.length)
-    for (const { conversation, addGenerationPrompt, text, error } of cases) {
-      const render = () =>
-        template.render(conversations[conversation]!, { addGenerationPrompt, date: new Date(expected.date) })
-      if (error === undefined) expect(render().text).toBe(text!)
-      else {
+    expect(cases.length).toBeGreaterThanOrEqual(11)
+    for (const { conversation, text, error, sha256WithoutPrompt } of cases) {
+      const { messages, ...given } = conversations[conversation]!
+      const options = { ...given, date: new Date(expected.date) }
+      const render = () => template.render(messages, options).text
+      if (error === undefined) {
+        expect({ conversation, text: render() }).toEqual({ conversation, text: text! })
+        const without = template.render(messages, { ...options, addGenerationPrompt: false }).text
+        expect({ conversation, sha256: sha256(without) }).toEqual({ conversation, sha256: sha256WithoutPrompt! })
+      } else {
         expect(render).toThrow(TemplateError)
         expect(render).toThrow(`the model's chat template refuses the messages: ${error}`)
       }
     }
   })
 
+  test("tools are refused by a template without a place for them, and named where one lacks its name", () => {
+    const { messages, tools } = conversations.find((each) => each.tools !== undefined)!
+    const template = new ChatTemplate(sources["phi3.5"], sentences)
+    expect(() => template.render(messages, { tools })).toThrow("has no place for tools, 2 were given")
+    const qwen = new ChatTemplate(sources.qwen3, sentences)
+    expect(() => qwen.render(messages, { tools: [{ name: "" }] })).toThrow("tool 0 has no name")
+  })
+
+  test("arguments as text where a template joins them to text, which Python can do with text alone", () => {
+    const joins =
+      "{% for m in messages %}{{ m.content }}{% for c in m.tool_calls %}{{ 'call:' + c.function.arguments + ';' }}{% endfor %}{% endfor %}"
+    const { text } = new ChatTemplate(joins, sentences).render([
+      { role: "assistant", content: "", toolCalls: [{ name: "f", arguments: { a: [1, "\u00fc"], b: null } }] },
+    ])
+    expect(text).toBe('call:{"a": [1, "\u00fc"], "b": null};')
+  })
+
   test("ChatML where the model has no template", () => {
     const fallback = new ChatTemplate(undefined, sentences)
-    expect([fallback.source, fallback.isFallback, fallback.stop]).toEqual([sources.chatml!, true, []])
+    expect([fallback.source, fallback.fallback, fallback.stop]).toEqual([sources.chatml!, "chatml", []])
     expect(new ChatTemplate(undefined, tokenizerWith("<s>", "</s>")).stop).toEqual(["<|im_end|>"])
-    expect(new ChatTemplate(sources.turns, sentences).isFallback).toBe(false)
+    expect(new ChatTemplate(sources.turns, sentences).fallback).toBeUndefined()
   })
 
   test.skipIf(!hasDefaultModel)("smollm2 is the default model's own template", () => {

@@ -32,7 +32,7 @@ afterAll(() => {
 test("replies are those of the same conversation in this thread, and stream", async () => {
   using model = await load(path, LOAD)
   using chat = model.chat(CHAT)
-  expect(client.facts).toMatchObject({ nCtx: 20_000, nThreads: 1, hasTemplate: false, seed: 8 })
+  expect(client.facts).toMatchObject({ nCtx: 20_000, nThreads: 1, fallbackTemplate: "chatml", seed: 8 })
   expect(client.facts.streamedBytes).toBe(model.streamedBytes)
   for (const said of ["hello", "and what then?"]) {
     const { text, tokens, nReused } = await chat.say(said).finish()

@@ -179,8 +179,10 @@ describe("conversations", () => {
     const template =
       "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}{{ m.content }}{% endfor %}"
     expect(() => tiny.chat({ template: "{% if %}" })).toThrow(TemplateError)
-    using refused = tiny.chat({ ...ENDLESS, template, system: "s" })
-    expect(() => refused.say("x")).toThrow("no system")
+    using folded = tiny.chat({ ...ENDLESS, template, system: "s" })
+    await say(folded, "x")
+    expect(folded.messages[0]).toEqual({ role: "system", content: "s" })
+    expect(tiny.tokenizer.decode(folded.session.tokens).startsWith("s\n\nx")).toBe(true)
     using chat = tiny.chat({ ...ENDLESS, template, defaultSystem: "s" })
     await say(chat, "x")
     expect(chat.messages[0]).toEqual({ role: "user", content: "x" })

@@ -3,6 +3,7 @@
 import { AsdslError } from "../errors.ts"
 import type { GenerationResult } from "../generate.ts"
 import { cancelProgram } from "../native/handles.ts"
+import type { Message } from "./messages.ts"
 import {
   type Answer,
   errorOf,
@@ -17,6 +18,8 @@ import {
 
 export interface Listener {
   onText?(text: string): void
+  /** What the model thinks before its reply. */
+  onReasoning?(text: string): void
   /** Loading: bytes. A prompt: tokens. */
   onProgress?(done: number, total: number): void
 }
@@ -63,8 +66,8 @@ export class EngineClient implements Disposable {
   }
 
   /** Chat.say over there. */
-  say(text: string, options: PlainSayOptions, listener: Listener): Promise<GenerationResult> {
-    return this.#generate({ type: "say", text, options }, listener)
+  say(said: string | readonly Message[], options: PlainSayOptions, listener: Listener): Promise<GenerationResult> {
+    return this.#generate({ type: "say", said, options }, listener)
   }
 
   /** Session.generate over there, in a session of its own. */
@@ -120,8 +123,10 @@ export class EngineClient implements Disposable {
     const pending = this.#pending.get(message.id)
     if (pending === undefined) return
     if (message.type === "progress") pending.onProgress?.(message.done, message.total)
-    else if (message.type === "text") pending.onText?.(message.text)
-    else {
+    else if (message.type === "text") {
+      if (message.reasoning !== "") pending.onReasoning?.(message.reasoning)
+      if (message.text !== "") pending.onText?.(message.text)
+    } else {
       this.#pending.delete(message.id)
       if (message.type === "done") pending.resolve(message.value)
       else pending.reject(errorOf(message.error))

@@ -3,12 +3,14 @@
 // A reply stays in the cache with the tokens that were drawn. Encoding its text again may give others, so the next prompt
 // is those tokens and the encoded rest, as long as the template renders the turns before as they were.
 
-import { AsdslError, TemplateError } from "../errors.ts"
+import { AsdslError } from "../errors.ts"
 import { createSampler, type GenerateOptions, type Generation, type GenerationResult, generate } from "../generate.ts"
 import type { Model } from "../model.ts"
 import type { TokenSampler } from "../sampler.ts"
 import type { Session } from "../session.ts"
-import { ChatTemplate, type Message, type Prompt } from "./template.ts"
+import type { Message, Tool } from "./messages.ts"
+import { ReplyReader } from "./reply.ts"
+import { ChatTemplate, type Prompt } from "./template.ts"
 
 export interface ChatOptions extends Omit<GenerateOptions, "signal" | "onProgress" | "parseSpecial"> {
   /** What the model is told before anything else. */
@@ -19,6 +21,12 @@ export interface ChatOptions extends Omit<GenerateOptions, "signal" | "onProgres
   messages?: readonly Message[]
   /** Jinja instead of the model's own template. */
   template?: string
+  /** What the model may call: see GenerationResult.toolCalls. A template for tools is taken where the model has one. */
+  tools?: readonly Tool[]
+  /** Whether to think before replying, for templates that let one choose. Absent: as the template has it. */
+  thinking?: boolean
+  /** More variables for the template. */
+  templateVariables?: Readonly<Record<string, unknown>>
   /** Context length; absent: the model's. */
   nCtx?: number
 }
@@ -45,7 +53,9 @@ export class Chat implements Disposable {
 
   constructor(model: Model, options: ChatOptions = {}) {
     this.template =
-      options.template === undefined ? model.template : new ChatTemplate(options.template, model.tokenizer)
+      options.template === undefined
+        ? model.templateFor(options.tools)
+        : new ChatTemplate(options.template, model.tokenizer)
     this.#options = options
     this.#system = systemMessages(this.template, options)
     this.#sampler = options.sampler ?? createSampler(model, options)
@@ -64,16 +74,25 @@ export class Chat implements Disposable {
     return this.#sampler.seed
   }
 
-  /** Says something; the reply streams. The turn counts once its reply has ended, also where it was cut short; where it
-   * was cancelled before its first token, it never was. Throws at once what is wrong, ContextOverflowError among it. */
-  say(content: string, options: SayOptions = {}): Generation {
+  /** Says something, as the user or in messages such as the results of tools; the reply streams. The turn counts once its
+   * reply has ended, also where it was cut short; where it was cancelled before its first token, it never was. Throws at
+   * once what is wrong, ContextOverflowError among it. */
+  say(said: string | readonly Message[], options: SayOptions = {}): Generation {
     if (this.#active?.isRunning) throw new AsdslError("busy", "the reply before this one is still running")
-    const said: Message = { role: "user", content }
-    const prompt = this.template.render([...this.#messages, said], { date: this.#date })
+    const messages: readonly Message[] = typeof said === "string" ? [{ role: "user", content: said }] : said
+    const prompt = this.#render([...this.#messages, ...messages])
     const tokens = this.#tokensOf(prompt)
     const settings = { ...this.#options, ...options, sampler: this.#sampler, stop: this.#stops(options.stop) }
-    const generation = generate(this.session, tokens, settings, (result) => {
-      if (this.#active === generation) this.#keep(said, prompt, tokens, result)
+    const { format } = this.template
+    const generation = generate(this.session, tokens, settings, {
+      reader: new ReplyReader(format, {
+        isThinking: format.thinking !== undefined && prompt.text.trimEnd().endsWith(format.thinking.open),
+        readsCalls: (this.#options.tools ?? []).length > 0,
+      }),
+      shown: format.tokens,
+      onEnd: (result, raw) => {
+        if (this.#active === generation) this.#keep(messages, { prompt, tokens, result, raw })
+      },
     })
     this.#active = generation
     return generation
@@ -92,6 +111,13 @@ export class Chat implements Disposable {
     this.session[Symbol.dispose]()
   }
 
+  #render(messages: readonly Message[]): Prompt {
+    const { tools = [], thinking, templateVariables } = this.#options
+    // Qwen3 and others call it one way, Granite and DeepSeek-V3.1 the other.
+    const chosen = thinking === undefined ? {} : { enable_thinking: thinking, thinking }
+    return this.template.render(messages, { date: this.#date, tools, variables: { ...chosen, ...templateVariables } })
+  }
+
   #tokensOf(prompt: Prompt): ArrayLike<number> {
     const { text, tokens } = this.#held
     if (text !== "" && prompt.text.startsWith(text)) {
@@ -106,26 +132,31 @@ export class Chat implements Disposable {
     return [...(typeof stop === "string" ? [stop] : stop), ...this.template.stop]
   }
 
-  #keep(said: Message, prompt: Prompt, tokens: ArrayLike<number>, result: GenerationResult): void {
+  #keep(said: readonly Message[], { prompt, tokens, result, raw }: Turn): void {
+    const { text, reasoning, toolCalls } = result
     if (result.finishReason === "cancelled" && result.nGenerated === 0) return
-    this.#messages.push(said, { role: "assistant", content: result.text })
-    // Behind a stop text there are tokens that are not of the reply: it is encoded again.
-    const isWhole = this.session.model.tokenizer.decode(result.tokens, { continuation: true }) === result.text
-    this.#held = isWhole
-      ? { text: prompt.text + result.text, tokens: [...Array.from(tokens), ...result.tokens] }
-      : { text: "", tokens: [] }
+    const more = { ...(reasoning === "" ? {} : { reasoning }), ...(toolCalls.length === 0 ? {} : { toolCalls }) }
+    this.#messages.push(...said, { role: "assistant", content: text, ...more })
+    // Behind a stop text, or where the caller left within a character, there are tokens that are not of the reply: it is
+    // encoded again.
+    const { tokenizer } = this.session.model
+    const shown = { continuation: true, special: this.template.format.tokens }
+    this.#held =
+      raw !== undefined && tokenizer.decode(result.tokens, shown) === raw
+        ? { text: prompt.text + raw, tokens: [...Array.from(tokens), ...result.tokens] }
+        : { text: "", tokens: [] }
   }
+}
+
+interface Turn {
+  readonly prompt: Prompt
+  readonly tokens: ArrayLike<number>
+  readonly result: GenerationResult
+  readonly raw: string | undefined
 }
 
 function systemMessages(template: ChatTemplate, { system, defaultSystem }: ChatOptions): Message[] {
   if (system !== undefined) return [{ role: "system", content: system }]
   if (defaultSystem === undefined) return []
-  const message: Message = { role: "system", content: defaultSystem }
-  try {
-    template.render([message, { role: "user", content: "" }])
-    return [message]
-  } catch (error) {
-    if (error instanceof TemplateError) return []
-    throw error
-  }
+  return template.takesSystem ? [{ role: "system", content: defaultSystem }] : []
 }

@@ -4,6 +4,7 @@ import { AsdslError, CancelledError, ContextOverflowError } from "../errors.ts"
 import type { GenerateOptions, GenerationResult } from "../generate.ts"
 import type { LoadOptions } from "../model.ts"
 import type { ChatOptions, SayOptions } from "./conversation.ts"
+import type { Message } from "./messages.ts"
 
 export type PlainLoadOptions = Omit<LoadOptions, "onProgress" | "signal">
 export type PlainChatOptions = Omit<ChatOptions, "sampler">
@@ -13,7 +14,7 @@ export type PlainGenerateOptions = Omit<GenerateOptions, "sampler" | "onProgress
 /** Each but abort is answered by one Answer with its id, after the reports that belong to it. */
 export type Request = { readonly id: number } & (
   | { readonly type: "open"; path: string; load: PlainLoadOptions; chat: PlainChatOptions | undefined }
-  | { readonly type: "say"; text: string; options: PlainSayOptions }
+  | { readonly type: "say"; said: string | readonly Message[]; options: PlainSayOptions }
   | { readonly type: "complete"; prompt: string; options: PlainGenerateOptions }
   | { readonly type: "clear" }
   | { readonly type: "probe" }
@@ -23,7 +24,7 @@ export type Request = { readonly id: number } & (
 
 export type Report = { readonly id: number } & (
   | { readonly type: "progress"; done: number; total: number }
-  | { readonly type: "text"; text: string }
+  | { readonly type: "text"; text: string; reasoning: string }
 )
 
 export type Answer = { readonly id: number } & (
@@ -39,7 +40,8 @@ export interface ModelFacts {
   readonly level: string
   /** Weight bytes that a token reads. */
   readonly streamedBytes: number
-  readonly hasTemplate: boolean
+  /** The name of the chat template where the file has none. */
+  readonly fallbackTemplate: string | undefined
   /** Of the conversation. */
   readonly seed: number | undefined
   /** For cancelProgram. */

@@ -39,7 +39,7 @@ class EngineThread {
         return await this.#open(request)
       case "say": {
         if (this.#chat === undefined) throw new AsdslError("state", "no conversation was opened")
-        return await this.#stream(id, this.#chat.say(request.text, { ...request.options, ...this.#hooks(id) }))
+        return await this.#stream(id, this.#chat.say(request.said, { ...request.options, ...this.#hooks(id) }))
       }
       case "complete": {
         using session = this.#opened.createSession()
@@ -65,13 +65,19 @@ class EngineThread {
     const { nThreads, level } = model.engineInfo()
     return {
       ...{ nThreads, level, nParams: model.nParams, nCtx: model.nCtx, streamedBytes: model.streamedBytes },
-      ...{ hasTemplate: !model.template.isFallback, seed: this.#chat?.seed, cancelHandle: model.cancelHandle },
+      ...{
+        fallbackTemplate: (this.#chat?.template ?? model.template).fallback,
+        seed: this.#chat?.seed,
+        cancelHandle: model.cancelHandle,
+      },
     }
   }
 
   async #stream(id: number, generation: Generation): Promise<GenerationResult> {
     this.#opened.takeCancel() // of a request before this one, come when it had ended
-    for await (const { text } of generation) if (text !== "") this.#report({ id, type: "text", text })
+    for await (const { text, reasoning } of generation) {
+      if (text + reasoning !== "") this.#report({ id, type: "text", text, reasoning })
+    }
     return generation.result
   }
 

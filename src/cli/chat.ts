@@ -11,6 +11,7 @@ import { loadOptions, modelFile } from "./load.ts"
 import { generateOptions, generationFlags, promptText } from "./options.ts"
 import { runCommand, warn } from "./program.ts"
 import { dimmed, Footers, openClient, showReply } from "./reply.ts"
+import { templateFlags, templateOptions } from "./template.ts"
 import { pipedTurns, terminalTurns } from "./turns.ts"
 
 /** llama.cpp's chat had it too. What a template puts in by itself is often worse: SmolLM2-135M, quantised, answers "What is
@@ -32,9 +33,9 @@ const flags = {
       initial: true,
       help: "as it always is here; asdsl run completes raw text",
     }),
-    template: text("--chat-template-file", { value: "FILE", help: "Jinja template instead of the model's own" }),
     verbose: toggle("-v, --verbose", { initial: false, help: "say on stderr how things are, in a pipe too" }),
   }),
+  ...templateFlags,
   ...generationFlags,
   ...contextFlags,
   ...threadFlags,
@@ -56,7 +57,7 @@ async function run(values: Values<typeof flags>): Promise<number> {
   if (!values.conversation) throw new UsageError("-no-cnv: use asdsl run, which completes raw text")
   const first = promptText(values)
   if (first?.trim() === "") throw new UsageError("the prompt is empty")
-  const chat = { ...generateOptions(values), ...systemOf(values), ...templateOf(values) }
+  const chat = { ...generateOptions(values), ...systemOf(values), ...templateOptions(values) }
   const path = await modelFile(values)
   using client = await openClient(path, loadOptions(values), chat)
   using interrupts = new Interrupts()
@@ -124,12 +125,8 @@ function systemOf(values: Values<typeof flags>): { system?: string; defaultSyste
   return system === "" ? {} : { system }
 }
 
-function templateOf({ template }: Values<typeof flags>): { template?: string } {
-  return template === undefined ? {} : { template: readFileSync(template, "utf8") }
-}
-
 function greet(path: string, { facts }: EngineClient, isVerbose: boolean): void {
-  const { nParams, nCtx, nThreads, level, hasTemplate, seed } = facts
+  const { nParams, nCtx, nThreads, level, fallbackTemplate, seed } = facts
   const size = nParams >= 1e9 ? `${(nParams / 1e9).toFixed(1)} B` : `${Math.round(nParams / 1e6)} M`
   const parts = [
     `${basename(path, ".gguf")}: ${size} parameters`,
@@ -137,7 +134,7 @@ function greet(path: string, { facts }: EngineClient, isVerbose: boolean): void 
     `${nThreads} ${nThreads === 1 ? "thread" : "threads"}`,
     level,
     ...(isVerbose ? [`seed ${seed}`] : []),
-    ...(hasTemplate ? [] : ["no chat template of its own: ChatML"]),
+    ...(fallbackTemplate === undefined ? [] : [`no chat template of its own: ${fallbackTemplate}`]),
   ]
   warn(dimmed(parts.join(", ")))
 }

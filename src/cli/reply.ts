@@ -1,5 +1,6 @@
 // The engine's thread at work for a command: loading, a reply on its way to the user. Text goes to stdout as it comes and
-// nothing else does; how far loading or a long prompt is, and the line below the reply, go to stderr.
+// nothing else does; how far loading or a long prompt is, what the model thinks before it replies (on a terminal), and the
+// line below the reply go to stderr.
 
 import { EngineClient, type Listener } from "../chat/client.ts"
 import type { PlainChatOptions, PlainLoadOptions } from "../chat/protocol.ts"
@@ -31,8 +32,10 @@ export async function showReply(
 ): Promise<GenerationResult> {
   using status = new StatusLine()
   let last = before
+  using thoughts = new Thoughts()
   const show = (text: string) => {
     status.clear()
+    thoughts.end()
     last = text
     void writeOut(text)
   }
@@ -40,6 +43,10 @@ export async function showReply(
   try {
     const result = await start({
       onText: show,
+      onReasoning(text) {
+        status.clear()
+        thoughts.show(text)
+      },
       onProgress(done, total) {
         if (done < total) status.show(`reading the prompt: ${done} of ${total} tokens`)
       },
@@ -49,6 +56,27 @@ export async function showReply(
   } finally {
     status.clear()
     await writeOut(last === "" || last.endsWith("\n") ? "" : "\n")
+  }
+}
+
+/** What a model thinks: dim on a terminal, nowhere else. */
+class Thoughts implements Disposable {
+  #isOpen = false
+
+  show(text: string): void {
+    if (process.stderr.isTTY !== true) return
+    this.#isOpen = true
+    process.stderr.write(dimmed(text))
+  }
+
+  /** The reply follows, below an empty line. */
+  end(): void {
+    if (this.#isOpen) process.stderr.write("\n\n")
+    this.#isOpen = false
+  }
+
+  [Symbol.dispose](): void {
+    this.end()
   }
 }
 

@@ -39,7 +39,7 @@ export function tokenBytes({ vocabulary, kind }: Storage, token: number): Uint8A
 /** The bytes of tokens one after another, with SPM's blanks taken away where encoding had put them. */
 export class ByteStream {
   #storage: Storage
-  #special: boolean
+  #special: boolean | ReadonlySet<number>
   #continuation: boolean
   #dropBlank: boolean
 
@@ -57,12 +57,16 @@ export class ByteStream {
     const special = kind === KIND.control || kind === KIND.unknown
     if (special || kind === KIND.userDefined) {
       this.#dropBlank = blankPrefix
-      return special && !this.#special ? NOTHING : tokenBytes(this.#storage, token)
+      return special && !this.#shows(token) ? NOTHING : tokenBytes(this.#storage, token)
     }
     const bytes = tokenBytes(this.#storage, token)
     if (!this.#dropBlank || bytes.length === 0) return bytes
     this.#dropBlank = false
     return bytes[0] === BLANK ? bytes.subarray(1) : bytes
+  }
+
+  #shows(token: number): boolean {
+    return typeof this.#special === "boolean" ? this.#special : this.#special.has(token)
   }
 
   reset(): void {

@@ -10,8 +10,8 @@ export interface EncodeOptions {
 }
 
 export interface DecodeOptions {
-  /** Render special (control) tokens as their text instead of leaving them out. Default false. */
-  special?: boolean
+  /** Render special (control) tokens, or those of a set, as their text instead of leaving them out. Default false. */
+  special?: boolean | ReadonlySet<number>
   /** The tokens continue a text, so the blank before their first word belongs to it. Default false: they begin one, and
    * the blank that SPM puts in front of every text is taken away again. */
   continuation?: boolean
