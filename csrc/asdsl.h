@@ -60,6 +60,7 @@ enum asdsl_type {
     ASDSL_Q4_1 = 3,
     ASDSL_Q8_0 = 8,
     ASDSL_Q4_K = 12,
+    ASDSL_Q5_K = 13,
     ASDSL_Q6_K = 14,
     ASDSL_BF16 = 30,
     /* Activations: what a matmul reads. The format is a function of the weight type alone. */

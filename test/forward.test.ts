@@ -9,7 +9,7 @@ import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test"
 import { mkdtempSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
-import type { TensorTypeName } from "../src/gguf/types.ts"
+import { TENSOR_TYPES, type TensorTypeName } from "../src/gguf/types.ts"
 import { load, type Model } from "../src/index.ts"
 import { Type } from "../src/native/abi.ts"
 import { KvCache } from "../src/native/handles.ts"
@@ -29,7 +29,7 @@ type Shape = Partial<RandomModel> & { type: TensorTypeName }
 
 function write(name: string, shape: Shape): string {
   const path = join(folder, `${name.replaceAll(/\W/g, "-")}.gguf`)
-  const isWide = shape.type.endsWith("_K")
+  const isWide = TENSOR_TYPES[shape.type].block === 256
   writeRandomModel(path, {
     ...{ seed: 7, nLayers: 2, dim: isWide ? 256 : 96, nHeads: isWide ? 4 : 3, nKvHeads: 1, nFfn: isWide ? 512 : 160 },
     ...{ nVocab: 200, nCtx: 128, tied: true, biases: false, ...shape },

@@ -61,7 +61,7 @@ function writeVariety(to: string): void {
 }
 
 function modelOf(type: TensorTypeName, nVocab: number): Original {
-  const isWide = type.endsWith("_K")
+  const isWide = TENSOR_TYPES[type].block === 256
   const [dim, nHeads, nKvHeads] = isWide ? [256, 4, 2] : [32, 4, 2]
   return original((to) =>
     writeRandomModel(to, {

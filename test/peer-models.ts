@@ -19,6 +19,7 @@ export const PEER_MODELS: Readonly<Record<string, RandomModel>> = {
   q8_0: { ...narrow, seed: 105, type: "Q8_0" },
   q4_0: { ...narrow, seed: 106, type: "Q4_0" },
   q4_1: { ...narrow, seed: 107, type: "Q4_1", tied: false },
+  "q5_k-q6_k": { ...wide, seed: 120, type: "Q5_K", types: (name) => (q6k(name) === "Q6_K" ? "Q6_K" : "Q5_K") },
   q6_k: { ...wide, seed: 108, type: "Q6_K" },
   "q4_k-q6_k": { ...wide, seed: 109, type: "Q4_K", types: q6k, tied: false },
   "biases-q8_0": { ...narrow, seed: 110, type: "Q8_0", biases: true },

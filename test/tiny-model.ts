@@ -38,7 +38,7 @@ export const TINY_MODELS: Record<string, Omit<TinyModel, "path">> = {
 /** Writes a model: 200 tokens, 2 layers, 3 query heads to 1 key head of 32 (K-quants: 4 to 2 of 64), context 128. */
 export function writeTinyModel(model: TinyModel): string {
   const names = [model.type, model.types?.("blk.0.attn_v.weight"), model.types?.("blk.0.ffn_down.weight")]
-  const isWide = names.some((name) => name?.endsWith("_K"))
+  const isWide = names.some((name) => name !== undefined && TENSOR_TYPES[name].block === 256)
   const [dim, nHeads, nKvHeads] = isWide ? [256, 4, 2] : [96, 3, 1]
   writeRandomModel(model.path, {
     ...{ seed: model.seed ?? 1, type: model.type, nLayers: model.nLayers ?? 2, dim, nHeads, nKvHeads, nFfn: 2 * dim },

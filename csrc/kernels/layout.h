@@ -13,10 +13,14 @@
  *   q8_0       records of 16 x 64, 1088 bytes: d_a, d_b, 8 lines of a, 8 lines of b; odd last block 576 bytes
  *   q4_k       records of 16 x 256, 2304 bytes: f16 d[16], f16 dmin[16]; a line of scale nibbles, a line of minimum
  *              nibbles, a line of 2-bit tops; then 4 lines for each sub-block of 32 inputs, as q4_1's.
- *              16-byte quarter L of the three lines serves rows 4L .. 4L+3, byte 4j + r' that of row 4L + r': low
- * nibble sub-block j (0-3), high nibble j + 4; tops: bits 0-1 scale j, 2-3 scale j+4, 4-5 minimum j, 6-7 j+4 q6_k
- * header: f16 d[16] for each block of 256, padded to whole lines; then records of 3328 bytes: 32 lines ql, 16 lines qh
- * (the bytes of a GGUF block, in order), 4 lines of int8 scales (4 of each row)
+ *              16-byte quarter L of the three lines serves rows 4L .. 4L+3, byte 4j + r' row 4L + r': low nibble
+ *              sub-block j (0-3), high nibble j + 4; tops: bits 0-1 scale j, 2-3 scale j + 4, 4-5 minimum j, 6-7 j + 4
+ *   q5_k       records of 16 x 256, 2816 bytes: q4_k's first four lines; then 5 lines for each sub-block of 32 inputs.
+ *              Byte 4r + i of the five has inputs 4f + i of row r, f = 0 .. 7: the low 5 bits of the lines are those
+ *              of f = 0, 1, 3, 4, 6; the top three, t0 .. t4, make the others: f = 2 is t0 | (t1 & 3) << 3,
+ *              5 is t2 | (t3 & 3) << 3, 7 is t4 | (t1 >> 2) << 3 | (t3 >> 2) << 4
+ *   q6_k       header: f16 d[16] for each block of 256, padded to whole lines; then records of 3328 bytes: 32 lines ql,
+ *              16 lines qh (the bytes of a GGUF block, in order), 4 lines of int8 scales (4 of each row)
  */
 #ifndef ASDSL_LAYOUT_H
 #define ASDSL_LAYOUT_H
@@ -29,6 +33,7 @@ enum {
     Q4_0_PAIR = 576,
     Q8_0_PAIR = 1088,
     Q4_K_RECORD = 2304,
+    Q5_K_RECORD = 2816,
     Q6_K_RECORD = 3328,
 };
 
@@ -52,6 +57,9 @@ struct act_q8_256 {
 };
 _Static_assert(sizeof(struct act_q8_32) == 48 && sizeof(struct act_q8_256) == 416, "activation blocks");
 
+/* Types whose scales d stand before the records: bytes of those, 32 for each block of 256, padded to whole lines. */
+static inline uint64_t header_bytes(int32_t cols) { return ((uint64_t)(uint32_t)cols / 256 * 32 + 63) / 64 * 64; }
+
 /* Bytes of one row group. cols: a multiple of the type's block. */
 static inline uint64_t group_bytes(int32_t type, int32_t cols) {
     uint64_t n = (uint64_t)(uint32_t)cols;
@@ -63,13 +71,11 @@ static inline uint64_t group_bytes(int32_t type, int32_t cols) {
     case ASDSL_Q4_0: return n / 64 * Q4_0_PAIR + (n / 32 & 1) * (LINE + 4 * LINE);
     case ASDSL_Q8_0: return n / 64 * Q8_0_PAIR + (n / 32 & 1) * (LINE + 8 * LINE);
     case ASDSL_Q4_K: return n / 256 * Q4_K_RECORD;
-    case ASDSL_Q6_K: return (n / 256 * 32 + 63) / 64 * 64 + n / 256 * Q6_K_RECORD;
+    case ASDSL_Q5_K: return n / 256 * Q5_K_RECORD;
+    case ASDSL_Q6_K: return header_bytes(cols) + n / 256 * Q6_K_RECORD;
     default: return 0;
     }
 }
-
-/* Offset of q6_k's first record in its group. */
-static inline size_t q6_k_header_bytes(int32_t cols) { return ((size_t)cols / 256 * 32 + 63) / 64 * 64; }
 
 /* One weight as its published formula sees it: scale * q + offset, every part exact in float (f16 times 6 or 8 bits).
  * Types without an offset have -0.0f there: adding it changes nothing, not even the sign of a zero. */
@@ -100,20 +106,39 @@ static inline int32_t nibble_at(const uint8_t *lines, int32_t r, int32_t i) {
     return i < 16 ? byte & 15 : byte >> 4;
 }
 
-static inline struct element q4_k_element(const uint8_t *record, int32_t r, int32_t i) {
-    int32_t j = i / 32, at = r / 4 * 16 + j % 4 * 4 + r % 4, shift = j < 4 ? 0 : 4;
+/* Scale and offset of sub-block j out of the first four lines of q4_k and q5_k. */
+static inline struct element scales_6bit_at(const uint8_t *record, int32_t r, int32_t j) {
+    int32_t at = r / 4 * 16 + j % 4 * 4 + r % 4, shift = j < 4 ? 0 : 4;
     int32_t tops = record[192 + at] >> shift / 2, scale = record[64 + at] >> shift & 15;
     int32_t minimum = record[128 + at] >> shift & 15;
     scale |= (tops & 3) << 4;
     minimum |= (tops >> 4 & 3) << 4;
     return (struct element){.scale = f16_at(record + 2 * r) * (float)scale,
-                            .offset = -(f16_at(record + 32 + 2 * r) * (float)minimum),
-                            .q = nibble_at(record + 4 * LINE + 4 * LINE * j, r, i % 32)};
+                            .offset = -(f16_at(record + 32 + 2 * r) * (float)minimum)};
+}
+
+static inline struct element q4_k_element(const uint8_t *record, int32_t r, int32_t i) {
+    struct element e = scales_6bit_at(record, r, i / 32);
+    e.q = nibble_at(record + 4 * LINE + 4 * LINE * (i / 32), r, i % 32);
+    return e;
+}
+
+static inline struct element q5_k_element(const uint8_t *record, int32_t r, int32_t i) {
+    static const int8_t whole[8] = {0, 1, -1, 2, 3, -1, 4, -1}; /* the line whose low 5 bits they are */
+    struct element e = scales_6bit_at(record, r, i / 32);
+    const uint8_t *x = record + 4 * LINE + 5 * LINE * (i / 32) + 4 * r + i % 4;
+    int32_t f = i % 32 / 4, top[5];
+    for (int32_t l = 0; l < 5; l++) top[l] = x[LINE * l] >> 5;
+    e.q = f == 2   ? top[0] | (top[1] & 3) << 3
+          : f == 5 ? top[2] | (top[3] & 3) << 3
+          : f == 7 ? top[4] | (top[1] >> 2) << 3 | (top[3] >> 2) << 4
+                   : x[LINE * whole[f]] & 31;
+    return e;
 }
 
 static inline struct element q6_k_element(const uint8_t *group, int32_t cols, int32_t r, int32_t k) {
     const uint8_t *d = group + (size_t)k / 256 * 32 + 2 * r;
-    const uint8_t *record = group + q6_k_header_bytes(cols) + (size_t)k / 256 * Q6_K_RECORD;
+    const uint8_t *record = group + header_bytes(cols) + (size_t)k / 256 * Q6_K_RECORD;
     int32_t i = k % 256, half = i / 128, quarter = i % 128 / 32, l = i % 32;
     int32_t low = half * 64 + quarter % 2 * 32 + l, high = half * 32 + l, sub = i / 16; /* bytes of the GGUF block */
     uint8_t ql = record[low / 4 * LINE + 4 * r + low % 4], qh = record[32 * LINE + high / 4 * LINE + 4 * r + high % 4];
@@ -144,6 +169,7 @@ static inline struct element layout_element(int32_t type, const void *group, int
         return (struct element){f16_at(at + 32 * odd + 2 * r), -0.0f,
                                 (int8_t)at[LINE + 8 * LINE * odd + (size_t)i / 4 * LINE + 4 * r + i % 4]};
     case ASDSL_Q4_K: return q4_k_element(at + (size_t)k / 256 * Q4_K_RECORD, r, k % 256);
+    case ASDSL_Q5_K: return q5_k_element(at + (size_t)k / 256 * Q5_K_RECORD, r, k % 256);
     case ASDSL_Q6_K: return q6_k_element(at, cols, r, k);
     default: return (struct element){0};
     }

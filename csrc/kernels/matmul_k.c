@@ -1,29 +1,12 @@
-/* matmul_k.c: products of K-quants (q4_k, q6_k; blocks of 256 with sub-blocks) with ACT_Q8_256 activations.
+/* matmul_k.c: products of q4_k and q6_k (blocks of 256 with sub-blocks) with ACT_Q8_256 activations.
  *
  * Inside a block everything is an exact integer: sub-block dots times their 6- or 8-bit scales, summed (below 2^31:
  * 8 * 63 * 32 * 15 * 127 = 30.7 M for q4_k, 16 * 128 * 16 * 32 * 127 = 133 M for q6_k); between blocks a row's sum is
  *   q4_k   sum = fma(minima, dmin_w * d_a, fma(total, d_w * d_a, sum))      minima = sum of minimum * -sum(q)
  *   q6_k   sum = fma(total, d_w * d_a, sum)
- * in block order. Compiled once per level. The float sums of a tile rest in memory: they are touched once in 256
- * inputs, and the registers belong to the integers.
+ * in block order. Compiled once per level.
  */
-#include "matmul.h"
-
-enum { BLOCK = 256, ACT = sizeof(struct act_q8_256) };
-
-SIMD_INLINE const struct act_q8_256 *act_at(const uint8_t *act, size_t stride, int c) {
-    return (const struct act_q8_256 *)(const void *)(act + (size_t)c * stride);
-}
-
-/* sums += float(totals) * (d * d_a) for n columns of LANES rows. */
-SIMD_INLINE void add_scaled(float *sums, const iv *totals, fv d, const uint8_t *act, size_t stride, int n) {
-    UNROLL
-    for (int c = 0; c < n; c++) {
-        float *sum = sums + c * KERNEL_ROWS;
-        fv scale = fv_mul(d, fv_set1(act_at(act, stride, c)->d));
-        fv_store(sum, fv_fma(fv_from_i32(totals[c]), scale, fv_load(sum)));
-    }
-}
+#include "matmul_k.h"
 
 /* Sub-blocks whose scales are the bytes j of `scales`: one of 32 inputs, 4 lines. */
 SIMD_INLINE void q4_k_sub_block(iv *totals, iv scale, const uint8_t *lines, const uint8_t *act, size_t stride, int n) {
@@ -47,39 +30,23 @@ SIMD_INLINE void q4_k_sub_block(iv *totals, iv scale, const uint8_t *lines, cons
 /* One record, LANES rows from half h on. */
 SIMD_INLINE void q4_k_record(float *sums, const uint8_t *record, int h, const uint8_t *act, size_t stride, int n,
                              int prefetch) {
-    const uint8_t *lines = record + 4 * LINE + 4 * LANES * h, *scales = record + LINE + 4 * LANES * h;
+    const uint8_t *lines = record + 4 * LINE + 4 * LANES * h;
     if (prefetch) prefetch_lines(record + PREFETCH_NEAR, 4 * LINE);
-    bv low = bv_set1(15), high = bv_set1(0x30);
-    bv s = bv_load(scales), m = bv_load(scales + LINE), tops = bv_load(scales + 2 * LINE);
-    bv s_first = bv_or(bv_and(s, low), bv_and(bv_shl(tops, 4), high)); /* scales of sub-blocks 0-3 */
-    bv s_last = bv_or(bv_and(bv_shr(s, 4), low), bv_and(bv_shl(tops, 2), high));
-    bv m_first = bv_or(bv_and(m, low), bv_and(tops, high));
-    bv m_last = bv_or(bv_and(bv_shr(m, 4), low), bv_and(bv_shr(tops, 2), high));
+    const struct scales_6bit s = scales_6bit_load(record + LINE + 4 * LANES * h);
     iv totals[TILE_COLS];
-    UNROLL
-    for (int c = 0; c < n; c++) totals[c] = iv_zero();
+    zero_totals(totals, n);
     ROLLED
     for (int j = 0; j < 4; j++) {
         if (prefetch) prefetch_lines(lines + PREFETCH_NEAR + 4 * LINE * j, 4 * LINE);
-        q4_k_sub_block(totals, iv_pick_pairs(s_first, j, j), lines + 4 * LINE * j, act + 32 * j, stride, n);
+        q4_k_sub_block(totals, iv_pick_pairs(s.scale[0], j, j), lines + 4 * LINE * j, act + 32 * j, stride, n);
     }
     ROLLED
     for (int j = 0; j < 4; j++) {
         if (prefetch) prefetch_lines(lines + PREFETCH_NEAR + 4 * LINE * (4 + j), 4 * LINE);
-        q4_k_sub_block(totals, iv_pick_pairs(s_last, j, j), lines + 4 * LINE * (4 + j), act + 128 + 32 * j, stride, n);
+        q4_k_sub_block(totals, iv_pick_pairs(s.scale[1], j, j), lines + 4 * LINE * (4 + j), act + 128 + 32 * j, stride, n);
     }
     add_scaled(sums, totals, fv_load_f16(record + 2 * LANES * h), act, stride, n);
-    UNROLL
-    for (int c = 0; c < n; c++) totals[c] = iv_zero();
-    UNROLL
-    for (int p = 0; p < 4; p++) { /* sub-blocks 2p and 2p + 1 */
-        iv minima = iv_pick_pairs(p < 2 ? m_first : m_last, p % 2 * 2, p % 2 * 2 + 1);
-        UNROLL
-        for (int c = 0; c < n; c++) {
-            totals[c] = iv_dot_pairs(totals[c], minima, act_at(act, stride, c)->minus_sums + 2 * p);
-        }
-    }
-    add_scaled(sums, totals, fv_load_f16(record + 32 + 2 * LANES * h), act, stride, n);
+    add_minima(sums, fv_load_f16(record + 32 + 2 * LANES * h), s.minimum, act, stride, n);
 }
 
 /* One record, LANES rows from half h on; d: their scales. Of each 128 inputs, byte i (0-31) of qh holds the two top
@@ -91,8 +58,7 @@ SIMD_INLINE void q6_k_record(float *sums, const uint8_t *record, const uint8_t *
     const bv low = bv_set1(15), high = bv_set1(0x30);
     const uint8_t *ql = record + 4 * LANES * h, *qh = ql + 32 * LINE, *scales = ql + 48 * LINE, *a = act;
     iv totals[TILE_COLS];
-    UNROLL
-    for (int c = 0; c < n; c++) totals[c] = iv_zero();
+    zero_totals(totals, n);
     ROLLED
     for (int half = 0; half < 2; half++, ql += 16 * LINE, qh += 8 * LINE, scales += 2 * LINE, a += 128) {
         UNROLL
@@ -131,30 +97,8 @@ SIMD_INLINE void q6_k_record(float *sums, const uint8_t *record, const uint8_t *
     add_scaled(sums, totals, fv_load_f16(d + 2 * LANES * h), act, stride, n);
 }
 
-SIMD_INLINE void zero_sums(const struct tile *t, int n) {
-    UNROLL
-    for (int c = 0; c < n; c++) f32x16_store(t->sums + c * KERNEL_ROWS, f32x16_zero());
-}
-
-SIMD_INLINE void q4_k_tile(const struct tile *t, const int n, const int prefetch) {
-    const uint8_t *record = t->group, *act = t->act;
-    zero_sums(t, n);
-    ROLLED
-    for (int32_t b = t->cols / BLOCK; b > 0; b--, record += Q4_K_RECORD, act += ACT) {
-        q4_k_record(t->sums, record, 0, act, t->act_stride, n, prefetch);
-        if (HALVES > 1) q4_k_record(t->sums + LANES, record, 1, act, t->act_stride, n, 0);
-    }
-}
-
-SIMD_INLINE void q6_k_tile(const struct tile *t, const int n, const int prefetch) {
-    const uint8_t *d = t->group, *record = d + q6_k_header_bytes(t->cols), *act = t->act;
-    zero_sums(t, n);
-    ROLLED
-    for (int32_t b = t->cols / BLOCK; b > 0; b--, record += Q6_K_RECORD, act += ACT, d += 32) {
-        q6_k_record(t->sums, record, d, 0, act, t->act_stride, n, prefetch);
-        if (HALVES > 1) q6_k_record(t->sums + LANES, record, d, 1, act, t->act_stride, n, 0);
-    }
-}
+K_TILE(q4_k, Q4_K_RECORD)
+K_TILE_WITH_HEADER(q6_k, Q6_K_RECORD)
 
 MATMUL_SLOTS(q4_k, ASDSL_Q4_K, TILES_NIBBLES)
 MATMUL_SLOTS(q6_k, ASDSL_Q6_K, TILES_NIBBLES)

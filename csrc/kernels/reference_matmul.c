@@ -69,6 +69,7 @@ TYPE(q4_0, ASDSL_Q4_0)
 TYPE(q4_1, ASDSL_Q4_1)
 TYPE(q8_0, ASDSL_Q8_0)
 TYPE(q4_k, ASDSL_Q4_K)
+TYPE(q5_k, ASDSL_Q5_K)
 TYPE(q6_k, ASDSL_Q6_K)
 
 /* ---- activations: the rule of quantize.c in scalars ---- */

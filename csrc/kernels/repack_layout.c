@@ -1,7 +1,7 @@
 /* repack_layout.c: rows as GGUF stores them <-> interleaved records (layout.h), both ways, lossless.
  *
- * Bytes move, and nibbles and scale bits of q4_k change places; nothing is rounded. Plain C: the work is copies of 4
- * bytes, which compilers do well enough (well above the speed that a disk delivers). Padding rows are zero bytes.
+ * Bytes move, and bits of quants and scales of K-quants change places; nothing is rounded. Plain C: the work is copies
+ * of 4 bytes, which compilers do well enough (well above the speed that a disk delivers). Padding rows are zero bytes.
  */
 #include "layout.h"
 
@@ -49,13 +49,20 @@ REPACK_INLINE void block_q8_0(uint8_t *row, uint8_t *group, int32_t cols, int32_
     move(row, record + b % 2 * 32 + 2 * r, 2, to);
     move_lines(row + 2, record + LINE + b % 2 * 8 * LINE, r, 8, to);
 }
-/* A GGUF block: d, dmin, 12 bytes of 6-bit scales, 4 x 32 bytes whose low nibbles are one sub-block and whose high
- * nibbles the next. Scale bytes q: q[j] and q[4+j] hold 6 bits of scale j and minimum j and the 2-bit tops of scale and
- * minimum j + 4; q[8+j] the low nibbles of those two. */
-REPACK_INLINE void block_q4_k(uint8_t *row, uint8_t *group, int32_t cols, int32_t r, int32_t b, int to) {
-    (void)cols;
-    uint8_t *record = group + (size_t)b * Q4_K_RECORD, *q = row + 4, *lines = record + 4 * LINE;
-    uint8_t *scales = record + LINE + r / 4 * 16 + r % 4, *minima = scales + LINE, *tops = minima + LINE;
+/* x in each of 4 bytes. */
+#define BYTES(x) (0x01010101u * (x))
+
+REPACK_INLINE uint32_t word_at(const uint8_t *p) {
+    uint32_t word;
+    memcpy(&word, p, 4);
+    return word;
+}
+REPACK_INLINE void set_word(uint8_t *p, uint32_t word) { memcpy(p, &word, 4); }
+
+/* d, dmin and the 12 bytes of 6-bit scales that q4_k and q5_k begin with. Bytes q: q[j] and q[4+j] hold 6 bits of scale
+ * j and minimum j and the 2-bit tops of scale and minimum j + 4; q[8+j] the low nibbles of those two. */
+REPACK_INLINE void move_scales_6bit(uint8_t *row, uint8_t *record, int32_t r, int to) {
+    uint8_t *q = row + 4, *scales = record + LINE + r / 4 * 16 + r % 4, *minima = scales + LINE, *tops = minima + LINE;
     move(row, record + 2 * r, 2, to);
     move(row + 2, record + 32 + 2 * r, 2, to);
     for (int32_t j = 0; j < 4; j++) {
@@ -70,23 +77,70 @@ REPACK_INLINE void block_q4_k(uint8_t *row, uint8_t *group, int32_t cols, int32_
             q[8 + j] = (uint8_t)(*s >> 4 | (*m & 0xf0));
         }
     }
+}
+/* A GGUF block: d, dmin, scales, 4 x 32 bytes whose low nibbles are one sub-block and whose high nibbles the next. */
+REPACK_INLINE void block_q4_k(uint8_t *row, uint8_t *group, int32_t cols, int32_t r, int32_t b, int to) {
+    (void)cols;
+    uint8_t *record = group + (size_t)b * Q4_K_RECORD, *lines = record + 4 * LINE;
+    move_scales_6bit(row, record, r, to);
     for (int32_t c = 0; c < 4; c++) { /* 64 inputs: sub-blocks 2c and 2c + 1 */
         for (int32_t l = 0; l < 4; l++) {
             uint8_t *low = row + 16 + 32 * c + 4 * l, *high = low + 16;
             uint8_t *even = lines + (8 * c + l) * LINE + 4 * r, *odd = even + 4 * LINE;
-            uint32_t a, d, mask = 0x0f0f0f0fu, x, y;
-            memcpy(&a, to ? low : even, 4);
-            memcpy(&d, to ? high : odd, 4);
-            x = (a & mask) | (d & mask) << 4; /* a transposition of nibbles: its own inverse */
-            y = (a >> 4 & mask) | (d & ~mask);
-            memcpy(to ? even : low, &x, 4);
-            memcpy(to ? odd : high, &y, 4);
+            uint32_t a = word_at(to ? low : even), d = word_at(to ? high : odd), mask = BYTES(0x0f);
+            /* a transposition of nibbles: its own inverse */
+            set_word(to ? even : low, (a & mask) | (d & mask) << 4);
+            set_word(to ? odd : high, (a >> 4 & mask) | (d & ~mask));
         }
+    }
+}
+/* Five lines of q5_k (layout.h) of row r <-> words of inputs 4f .. 4f + 3, f = 0 .. 7, a byte each. */
+REPACK_INLINE void q5_k_to_lines(const uint32_t *w, uint8_t *x) {
+    uint32_t t1 = (w[2] >> 3 & BYTES(3)) | (w[7] >> 3 & BYTES(1)) << 2;
+    uint32_t t3 = (w[5] >> 3 & BYTES(3)) | (w[7] >> 4 & BYTES(1)) << 2;
+    set_word(x, w[0] | (w[2] & BYTES(7)) << 5);
+    set_word(x + LINE, w[1] | t1 << 5);
+    set_word(x + 2 * LINE, w[3] | (w[5] & BYTES(7)) << 5);
+    set_word(x + 3 * LINE, w[4] | t3 << 5);
+    set_word(x + 4 * LINE, w[6] | (w[7] & BYTES(7)) << 5);
+}
+REPACK_INLINE void q5_k_from_lines(const uint8_t *x, uint32_t *w) {
+    static const uint8_t whole[5] = {0, 1, 3, 4, 6};
+    uint32_t top[5];
+    for (int32_t l = 0; l < 5; l++) {
+        w[whole[l]] = word_at(x + LINE * l) & BYTES(31);
+        top[l] = word_at(x + LINE * l) >> 5 & BYTES(7);
+    }
+    w[2] = top[0] | (top[1] & BYTES(3)) << 3;
+    w[5] = top[2] | (top[3] & BYTES(3)) << 3;
+    w[7] = top[4] | (top[1] >> 2 & BYTES(1)) << 3 | (top[3] >> 2 & BYTES(1)) << 4;
+}
+/* A GGUF block: d, dmin, scales, 32 bytes whose bit j is the highest of sub-block j, then nibbles as in q4_k. */
+REPACK_INLINE void block_q5_k(uint8_t *row, uint8_t *group, int32_t cols, int32_t r, int32_t b, int to) {
+    (void)cols;
+    uint8_t *record = group + (size_t)b * Q5_K_RECORD, *lines = record + 4 * LINE + 4 * r, *qh = row + 16,
+            *ql = row + 48;
+    uint32_t w[8];
+    move_scales_6bit(row, record, r, to);
+    if (!to) memset(qh, 0, 32 + 128);
+    for (int32_t j = 0; j < 8; j++) {
+        uint8_t *low = ql + j / 2 * 32, *x = lines + 5 * LINE * j;
+        int32_t shift = j % 2 * 4;
+        if (!to) q5_k_from_lines(x, w);
+        for (int32_t f = 0; f < 8; f++) {
+            if (to) {
+                w[f] = (word_at(low + 4 * f) >> shift & BYTES(15)) | (word_at(qh + 4 * f) >> j & BYTES(1)) << 4;
+            } else {
+                set_word(low + 4 * f, word_at(low + 4 * f) | (w[f] & BYTES(15)) << shift);
+                set_word(qh + 4 * f, word_at(qh + 4 * f) | (w[f] >> 4 & BYTES(1)) << j);
+            }
+        }
+        if (to) q5_k_to_lines(w, x);
     }
 }
 /* A GGUF block: ql[128], qh[64], int8 scales[16], d. */
 REPACK_INLINE void block_q6_k(uint8_t *row, uint8_t *group, int32_t cols, int32_t r, int32_t b, int to) {
-    uint8_t *record = group + q6_k_header_bytes(cols) + (size_t)b * Q6_K_RECORD;
+    uint8_t *record = group + header_bytes(cols) + (size_t)b * Q6_K_RECORD;
     move_lines(row, record, r, 52, to);
     move(row + 208, group + (size_t)b * 32 + 2 * r, 2, to);
 }
@@ -125,6 +179,7 @@ REPACK(q4_0, ASDSL_Q4_0, block_q4_0, 32, 18, 16)
 REPACK(q4_1, ASDSL_Q4_1, block_q4_1, 32, 20, 16)
 REPACK(q8_0, ASDSL_Q8_0, block_q8_0, 32, 34, 8)
 REPACK(q4_k, ASDSL_Q4_K, block_q4_k, 256, 144, 2)
+REPACK(q5_k, ASDSL_Q5_K, block_q5_k, 256, 176, 2)
 REPACK(q6_k, ASDSL_Q6_K, block_q6_k, 256, 210, 2)
 
 repack_fn *repack_for(int32_t type, int interleave) {
@@ -138,6 +193,7 @@ repack_fn *repack_for(int32_t type, int interleave) {
         CASE(ASDSL_Q4_1, q4_1);
         CASE(ASDSL_Q8_0, q8_0);
         CASE(ASDSL_Q4_K, q4_k);
+        CASE(ASDSL_Q5_K, q5_k);
         CASE(ASDSL_Q6_K, q6_k);
     default: return NULL;
     }

@@ -195,6 +195,7 @@ SIMD_INLINE iv simd_set1_at(const void *p) { /* 4 bytes to all lanes: one vpbroa
     return _mm256_set1_epi32(x);
 }
 SIMD_INLINE av av_load(const void *p) { return simd_set1_at(p); }
+enum { SIMD_NO_BYTE = 32 }; /* to iv_pick_pairs: zero */
 /* Bytes of q4_k's scale lines (layout.h) as int16: byte `from` of each row's four low in the lane, `then` high. */
 SIMD_INLINE iv iv_pick_pairs(bv bytes, int from, int then) {
     int f = (int)(0x80008000u | (uint32_t)(4 * from) | (uint32_t)(4 * then) << 16); /* 0x80: a zero byte */
@@ -237,6 +238,15 @@ SIMD_INLINE iv dot4k_scaled(iv total, dot4k acc, iv scale) {
     return SIMD_DPWSSD(total, _mm256_blend_epi16(acc.low, _mm256_slli_epi32(acc.high, 12), 0xaa), scale);
 }
 SIMD_INLINE iv iv_dot_pairs(iv acc, iv a, const int16_t *b) { return SIMD_DPWSSD(acc, a, simd_set1_at(b)); }
+
+enum { DOT5_STEPS = 8 };
+typedef iv dot5;
+SIMD_INLINE dot5 dot5_zero(void) { return iv_zero(); }
+SIMD_INLINE dot5 dot5_add(dot5 acc, bv w, av a) { return SIMD_DPBUSD(acc, w, a); }
+SIMD_INLINE iv dot5_scale(bv bytes, int j) { return iv_pick_pairs(bytes, j, SIMD_NO_BYTE); }
+SIMD_INLINE iv dot5_scaled(iv total, dot5 acc, iv scale) {
+    return _mm256_add_epi32(total, _mm256_mullo_epi32(acc, scale));
+}
 
 typedef iv dot6;
 SIMD_INLINE dot6 dot6_start(const int32_t *minus32, const int16_t *pairs) { return (void)pairs, simd_set1_at(minus32); }
@@ -288,6 +298,17 @@ SIMD_INLINE iv dot4k_scaled(iv total, dot4k acc, iv scale) {
 /* acc + a[0] * b[0] + a[1] * b[1] of int16 pairs; b from memory, the same for every row. */
 SIMD_INLINE iv iv_dot_pairs(iv acc, iv a, const int16_t *b) {
     return _mm256_add_epi32(acc, _mm256_madd_epi16(a, simd_set1_at(b)));
+}
+
+/* dot5: weights 0 .. 31, DOT5_STEPS steps of 4 inputs, then times byte j of q4_k's scale lines. A step adds at most
+ * 2 * 31 * 127 = 7874 to a 16-bit lane: four fit (31496 < 32767), five do not. */
+enum { DOT5_STEPS = 4 };
+typedef __m256i dot5;
+SIMD_INLINE dot5 dot5_zero(void) { return _mm256_setzero_si256(); }
+SIMD_INLINE dot5 dot5_add(dot5 acc, bv w, av a) { return dot4_add(acc, w, a); }
+SIMD_INLINE iv dot5_scale(bv bytes, int j) { return iv_pick_pairs(bytes, j, j); }
+SIMD_INLINE iv dot5_scaled(iv total, dot5 acc, iv scale) {
+    return _mm256_add_epi32(total, _mm256_madd_epi16(acc, scale));
 }
 
 /* dot6: weights 0 .. 63, 4 steps of 4 inputs, then times a signed 8-bit scale. A step is at most 2 * 63 * 127 = 16002

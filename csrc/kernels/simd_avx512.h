@@ -155,10 +155,21 @@ SIMD_INLINE iv dot4k_scaled(iv total, dot4k acc, iv scale) {
 }
 /* acc + a[0] * b[0] + a[1] * b[1] of int16 pairs; b from memory, the same for every row. */
 SIMD_INLINE iv iv_dot_pairs(iv acc, iv a, const int16_t *b) { return _mm512_dpwssd_epi32(acc, a, simd_set1_at(b)); }
+enum { SIMD_NO_BYTE = 32 }; /* to iv_pick_pairs: zero */
 /* Bytes of q4_k's scale lines (layout.h) as int16: byte `from` of each row's four low in the lane, `then` high. */
 SIMD_INLINE iv iv_pick_pairs(bv bytes, int from, int then) {
     int f = (int)(0x80008000u | (uint32_t)(4 * from) | (uint32_t)(4 * then) << 16); /* 0x80: a zero byte */
     return _mm512_shuffle_epi8(bytes, _mm512_broadcast_i32x4(_mm_setr_epi32(f, f + 0x10001, f + 0x20002, f + 0x30003)));
+}
+
+/* dot5: weights 0 .. 31, DOT5_STEPS steps of 4 inputs, then times byte j of q4_k's scale lines. */
+enum { DOT5_STEPS = 8 };
+typedef iv dot5;
+SIMD_INLINE dot5 dot5_zero(void) { return iv_zero(); }
+SIMD_INLINE dot5 dot5_add(dot5 acc, bv w, av a) { return _mm512_dpbusd_epi32(acc, w, a); }
+SIMD_INLINE iv dot5_scale(bv bytes, int j) { return iv_pick_pairs(bytes, j, SIMD_NO_BYTE); }
+SIMD_INLINE iv dot5_scaled(iv total, dot5 acc, iv scale) {
+    return _mm512_add_epi32(total, _mm512_mullo_epi32(acc, scale));
 }
 
 /* dot6: weights 0 .. 63, 4 steps of 4 inputs, then times a signed 8-bit scale. minus32: where the sum starts. */

@@ -221,7 +221,7 @@ SIMD_INLINE av av_load(const void *p) {
 }
 
 /* Products in int16, two rows (8 weights) to a part. The bounds are those of simd_avx2.h, halved: a lane holds one
- * product a step, 15 * 127 (8 steps), 63 * 127 (4 steps: 32004 < 32767), 128 * 127 (two steps). */
+ * product a step, 15 * 127 or 31 * 127 (8 steps), 63 * 127 (4 steps: 32004 < 32767), 128 * 127 (two steps). */
 typedef struct {
     simd_i16x8 part[8];
 } dot4;
@@ -286,6 +286,13 @@ SIMD_INLINE iv iv_pick_pairs(bv bytes, int from, int then) {
     }
     return pairs;
 }
+
+enum { DOT5_STEPS = 8 };
+typedef dot4 dot5;
+SIMD_INLINE dot5 dot5_zero(void) { return dot4_start(NULL); }
+SIMD_INLINE dot5 dot5_add(dot5 acc, bv w, av a) { return simd_madd(acc, w, a); }
+SIMD_INLINE iv dot5_scale(bv bytes, int j) { return iv_pick_pairs(bytes, j, j) & 0xffff; }
+SIMD_INLINE iv dot5_scaled(iv total, dot5 acc, iv scale) { return total + simd_fold(acc) * scale; }
 
 typedef dot4 dot6;
 SIMD_INLINE dot6 dot6_start(const int32_t *minus32, const int16_t *pairs) {

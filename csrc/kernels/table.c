@@ -13,6 +13,7 @@
     X(ASDSL_Q4_1, q4_1, L)                                                                                             \
     X(ASDSL_Q8_0, q8_0, L)                                                                                             \
     X(ASDSL_Q4_K, q4_k, L)                                                                                             \
+    X(ASDSL_Q5_K, q5_k, L)                                                                                             \
     X(ASDSL_Q6_K, q6_k, L)
 
 /* X(function type, slot) */

@@ -43,6 +43,9 @@ static void put_float(uint8_t *p, int32_t type, enum fill fill) {
     }
 }
 
+/* Types with a second scale, of minima, after d. */
+static bool has_minima(int32_t type) { return type == ASDSL_Q4_1 || type == ASDSL_Q4_K || type == ASDSL_Q5_K; }
+
 /* A matrix in the ROWS layout. Quants and scale bytes are any bytes at all. */
 static void fill_rows(uint8_t *rows, const struct type_facts *t, size_t n_blocks, enum fill fill) {
     size_t bytes = n_blocks * (size_t)t->block_bytes;
@@ -54,7 +57,7 @@ static void fill_rows(uint8_t *rows, const struct type_facts *t, size_t n_blocks
             put_float(block, t->type, fill);
         } else {
             put_f16(block + (t->type == ASDSL_Q6_K ? 208 : 0), fill);
-            if (t->type == ASDSL_Q4_1 || t->type == ASDSL_Q4_K) put_f16(block + 2, fill);
+            if (has_minima(t->type)) put_f16(block + 2, fill);
             if (fill == EXTREME && t->type == ASDSL_Q6_K) memset(block + 192, 0x80, 16);
         }
     }
@@ -142,7 +145,7 @@ static double magnitude(const struct test_case *c, const void *w, int32_t row, i
  * rounded at most three times (the product of scales, the conversion of an integer above 2^24, the activation's sum).
  */
 static double chain_bound(const struct test_case *c, const void *w, int32_t row, int32_t t) {
-    int32_t blocks = c->cols / c->t->block, steps = c->t->type == ASDSL_Q4_1 || c->t->type == ASDSL_Q4_K ? 2 : 1;
+    int32_t blocks = c->cols / c->t->block, steps = has_minima(c->t->type) ? 2 : 1;
     return (blocks * steps + 4) * 0x1p-24 * magnitude(c, w, row, t);
 }
 
@@ -305,8 +308,8 @@ static void check_not_finite(uint32_t usable) {
 }
 
 int main(void) {
-    static const int32_t types[] = {ASDSL_F32,  ASDSL_F16,  ASDSL_BF16, ASDSL_Q4_0,
-                                    ASDSL_Q4_1, ASDSL_Q8_0, ASDSL_Q4_K, ASDSL_Q6_K};
+    static const int32_t types[] = {ASDSL_F32,  ASDSL_F16,  ASDSL_BF16, ASDSL_Q4_0, ASDSL_Q4_1,
+                                    ASDSL_Q8_0, ASDSL_Q4_K, ASDSL_Q5_K, ASDSL_Q6_K};
     static const int32_t row_counts[] = {1, 15, 16, 17, 172, 192};
     struct asdsl_info info;
     if (asdsl_cpu_info(&info) != 0) return 1;

@@ -15,6 +15,8 @@ const FILE_TYPES = new Map<number, string>([
   [7, "Q8_0"],
   [14, "Q4_K - Small"],
   [15, "Q4_K - Medium"],
+  [16, "Q5_K - Small"],
+  [17, "Q5_K - Medium"],
   [18, "Q6_K"],
   [32, "BF16"],
 ])

@@ -74,18 +74,14 @@ const READERS: Readonly<Record<TensorTypeName, BlockReader>> = {
   },
   // d, dmin, 12 bytes of eight 6-bit scales and minima, 128 bytes of 2 quants: 32 bytes hold two sub-blocks of 32
   Q4_K(view, at, y, o) {
-    const d = view.getFloat16(at, true)
-    const dmin = view.getFloat16(at + 2, true)
-    for (let sub = 0; sub < 8; sub++) {
-      const [scale, min] = scaleAndMin(view, at + 4, sub)
-      const ds = fround(d * scale)
-      const dm = fround(dmin * min)
-      const quants = at + 16 + (sub >> 1) * 32
-      const shift = (sub & 1) * 4
-      for (let j = 0; j < 32; j++) {
-        y[o + sub * 32 + j] = fround(ds * ((view.getUint8(quants + j) >> shift) & 15)) - dm
-      }
-    }
+    scaledSubBlocks(view, at, y, o, (sub, j) => (view.getUint8(at + 16 + (sub >> 1) * 32 + j) >> ((sub & 1) * 4)) & 15)
+  },
+  // as Q4_K, with 32 bytes before the quants whose bit `sub` is the fifth of that sub-block's
+  Q5_K(view, at, y, o) {
+    scaledSubBlocks(view, at, y, o, (sub, j) => {
+      const low = (view.getUint8(at + 48 + (sub >> 1) * 32 + j) >> ((sub & 1) * 4)) & 15
+      return low | (((view.getUint8(at + 16 + j) >> sub) & 1) << 4)
+    })
   },
   // 128 bytes of low 4 bits, 64 of high 2 bits, 16 int8 scales, d; each quant 32 too large. Halves of 128 weights: weight
   // j of quarter k has its low bits in byte 64 half + (k & 1) 32 + j and its high bits in byte 32 half + j at bit 2 k.
@@ -104,6 +100,24 @@ const READERS: Readonly<Record<TensorTypeName, BlockReader>> = {
 }
 
 const scratch = new DataView(new ArrayBuffer(4))
+
+/** Q4_K and Q5_K: d, dmin and the scales of eight sub-blocks of 32 weights, whose quants `quant` reads. */
+function scaledSubBlocks(
+  view: DataView,
+  at: number,
+  y: Float32Array,
+  o: number,
+  quant: (sub: number, j: number) => number,
+): void {
+  const d = view.getFloat16(at, true)
+  const dmin = view.getFloat16(at + 2, true)
+  for (let sub = 0; sub < 8; sub++) {
+    const [scale, min] = scaleAndMin(view, at + 4, sub)
+    const ds = fround(d * scale)
+    const dm = fround(dmin * min)
+    for (let j = 0; j < 32; j++) y[o + sub * 32 + j] = fround(ds * quant(sub, j)) - dm
+  }
+}
 
 /** 6-bit scale and minimum of sub-block `sub` (0 to 7). The first four lie in the low bits of bytes 0-3 and 4-7, the
  * others are split: low 4 bits in bytes 8-11, high 2 bits on top of the first four's. */

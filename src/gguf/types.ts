@@ -9,6 +9,7 @@ export const TENSOR_TYPES = {
   Q4_1: { id: 3, block: 32, bytes: 20 },
   Q8_0: { id: 8, block: 32, bytes: 34 },
   Q4_K: { id: 12, block: 256, bytes: 144 },
+  Q5_K: { id: 13, block: 256, bytes: 176 },
   Q6_K: { id: 14, block: 256, bytes: 210 },
   BF16: { id: 30, block: 1, bytes: 2 },
 } as const

@@ -36,6 +36,7 @@ export const Type = {
   Q4_1: 3,
   Q8_0: 8,
   Q4_K: 12,
+  Q5_K: 13,
   Q6_K: 14,
   BF16: 30,
   ACT_F32: 100,
