@@ -24,6 +24,8 @@ const Compile = std.Build.Step.Compile;
 const Step = std.Build.Step;
 const LazyPath = std.Build.LazyPath;
 const x86 = std.Target.x86;
+const aarch64 = std.Target.aarch64;
+const Features = std.Target.Cpu.Feature.Set;
 
 /// Kernel sources that know no level: tables, layouts, the oracle.
 const common_kernels = [_][]const u8{ "table", "layout", "repack", "reference" };
@@ -42,15 +44,16 @@ const language = [_][]const u8{
 const Level = struct {
     name: []const u8,
     model: ?*const std.Target.Cpu.Model, // null: the target's own
-    add: []const x86.Feature = &.{},
+    add: Features = .empty,
     /// What csrc/cpu.c does not ask the CPU for must not be used.
-    remove: []const x86.Feature = &.{},
+    remove: Features = .empty,
     /// The same level for gcc (sanitizers).
     gcc: []const []const u8 = &.{},
     macros: []const []const u8,
 };
 
-const beside_avx2 = [_]x86.Feature{ .bmi, .bmi2, .lzcnt, .movbe };
+const beside_avx2 = x86.featureSet(&.{ .bmi, .bmi2, .lzcnt, .movbe });
+const beside_avx512 = x86.featureSet(&.{ .bmi, .bmi2, .lzcnt, .movbe, .avx512cd });
 const gcc_avx2 = [_][]const u8{ "-mavx2", "-mfma", "-mf16c" };
 const gcc_avx512 = gcc_avx2 ++ [_][]const u8{
     "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni",
@@ -60,23 +63,23 @@ const portable: Level = .{ .name = "portable", .model = null, .macros = &.{"-DAS
 const avx2: Level = .{
     .name = "avx2",
     .model = &x86.cpu.x86_64_v3,
-    .remove = &beside_avx2,
+    .remove = beside_avx2,
     .gcc = &gcc_avx2,
     .macros = &.{"-DASDSL_NEED_AVX2"},
 };
 const avxvnni: Level = .{
     .name = "avxvnni",
     .model = &x86.cpu.x86_64_v3,
-    .add = &.{.avxvnni},
-    .remove = &beside_avx2,
+    .add = x86.featureSet(&.{.avxvnni}),
+    .remove = beside_avx2,
     .gcc = &(gcc_avx2 ++ [_][]const u8{"-mavxvnni"}),
     .macros = &.{"-DASDSL_NEED_AVXVNNI"},
 };
 const avx512: Level = .{
     .name = "avx512",
     .model = &x86.cpu.x86_64_v4,
-    .add = &.{.avx512vnni},
-    .remove = &(beside_avx2 ++ [_]x86.Feature{.avx512cd}),
+    .add = x86.featureSet(&.{.avx512vnni}),
+    .remove = beside_avx512,
     .gcc = &gcc_avx512,
     .macros = &.{"-DASDSL_NEED_AVX512"},
 };
@@ -84,10 +87,18 @@ const avx512: Level = .{
 const avxvnni_evex: Level = .{
     .name = "avxvnni",
     .model = &x86.cpu.x86_64_v4,
-    .add = &.{.avx512vnni},
-    .remove = &(beside_avx2 ++ [_]x86.Feature{.avx512cd}),
+    .add = x86.featureSet(&.{.avx512vnni}),
+    .remove = beside_avx512,
     .gcc = &gcc_avx512,
     .macros = &.{ "-DASDSL_NEED_AVX512", "-DASDSL_EVEX_AS_AVXVNNI" },
+};
+/// The dot product of ARMv8.2-A on top of what every aarch64 has.
+const neon: Level = .{
+    .name = "neon",
+    .model = &aarch64.cpu.generic,
+    .add = aarch64.featureSet(&.{.dotprod}),
+    .gcc = &.{"-march=armv8.2-a+dotprod"},
+    .macros = &.{"-DASDSL_NEED_NEON"},
 };
 
 const Sanitizer = enum { none, undefined, address, thread };
@@ -115,6 +126,7 @@ const Variant = struct {
     }
 
     fn levels(variant: Variant, arch: std.Target.Cpu.Arch) []const Level {
+        if (arch == .aarch64) return &.{ portable, neon };
         if (arch != .x86_64) return &.{portable};
         return if (variant.evex) &.{ portable, avx2, avxvnni_evex, avx512 } else &.{ portable, avx2, avxvnni, avx512 };
     }
@@ -155,6 +167,11 @@ fn buildAll(b: *std.Build) void {
         objects.dependOn(&b.addInstallFile(object.getEmittedBin(), path).step);
     }
 
+    const programs = b.step("programs", "Install the C tests of any target as programs (scripts/test-arm64.ts runs them)");
+    for (testPrograms(b, sources, target, variant)) |program| {
+        programs.dependOn(&b.addInstallArtifact(program, .{}).step);
+    }
+
     // Tests run here: level avxvnni in the encoding that this CPU has.
     const host = b.graph.host.result.cpu;
     const evex = arch == .x86_64 and x86.featureSetHas(host.features, .avx512vnni) and
@@ -175,7 +192,9 @@ fn buildAll(b: *std.Build) void {
             .evex = evex,
         };
         switch (sanitizer) {
-            .none, .undefined => addTests(b, step, sources, target, tested),
+            .none, .undefined => for (testPrograms(b, sources, target, tested)) |program| {
+                step.dependOn(&b.addRunArtifact(program).step);
+            },
             .address, .thread => addSystemTests(b, step, sources, arch, tested),
         }
     }
@@ -280,12 +299,18 @@ fn levelTarget(b: *std.Build, target: std.Build.ResolvedTarget, level: Level) st
     const model = level.model orelse return target;
     var query = target.query;
     query.cpu_model = .{ .explicit = model };
-    query.cpu_features_add = x86.featureSet(level.add);
-    query.cpu_features_sub = x86.featureSet(level.remove);
+    query.cpu_features_add = level.add;
+    query.cpu_features_sub = level.remove;
     return b.resolveTargetQuery(query);
 }
 
-fn addTests(b: *std.Build, step: *Step, sources: Sources, target: std.Build.ResolvedTarget, variant: Variant) void {
+fn testPrograms(
+    b: *std.Build,
+    sources: Sources,
+    target: std.Build.ResolvedTarget,
+    variant: Variant,
+) []const *Compile {
+    var programs: std.ArrayList(*Compile) = .empty;
     const engine = b.addLibrary(.{
         .name = b.fmt("asdsl_{t}", .{variant.sanitizer}),
         .linkage = .static,
@@ -295,9 +320,9 @@ fn addTests(b: *std.Build, step: *Step, sources: Sources, target: std.Build.Reso
         const module = cModule(b, target, variant);
         module.addCSourceFile(.{ .file = b.path(path), .flags = variant.commonFlags(b) });
         module.linkLibrary(engine);
-        const program = b.addExecutable(.{ .name = std.fs.path.stem(path), .root_module = module });
-        step.dependOn(&b.addRunArtifact(program).step);
+        append(b, &programs, b.addExecutable(.{ .name = std.fs.path.stem(path), .root_module = module }));
     }
+    return programs.items;
 }
 
 /// zig has no runtime of AddressSanitizer, and compiles that of ThreadSanitizer from C++ for minutes: both come from the

@@ -47,7 +47,7 @@ enum asdsl_level {
     ASDSL_LEVEL_AVX2 = 1,    /* AVX2 + FMA + F16C */
     ASDSL_LEVEL_AVXVNNI = 2, /* AVX2 + AVX-VNNI */
     ASDSL_LEVEL_AVX512 = 3,  /* AVX-512 F BW DQ VL VNNI */
-    ASDSL_LEVEL_NEON = 4,    /* reserved */
+    ASDSL_LEVEL_NEON = 4,    /* aarch64: NEON + the dot product of ARMv8.2-A */
     ASDSL_LEVEL_REFERENCE = 15,
     ASDSL_LEVEL_AUTO = -1,
 };

@@ -96,7 +96,13 @@ static void read_caches(int32_t out[3]) {
     }
 }
 #else
-uint32_t cpu_levels(void) { return 1u << ASDSL_LEVEL_PORTABLE | 1u << ASDSL_LEVEL_REFERENCE; }
+uint32_t cpu_levels(void) {
+    uint32_t levels = 1u << ASDSL_LEVEL_PORTABLE | 1u << ASDSL_LEVEL_REFERENCE;
+#if defined(__aarch64__)
+    if (platform_cpu_features() & CPU_DOTPROD) levels |= 1u << ASDSL_LEVEL_NEON;
+#endif
+    return levels;
+}
 
 static void read_brand(char brand[64]) {
 #if defined(__aarch64__)
@@ -112,6 +118,7 @@ static void read_caches(int32_t out[3]) { platform_caches(out); }
 #endif
 
 int32_t cpu_best_level(uint32_t levels) {
+    if (levels & 1u << ASDSL_LEVEL_NEON) return ASDSL_LEVEL_NEON;
     if (levels & 1u << ASDSL_LEVEL_AVX512) return ASDSL_LEVEL_AVX512;
     if (levels & 1u << ASDSL_LEVEL_AVXVNNI) return ASDSL_LEVEL_AVXVNNI;
     if (levels & 1u << ASDSL_LEVEL_AVX2) return ASDSL_LEVEL_AVX2;

@@ -8,9 +8,17 @@ static void engine_destroy(struct object *object) {
     free(engine);
 }
 
+/* Also of levels that other architectures have. */
 static const char *level_name(int32_t level) {
-    const struct kernels *kernels = kernels_for(level);
-    return kernels ? kernels->level : level == ASDSL_LEVEL_NEON ? "neon" : "of no known kind";
+    switch (level) {
+    case ASDSL_LEVEL_PORTABLE: return "portable";
+    case ASDSL_LEVEL_AVX2: return "avx2";
+    case ASDSL_LEVEL_AVXVNNI: return "avxvnni";
+    case ASDSL_LEVEL_AVX512: return "avx512";
+    case ASDSL_LEVEL_NEON: return "neon";
+    case ASDSL_LEVEL_REFERENCE: return "reference";
+    default: return "of no known kind";
+    }
 }
 
 /* Fills level and kernels, or says why not. */

@@ -126,16 +126,19 @@ describe.skipIf(!isHere)("instructions", () => {
 describe.skipIf(!isHere)("guards", () => {
   const preprocess = (level: string, cpu: string) => {
     const need = `-DASDSL_NEED_${level.toUpperCase()}`
-    const command = [findZig(), "cc", "-target", "x86_64-linux-gnu", `-mcpu=${cpu}`, need, "-E", "-x", "c"]
+    const target = `${cpu.startsWith("x86_64") ? "x86_64" : "aarch64"}-linux-gnu`
+    const command = [findZig(), "cc", "-target", target, `-mcpu=${cpu}`, need, "-E", "-x", "c"]
     const child = Bun.spawnSync([...command, join("csrc", "kernels", "simd.h")], { cwd: projectFolder })
     return { failed: child.exitCode !== 0, message: child.stderr.toString() }
   }
 
   test.each([
     ["portable", "x86_64", "x86_64_v3"],
+    ["portable", "generic", "generic+dotprod"],
     ["avx2", "x86_64_v3", "x86_64"],
     ["avxvnni", "x86_64_v3+avxvnni", "x86_64_v3"],
     ["avx512", "x86_64_v4+avx512vnni", "x86_64_v4"],
+    ["neon", "generic+dotprod", "generic"],
   ])(
     "level %s is built for %s and refuses to be built for %s",
     (level, right, wrong) => {

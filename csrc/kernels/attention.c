@@ -11,7 +11,7 @@
 #if defined(__AVX512F__) && !defined(ASDSL_EVEX_AS_AVXVNNI)
 enum { WIDE_1 = 8, WIDE_2 = 4, WIDE_3 = 4, WIDE_4 = 4 }; /* of 32 registers */
 #else
-enum { WIDE_1 = 4, WIDE_2 = 2, WIDE_3 = 1, WIDE_4 = 1 }; /* of 16 half as wide */
+enum { WIDE_1 = 4, WIDE_2 = 2, WIDE_3 = 1, WIDE_4 = 1 }; /* of 16 half as wide, or 32 a quarter as wide */
 #endif
 enum { TILE_ROWS = ATTENTION_TILE_ROWS, MAX_WIDE = 8 };
 

@@ -14,7 +14,8 @@
 #include "simd.h"
 
 /* Widest tile of each family: the largest that measured faster than the next smaller (Zen 4, clang 22, November 2026).
- * More spill; on AVX2 the sign trick of 8-bit weights and the two halves of float weights fill 16 registers at 4. */
+ * More spill; on AVX2 the sign trick of 8-bit weights and the two halves of float weights fill 16 registers at 4.
+ * NEON's are by the count of registers and the absence of spills in the machine code: no such machine was at hand. */
 #if defined(__AVX512F__) && !defined(ASDSL_EVEX_AS_AVXVNNI)
 enum { TILE_COLS = 8, TILE_HALVES_TO = 8 }; /* 32 registers; one half is the whole group */
 #define TILES_NIBBLES TILES_8
@@ -30,6 +31,11 @@ enum { TILE_COLS = 6, TILE_HALVES_TO = 3 };
 #define TILES_NIBBLES TILES_6
 #define TILES_BYTES TILES_4
 #define TILES_FLOATS TILES_4
+#elif defined(SIMD_NEON)
+enum { TILE_COLS = 6, TILE_HALVES_TO = 3 }; /* 32 registers of 4 rows: sums and dots of 8 rows take 4 a column */
+#define TILES_NIBBLES TILES_6
+#define TILES_BYTES TILES_6
+#define TILES_FLOATS TILES_6
 #else
 enum { TILE_COLS = 2, TILE_HALVES_TO = 2 };
 #define TILES_NIBBLES TILES_2

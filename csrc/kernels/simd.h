@@ -1,5 +1,5 @@
 /* simd.h: the only file with intrinsics' vocabulary. Kernels are written in these types and functions; each level
- * (macro ASDSL_LEVEL_AVX2 / _AVXVNNI / _AVX512, none: portable C) gives them its instructions, with the same bits.
+ * (build.zig's ASDSL_NEED_*) gives them its instructions, with the same bits.
  *
  *   f32x16   16 floats            i32x16   16 int32
  *
@@ -22,7 +22,12 @@
     !(defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__))
 #error "level avx512: the compiler did not get AVX-512 F BW DQ VL VNNI"
 #endif
-#if defined(ASDSL_NEED_PORTABLE) && (defined(__AVX__) || defined(__SSE4_1__))
+#if defined(ASDSL_NEED_NEON) && !(defined(__ARM_NEON) && defined(__ARM_FEATURE_DOTPROD))
+#error "level neon: the compiler did not get NEON and its dot product"
+#endif
+/* Every Mac's baseline has the dot product. */
+#if defined(ASDSL_NEED_PORTABLE) &&                                                                                    \
+    (defined(__AVX__) || defined(__SSE4_1__) || (defined(__ARM_FEATURE_DOTPROD) && !defined(__APPLE__)))
 #error "level portable: the compiler was given more than the baseline"
 #endif
 
@@ -41,6 +46,8 @@
 #include "simd_avx512.h"
 #elif defined(__AVX2__)
 #include "simd_avx2.h"
+#elif defined(ASDSL_NEED_NEON)
+#include "simd_neon.h"
 #else
 #include "simd_portable.h"
 #endif

@@ -48,6 +48,8 @@ LEVEL(reference)
 LEVEL(avx2)
 LEVEL(avxvnni)
 LEVEL(avx512)
+#elif defined(__aarch64__)
+LEVEL(neon)
 #endif
 
 const struct kernels *kernels_for(int32_t level) {
@@ -58,6 +60,8 @@ const struct kernels *kernels_for(int32_t level) {
     case ASDSL_LEVEL_AVX2: return &table_avx2;
     case ASDSL_LEVEL_AVXVNNI: return &table_avxvnni;
     case ASDSL_LEVEL_AVX512: return &table_avx512;
+#elif defined(__aarch64__)
+    case ASDSL_LEVEL_NEON: return &table_neon;
 #endif
     default: return NULL;
     }

@@ -102,15 +102,19 @@ static void test_engines(void) {
     CHECK(asdsl_cpu_info(&facts) == 0 && facts.cpu[0] && facts.n_cores >= 1 && facts.n_threads == 0, "cpu info");
     CHECK(facts.levels & 1 && facts.levels >> facts.level & 1, "levels 0x%x, best %d", facts.levels, facts.level);
     CHECK(facts.n_physical <= facts.n_cores && facts.n_performance <= facts.n_physical, "cores");
-    static const struct {
+#if defined(__aarch64__)
+    enum { FOREIGN_LEVEL = ASDSL_LEVEL_AVX2 };
+    const char *foreign = "level 1 (avx2)";
+#else
+    enum { FOREIGN_LEVEL = ASDSL_LEVEL_NEON };
+    const char *foreign = "level 4 (neon)";
+#endif
+    const struct {
         struct asdsl_engine_options options;
         const char *text;
-    } wrong[] = {{{-1, -1, -1, 1}, "-1 threads"},
-                 {{100000, -1, -1, 1}, "100000 threads"},
-                 {{1, 99, -1, 1}, "level 99"},
-                 {{1, -2, -1, 1}, "level -2"},
-                 {{1, ASDSL_LEVEL_NEON, -1, 1}, "level 4 (neon)"},
-                 {{1, -1, -1, 2}, "pin is 2"}};
+    } wrong[] = {{{-1, -1, -1, 1}, "-1 threads"},      {{100000, -1, -1, 1}, "100000 threads"},
+                 {{1, 99, -1, 1}, "level 99"},         {{1, -2, -1, 1}, "level -2"},
+                 {{1, FOREIGN_LEVEL, -1, 1}, foreign}, {{1, -1, -1, 2}, "pin is 2"}};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         SAYS(asdsl_engine_create(&wrong[i].options) == 0, wrong[i].text);
     }
@@ -179,7 +183,8 @@ static void run_text(asdsl_handle engine, int32_t batch, int one_by_one, struct 
 }
 
 static void test_same_bits(void) {
-    static const int32_t levels[] = {ASDSL_LEVEL_PORTABLE, ASDSL_LEVEL_AVX2, ASDSL_LEVEL_AVXVNNI, ASDSL_LEVEL_AVX512};
+    static const int32_t levels[] = {ASDSL_LEVEL_PORTABLE, ASDSL_LEVEL_AVX2, ASDSL_LEVEL_AVXVNNI, ASDSL_LEVEL_AVX512,
+                                     ASDSL_LEVEL_NEON};
     struct asdsl_info info;
     struct outcome first, other;
     asdsl_cpu_info(&info);

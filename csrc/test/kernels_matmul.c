@@ -84,7 +84,8 @@ struct test_case {
 
 static const char *const fill_names[] = {"random", "extreme", "outlier", "zero"};
 static const int32_t column_counts[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 16, 17, 31, 33, 64};
-static const int32_t levels[] = {ASDSL_LEVEL_PORTABLE, ASDSL_LEVEL_AVX2, ASDSL_LEVEL_AVXVNNI, ASDSL_LEVEL_AVX512};
+static const int32_t levels[] = {ASDSL_LEVEL_PORTABLE, ASDSL_LEVEL_AVX2, ASDSL_LEVEL_AVXVNNI, ASDSL_LEVEL_AVX512,
+                                 ASDSL_LEVEL_NEON};
 
 static struct matmul_job job_of(const struct test_case *c, enum matmul_epilogue epilogue, int32_t n, float *out) {
     return (struct matmul_job){.w = c->w.data,

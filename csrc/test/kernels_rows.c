@@ -13,7 +13,8 @@
 #include <string.h>
 
 static const double EPS = 0x1p-24; /* half an ulp, relative */
-static const int32_t levels[] = {ASDSL_LEVEL_PORTABLE, ASDSL_LEVEL_AVX2, ASDSL_LEVEL_AVXVNNI, ASDSL_LEVEL_AVX512};
+static const int32_t levels[] = {ASDSL_LEVEL_PORTABLE, ASDSL_LEVEL_AVX2, ASDSL_LEVEL_AVXVNNI, ASDSL_LEVEL_AVX512,
+                                 ASDSL_LEVEL_NEON};
 enum { N_LEVELS = sizeof levels / sizeof *levels };
 static uint32_t usable;
 static uint64_t state = 0x9e3779b97f4a7c15u;

@@ -39,7 +39,7 @@ export const threadFlags = group("Threads", {
   }),
   level: text("--level", {
     value: "NAME",
-    help: "instruction set: portable, avx2, avxvnni, avx512; absent: $ASDSL_ISA, else the best of this CPU",
+    help: "instruction set: portable, avx2, avxvnni, avx512, neon; absent: $ASDSL_ISA, else the best of this CPU",
   }),
 })
 
