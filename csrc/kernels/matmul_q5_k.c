@@ -26,16 +26,16 @@ SIMD_INLINE bv q5_k_inputs(const uint8_t *x, int f) {
 
 /* One sub-block of 32 inputs, 5 lines. */
 SIMD_INLINE void q5_k_sub_block(iv *totals, iv scale, const uint8_t *lines, const uint8_t *act, size_t stride, int n) {
-    dot5 dots[TILE_COLS];
+    dot5k dots[TILE_COLS];
     UNROLL
     for (int f = 0; f < 8; f++) {
         if (LANES == 8) SIMD_FORGET;
         bv w = q5_k_inputs(lines, f);
         UNROLL
         for (int c = 0; c < n; c++) {
-            if (f % DOT5_STEPS == 0) dots[c] = dot5_zero();
-            dots[c] = dot5_add(dots[c], w, av_load(act + (size_t)c * stride + 4 * f));
-            if ((f + 1) % DOT5_STEPS == 0) totals[c] = dot5_scaled(totals[c], dots[c], scale);
+            if (f % DOT5K_STEPS == 0) dots[c] = dot5k_zero();
+            dots[c] = dot5k_add(dots[c], w, av_load(act + (size_t)c * stride + 4 * f));
+            if ((f + 1) % DOT5K_STEPS == 0) totals[c] = dot5k_scaled(totals[c], dots[c], scale);
         }
     }
 }
@@ -53,7 +53,7 @@ SIMD_INLINE void q5_k_record(float *sums, const uint8_t *record, int h, const ui
         ROLLED
         for (int j = 0; j < 4; j++, lines += 5 * LINE, a += 32) {
             if (prefetch) prefetch_lines(lines + PREFETCH_NEAR, 5 * LINE);
-            q5_k_sub_block(totals, dot5_scale(s.scale[half], j), lines, a, stride, n);
+            q5_k_sub_block(totals, dot5k_scale(s.scale[half], j), lines, a, stride, n);
         }
     }
     add_scaled(sums, totals, fv_load_f16(record + 2 * LANES * h), act, stride, n);

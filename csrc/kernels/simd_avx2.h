@@ -239,12 +239,12 @@ SIMD_INLINE iv dot4k_scaled(iv total, dot4k acc, iv scale) {
 }
 SIMD_INLINE iv iv_dot_pairs(iv acc, iv a, const int16_t *b) { return SIMD_DPWSSD(acc, a, simd_set1_at(b)); }
 
-enum { DOT5_STEPS = 8 };
-typedef iv dot5;
-SIMD_INLINE dot5 dot5_zero(void) { return iv_zero(); }
-SIMD_INLINE dot5 dot5_add(dot5 acc, bv w, av a) { return SIMD_DPBUSD(acc, w, a); }
-SIMD_INLINE iv dot5_scale(bv bytes, int j) { return iv_pick_pairs(bytes, j, SIMD_NO_BYTE); }
-SIMD_INLINE iv dot5_scaled(iv total, dot5 acc, iv scale) {
+enum { DOT5K_STEPS = 8 };
+typedef iv dot5k;
+SIMD_INLINE dot5k dot5k_zero(void) { return iv_zero(); }
+SIMD_INLINE dot5k dot5k_add(dot5k acc, bv w, av a) { return SIMD_DPBUSD(acc, w, a); }
+SIMD_INLINE iv dot5k_scale(bv bytes, int j) { return iv_pick_pairs(bytes, j, SIMD_NO_BYTE); }
+SIMD_INLINE iv dot5k_scaled(iv total, dot5k acc, iv scale) {
     return _mm256_add_epi32(total, _mm256_mullo_epi32(acc, scale));
 }
 
@@ -300,14 +300,14 @@ SIMD_INLINE iv iv_dot_pairs(iv acc, iv a, const int16_t *b) {
     return _mm256_add_epi32(acc, _mm256_madd_epi16(a, simd_set1_at(b)));
 }
 
-/* dot5: weights 0 .. 31, DOT5_STEPS steps of 4 inputs, then times byte j of q4_k's scale lines. A step adds at most
+/* dot5k: weights 0 .. 31, DOT5K_STEPS steps of 4 inputs, then times byte j of q4_k's scale lines. A step adds at most
  * 2 * 31 * 127 = 7874 to a 16-bit lane: four fit (31496 < 32767), five do not. */
-enum { DOT5_STEPS = 4 };
-typedef __m256i dot5;
-SIMD_INLINE dot5 dot5_zero(void) { return _mm256_setzero_si256(); }
-SIMD_INLINE dot5 dot5_add(dot5 acc, bv w, av a) { return dot4_add(acc, w, a); }
-SIMD_INLINE iv dot5_scale(bv bytes, int j) { return iv_pick_pairs(bytes, j, j); }
-SIMD_INLINE iv dot5_scaled(iv total, dot5 acc, iv scale) {
+enum { DOT5K_STEPS = 4 };
+typedef __m256i dot5k;
+SIMD_INLINE dot5k dot5k_zero(void) { return _mm256_setzero_si256(); }
+SIMD_INLINE dot5k dot5k_add(dot5k acc, bv w, av a) { return dot4_add(acc, w, a); }
+SIMD_INLINE iv dot5k_scale(bv bytes, int j) { return iv_pick_pairs(bytes, j, j); }
+SIMD_INLINE iv dot5k_scaled(iv total, dot5k acc, iv scale) {
     return _mm256_add_epi32(total, _mm256_madd_epi16(acc, scale));
 }
 

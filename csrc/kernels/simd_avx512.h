@@ -162,13 +162,13 @@ SIMD_INLINE iv iv_pick_pairs(bv bytes, int from, int then) {
     return _mm512_shuffle_epi8(bytes, _mm512_broadcast_i32x4(_mm_setr_epi32(f, f + 0x10001, f + 0x20002, f + 0x30003)));
 }
 
-/* dot5: weights 0 .. 31, DOT5_STEPS steps of 4 inputs, then times byte j of q4_k's scale lines. */
-enum { DOT5_STEPS = 8 };
-typedef iv dot5;
-SIMD_INLINE dot5 dot5_zero(void) { return iv_zero(); }
-SIMD_INLINE dot5 dot5_add(dot5 acc, bv w, av a) { return _mm512_dpbusd_epi32(acc, w, a); }
-SIMD_INLINE iv dot5_scale(bv bytes, int j) { return iv_pick_pairs(bytes, j, SIMD_NO_BYTE); }
-SIMD_INLINE iv dot5_scaled(iv total, dot5 acc, iv scale) {
+/* dot5k: weights 0 .. 31, DOT5K_STEPS steps of 4 inputs, then times byte j of q4_k's scale lines. */
+enum { DOT5K_STEPS = 8 };
+typedef iv dot5k;
+SIMD_INLINE dot5k dot5k_zero(void) { return iv_zero(); }
+SIMD_INLINE dot5k dot5k_add(dot5k acc, bv w, av a) { return _mm512_dpbusd_epi32(acc, w, a); }
+SIMD_INLINE iv dot5k_scale(bv bytes, int j) { return iv_pick_pairs(bytes, j, SIMD_NO_BYTE); }
+SIMD_INLINE iv dot5k_scaled(iv total, dot5k acc, iv scale) {
     return _mm512_add_epi32(total, _mm512_mullo_epi32(acc, scale));
 }
 

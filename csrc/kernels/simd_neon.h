@@ -253,11 +253,20 @@ SIMD_INLINE bv dot4k_low(bv x) { return bv_and(x, bv_set1(15)); }
 SIMD_INLINE bv dot4k_high(bv x) { return bv_shr(x, 4); }
 SIMD_INLINE dot4k dot4k_add_low(dot4k acc, bv w, av a) { return simd_dot(acc, w, a); }
 SIMD_INLINE dot4k dot4k_add_high(dot4k acc, bv w, av a) { return simd_dot(acc, w, a); }
-SIMD_INLINE iv dot4k_scaled(iv total, dot4k acc, iv scale) {
-    iv wide = {vmovl_s16(vget_low_s16(vreinterpretq_s16_s32(scale.lo))),
-               vmovl_s16(vget_low_s16(vreinterpretq_s16_s32(scale.hi)))};
-    return simd_mla(total, acc, wide);
+/* The first of each pair of iv_pick_pairs, as int32. */
+SIMD_INLINE iv simd_first(iv pairs) {
+    return (iv){vmovl_s16(vget_low_s16(vreinterpretq_s16_s32(pairs.lo))),
+                vmovl_s16(vget_low_s16(vreinterpretq_s16_s32(pairs.hi)))};
 }
+SIMD_INLINE iv dot4k_scaled(iv total, dot4k acc, iv scale) { return simd_mla(total, acc, simd_first(scale)); }
+
+/* dot5k: weights 0 .. 31, DOT5K_STEPS steps of 4 inputs, then times byte j of q4_k's scale lines. */
+enum { DOT5K_STEPS = 8 };
+typedef iv dot5k;
+SIMD_INLINE dot5k dot5k_zero(void) { return iv_zero(); }
+SIMD_INLINE dot5k dot5k_add(dot5k acc, bv w, av a) { return simd_dot(acc, w, a); }
+SIMD_INLINE iv dot5k_scale(bv bytes, int j) { return simd_first(iv_pick_pairs(bytes, j, j)); }
+SIMD_INLINE iv dot5k_scaled(iv total, dot5k acc, iv scale) { return simd_mla(total, acc, scale); }
 
 /* dot6: weights 0 .. 63, 4 steps of 4 inputs, then times a signed 8-bit scale. minus32: where the sum starts. */
 typedef iv dot6;

@@ -287,12 +287,12 @@ SIMD_INLINE iv iv_pick_pairs(bv bytes, int from, int then) {
     return pairs;
 }
 
-enum { DOT5_STEPS = 8 };
-typedef dot4 dot5;
-SIMD_INLINE dot5 dot5_zero(void) { return dot4_start(NULL); }
-SIMD_INLINE dot5 dot5_add(dot5 acc, bv w, av a) { return simd_madd(acc, w, a); }
-SIMD_INLINE iv dot5_scale(bv bytes, int j) { return iv_pick_pairs(bytes, j, j) & 0xffff; }
-SIMD_INLINE iv dot5_scaled(iv total, dot5 acc, iv scale) { return total + simd_fold(acc) * scale; }
+enum { DOT5K_STEPS = 8 };
+typedef dot4 dot5k;
+SIMD_INLINE dot5k dot5k_zero(void) { return dot4_start(NULL); }
+SIMD_INLINE dot5k dot5k_add(dot5k acc, bv w, av a) { return simd_madd(acc, w, a); }
+SIMD_INLINE iv dot5k_scale(bv bytes, int j) { return iv_pick_pairs(bytes, j, j) & 0xffff; }
+SIMD_INLINE iv dot5k_scaled(iv total, dot5k acc, iv scale) { return total + simd_fold(acc) * scale; }
 
 typedef dot4 dot6;
 SIMD_INLINE dot6 dot6_start(const int32_t *minus32, const int16_t *pairs) {
