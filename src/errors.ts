@@ -72,6 +72,18 @@ export class ModelUnavailableError extends AsdslError {
   }
 }
 
+/** A download failed: no network, a server that refuses or breaks off, wrong bytes, no room. */
+export class DownloadError extends ModelUnavailableError {
+  constructor(
+    message: string,
+    options?: ErrorOptions,
+    /** The server's HTTP status, where that is what went wrong. */
+    readonly status: number | undefined = undefined,
+  ) {
+    super(message, options)
+  }
+}
+
 /** The engine's library could not be built: no compiler of the right version, or the build failed. */
 export class BuildError extends AsdslError {
   constructor(message: string, options?: ErrorOptions) {

@@ -83,7 +83,7 @@ describe("the program", () => {
       const help = await asdsl([name, "-h"])
       expect([help.code, help.err]).toEqual([0, ""])
       expect(help.out).toContain(`usage: asdsl ${name}`)
-      expect(help.out).toContain("-m, --model FILE")
+      expect(help.out).toContain("-m, --model MODEL")
     }
   })
 
@@ -103,6 +103,8 @@ describe("the program", () => {
     expectComplaint(await asdsl(["bench", "-pg", "12"]), 2, "-pg 512,128")
     expectComplaint(await asdsl(["tokenize", "-p", "a", "-f", "b"]), 2, "exclude each other")
     expectComplaint(await asdsl(["perplexity", "-m", tiny]), 2, "-f FILE")
+    expectComplaint(await asdsl(["info", "-m", tiny, "-hf", "user/repo"]), 2, "-m and -hf exclude each other")
+    expectComplaint(await asdsl(["tokenize", "-hff", "a.gguf"]), 2, "-hf USER/REPO")
     expectComplaint(await asdsl(["perplexity", "--kl-divergence"]), 2, "--kl-divergence-base FILE")
   })
 
@@ -116,7 +118,7 @@ describe("the program", () => {
       }
     }
     expectComplaint(await asdsl(["tokenize", "-m", tiny, "-f", path("nowhere.txt")]), 1, "nowhere.txt")
-    expectComplaint(await asdsl(["tokenize", "-hf", "user/repo"]), 1, "user/repo")
+    expectComplaint(await asdsl(["tokenize", "-hf", "asdsl-test/no-repo", "--offline"]), 1, "asdsl-test/no-repo")
   }, 30_000)
 
   test("a reader that leaves early ends it without a word", async () => {

@@ -364,8 +364,26 @@ describe("the progress bar", () => {
     expect(draw(false)).toBe("")
   })
 
-  test("shows bytes, their share and their speed", () => {
-    expect(progressText(25e6, 100e6, 2)).toBe(`[${"#".repeat(6)}${"-".repeat(18)}] 25.0 / 100.0 MB, 12.5 MB/s`)
+  test("a sentence instead of the bar, and silence in a pipe", () => {
+    for (const isTTY of [true, false]) {
+      let written = ""
+      using bar = new ProgressBar("fetching x", { isTTY, write: (text: string) => (written += text) })
+      bar.say("waiting")
+      bar[Symbol.dispose]()
+      expect(written).toBe(isTTY ? "\r\x1b[Kwaiting\n" : "")
+    }
+  })
+
+  test("what was there before it began has no part in speed and time left", () => {
+    expect(progressText(50e6, 100e6, 10, 40e6)).toEndWith("50.0 / 100.0 MB, 1.0 MB/s, 0:50 left")
+    expect(progressText(40e6, 100e6, 10, 40e6)).toEndWith("40.0 / 100.0 MB, 0.0 MB/s")
+    expect(progressText(1e6, 12346e6, 1)).toEndWith("1.0 MB/s, 3:25:45 left")
+  })
+
+  test("shows bytes, their share, their speed and the time left", () => {
+    expect(progressText(25e6, 100e6, 2)).toBe(
+      `[${"#".repeat(6)}${"-".repeat(18)}] 25.0 / 100.0 MB, 12.5 MB/s, 0:06 left`,
+    )
     expect(progressText(101e6, 100e6, 0)).toBe(`[${"#".repeat(24)}] 100.0 / 100.0 MB`)
   })
 })

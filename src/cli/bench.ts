@@ -55,7 +55,7 @@ const flags = {
 export const command: Command<typeof flags> = {
   name: "asdsl bench",
   summary: "measures prompt and generation speed, as llama-bench, and the share of the machine's limits",
-  usage: "[-m FILE] [-p 512] [-n 128] [-r 5] [-t 1,2] [-d 0] [-o md|json|csv]",
+  usage: "[-m MODEL] [-p 512] [-n 128] [-r 5] [-t 1,2] [-d 0] [-o md|json|csv]",
   flags,
 }
 

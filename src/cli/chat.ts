@@ -45,7 +45,7 @@ const flags = {
 export const command: Command<typeof flags> = {
   name: "asdsl chat",
   summary: "talks with a model",
-  usage: "[-m FILE] [-sys TEXT] [-p TEXT [-st]], turns come from the terminal or one a line from stdin",
+  usage: "[-m MODEL] [-sys TEXT] [-p TEXT [-st]], turns come from the terminal or one a line from stdin",
   flags,
 }
 

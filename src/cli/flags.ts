@@ -6,16 +6,27 @@ import { group, integer, number, text, texts, toggle } from "./arguments.ts"
 const KV_CHOICES = ["f16", "f32"] as const
 const MAX_TOKENS = 2 ** 30
 
+/** Of the Hugging Face hub. */
+export const hubFlags = group("Model", {
+  hfToken: text("-hft, --hf-token", {
+    value: "TOKEN",
+    help: "token for the Hugging Face hub; absent: $HF_TOKEN, else what hf auth login has saved",
+  }),
+})
+
 /** What to load. */
 export const modelFlags = group("Model", {
   model: text("-m, --model", {
-    value: "FILE",
-    help: "GGUF file, or the name of a known model; absent: the default model",
+    value: "MODEL",
+    help: "GGUF file, name of a known model, or hf:user/repo[:quant]; absent: the default model",
   }),
   hfRepo: text("-hf, -hfr, --hf-repo", {
     value: "USER/REPO[:QUANT]",
-    help: "model of a Hugging Face repository; refused, this version fetches models known by name alone",
+    help: "model of the Hugging Face hub, fetched once; quant absent: Q4_K_M, else Q8_0, else the only one",
   }),
+  hfFile: text("-hff, --hf-file", { value: "FILE", help: "this file of the -hf repository" }),
+  ...hubFlags,
+  offline: toggle("--offline", { help: "fetch nothing; absent: as $HF_HUB_OFFLINE says" }),
 })
 
 /** What to say to it. */

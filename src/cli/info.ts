@@ -20,7 +20,7 @@ const flags = { ...modelFlags, nThreads, level, ...outputFlag(["md", "json"]) }
 export const command: Command<typeof flags> = {
   name: "asdsl info",
   summary: "shows the CPU, its levels and limits, and with -m a model's facts",
-  usage: "[-m FILE] [-t N] [-o md|json]",
+  usage: "[-m MODEL] [-t N] [-o md|json]",
   flags,
 }
 

@@ -1,18 +1,38 @@
 // From flags to a loaded model, with a bar on a terminal. What commands that need a model share.
 
-import { UnsupportedError } from "../errors.ts"
 import { type LoadOptions, load, type Model } from "../model.ts"
+import { formatHubName, parseRepo } from "../models/hub/name.ts"
 import { defaultModelName, resolveModel } from "../models/index.ts"
 import { ProgressBar } from "../setup/progress.ts"
-import type { Values } from "./arguments.ts"
+import { UsageError, type Values } from "./arguments.ts"
 import type { contextFlags, modelFlags, threadFlags } from "./flags.ts"
+import { Interrupts } from "./interrupt.ts"
 
-/** The file of the model that was asked for, fetched if need be. */
-export async function modelFile({ model, hfRepo }: Values<typeof modelFlags>): Promise<string> {
-  if (model === undefined && hfRepo !== undefined) {
-    throw new UnsupportedError(`-hf ${hfRepo}: fetching from Hugging Face is not supported, give a file with -m`)
-  }
-  return resolveModel(model ?? defaultModelName)
+/** The file of the model that was asked for, fetched if need be; Ctrl-C stops that and keeps what came. */
+export async function modelFile(values: Values<typeof modelFlags>): Promise<string> {
+  return fetched((signal) => resolveModel(modelName(values), { signal, ...hubOptions(values) }))
+}
+
+function modelName({ model, hfRepo, hfFile }: Values<typeof modelFlags>): string {
+  if (hfFile !== undefined && hfRepo === undefined) throw new UsageError("-hff FILE is a file of -hf USER/REPO")
+  if (hfRepo === undefined) return model ?? defaultModelName
+  if (model !== undefined) throw new UsageError("-m and -hf exclude each other")
+  const { repo, ...rest } = parseRepo(hfRepo.replace(/^hf:/, ""), hfRepo)
+  return formatHubName(hfFile === undefined ? { repo, ...rest } : { repo, file: hfFile })
+}
+
+export function hubOptions({ offline, hfToken }: Partial<Values<typeof modelFlags>>) {
+  return { ...(offline === undefined ? {} : { offline }), ...(hfToken === undefined ? {} : { token: hfToken }) }
+}
+
+/** Runs what fetches: the first Ctrl-C aborts its signal. */
+export async function fetched<T>(body: (signal: AbortSignal) => Promise<T>): Promise<T> {
+  const controller = new AbortController()
+  using interrupts = new Interrupts()
+  return await interrupts.during(
+    () => controller.abort(),
+    () => body(controller.signal),
+  )
 }
 
 /** How to load it, as the flags say. */

@@ -35,7 +35,7 @@ const flags = {
 export const command: Command<typeof flags> = {
   name: "asdsl perplexity",
   summary: "perplexity of a text in chunks, by llama-perplexity's conventions, and KL divergence",
-  usage: "[-m FILE] -f TEXT [-c 512] [--chunks N] [--kl-divergence-base FILE [--kl-divergence]]",
+  usage: "[-m MODEL] -f TEXT [-c 512] [--chunks N] [--kl-divergence-base FILE [--kl-divergence]]",
   flags,
 }
 

@@ -25,7 +25,7 @@ const flags = {
 export const command: Command<typeof flags> = {
   name: "asdsl run",
   summary: "completes a text",
-  usage: "[-m FILE] [-p TEXT | -f FILE] [-n N], else the text comes from stdin",
+  usage: "[-m MODEL] [-p TEXT | -f FILE] [-n N], else the text comes from stdin",
   flags,
 }
 

@@ -33,7 +33,7 @@ const flags = {
 export const command: Command<typeof flags> = {
   name: "asdsl tokenize",
   summary: "prints a text's tokens as one JSON array of ids, or with --decode the text of ids",
-  usage: "[-m FILE] [-p TEXT | -f FILE] [--add-special] [--decode], else the text comes from stdin",
+  usage: "[-m MODEL] [-p TEXT | -f FILE] [--add-special] [--decode], else the text comes from stdin",
   flags,
 }
 

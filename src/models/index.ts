@@ -1,23 +1,32 @@
-// From what a person calls a model to a file on this machine.
+// From what a person calls a model to a file on this machine: a path, a name of the manifest, a name of the hub.
 
 import { existsSync, type Stats, statSync } from "node:fs"
 import { ModelUnavailableError } from "../errors.ts"
-import { type FetchOptions, fetchModel } from "./fetch.ts"
+import { fetchModel } from "./fetch.ts"
+import { type HubOptions, resolveHubModel } from "./hub/index.ts"
+import { parseHubName } from "./hub/name.ts"
 import { knownModel, knownModels, modelPath } from "./manifest.ts"
 
-export type { FetchOptions } from "./fetch.ts"
 export { cacheFolder, defaultModelName, type KnownModel, knownModels, modelPath } from "./manifest.ts"
 
 /**
- * The path of a model's file: an existing path comes back as it is, a name of models/manifest.json is fetched unless it
- * has been. Throws ModelUnavailableError for anything else and where fetching fails, CancelledError at `signal`.
+ * The path of a model's file: an existing path comes back as it is; a name of models/manifest.json is fetched unless it has
+ * been; hf:user/repo[:quant] and hf:user/repo/file.gguf come from the Hugging Face hub's cache, or from the hub into it
+ * (of a split model the first part's path). Throws ModelUnavailableError for anything else and where fetching fails,
+ * CancelledError at `signal`.
  */
-export async function resolveModel(nameOrPath: string, options: FetchOptions = {}): Promise<string> {
+export async function resolveModel(nameOrPath: string, options: HubOptions = {}): Promise<string> {
   const isKnown = knownModels.some((model) => model.name === nameOrPath)
   const stats = statsOf(nameOrPath)
   if (stats && !(isKnown && stats.isDirectory())) return nameOrPath // a folder's reader says what is wrong with it
+  const hubName = parseHubName(nameOrPath)
+  if (hubName) return resolveHubModel(hubName, options)
   const path = modelPath(nameOrPath)
-  if (!existsSync(path)) await fetchModel(knownModel(nameOrPath), path, options)
+  if (existsSync(path)) return path
+  if (options.offline) {
+    throw new ModelUnavailableError(`${nameOrPath} is not at ${path}; offline, nothing is fetched: leave --offline out`)
+  }
+  await fetchModel(knownModel(nameOrPath), path, options)
   return path
 }
 

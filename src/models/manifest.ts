@@ -44,5 +44,7 @@ export function knownModel(name: string): KnownModel {
   const model = knownModels.find((each) => each.name === name)
   if (model) return model
   const names = knownModels.map((each) => each.name).join(", ")
-  throw new ModelUnavailableError(`${name} is neither a file nor a model known by name (${names})`)
+  throw new ModelUnavailableError(
+    `${name} is neither a file nor a model known by name (${names}); one of the Hugging Face hub is hf:user/repo`,
+  )
 }
