@@ -38,10 +38,13 @@ export interface Command<F extends FlagTable = FlagTable> {
   /** What follows the name in the usage line. */
   readonly usage: string
   readonly flags: F
+  /** Words that are no flags are its operands; absent: refused. */
+  readonly takesOperands?: boolean
 }
 
 export interface Parsed<F extends FlagTable> {
   readonly values: Values<F>
+  readonly operands: readonly string[]
   /** Keys of the flags that were typed. */
   readonly given: ReadonlySet<keyof F>
   /** For stderr: at most one, about flags that are accepted and have no effect. */
@@ -243,6 +246,7 @@ class Parser<F extends FlagTable> {
   readonly #off = new Set<string>()
   readonly #given = new Map<keyof F, unknown>()
   readonly #ignored = new Set<string>()
+  readonly #operands: string[] = []
   #at = 0
 
   constructor(command: Command<F>, args: readonly string[]) {
@@ -267,12 +271,17 @@ class Parser<F extends FlagTable> {
       this.#ignored.size === 0
         ? []
         : [`ignored, there is nothing for them to do here: ${[...this.#ignored].join(", ")}`]
-    return { values: values as Values<F>, given: new Set(this.#given.keys()), warnings, asks }
+    const given = new Set(this.#given.keys())
+    return { values: values as Values<F>, operands: this.#operands, given, warnings, asks }
   }
 
   #next(): Parsed<F>["asks"] {
     const argument = this.#args[this.#at++]!
     if (!argument.startsWith("-") || argument === "-") {
+      if (this.#command.takesOperands) {
+        this.#operands.push(argument)
+        return
+      }
       throw new UsageError(`unexpected argument ${quote(argument)}, ${this.#command.name} takes flags only`)
     }
     const equals = argument.startsWith("--") ? argument.indexOf("=") : -1

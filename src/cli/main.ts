@@ -8,6 +8,9 @@ import { type CommandModule, versionText, warn, writeOut } from "./program.ts"
 const COMMANDS: Readonly<Record<string, () => Promise<CommandModule>>> = {
   chat: () => import("./chat.ts"),
   run: () => import("./run.ts"),
+  pull: () => import("./pull.ts"),
+  list: () => import("./list.ts"),
+  rm: () => import("./rm.ts"),
   bench: () => import("./bench.ts"),
   info: () => import("./info.ts"),
   tokenize: () => import("./tokenize.ts"),

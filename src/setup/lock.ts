@@ -34,6 +34,20 @@ export async function lock(path: string, options: { onWait?(): void; signal?: Ab
   }
 }
 
+/** The lock on `path`, or undefined if another process holds it. */
+export function tryLock(path: string): Disposable | undefined {
+  const database = open(path)
+  try {
+    database.run("PRAGMA busy_timeout = 0")
+    database.run("BEGIN EXCLUSIVE")
+    return { [Symbol.dispose]: () => database.close() }
+  } catch (error) {
+    database.close()
+    if (isBusy(error)) return undefined
+    throw error
+  }
+}
+
 function open(path: string): Database {
   mkdirSync(dirname(path), { recursive: true })
   return new Database(path, { create: true })

@@ -17,6 +17,7 @@ import {
   writeFileSync,
 } from "node:fs"
 import { basename, dirname, join, relative, sep } from "node:path"
+import { isOn } from "./settings.ts"
 
 const COMMIT = /^[0-9a-f]{40}$/
 
@@ -131,9 +132,7 @@ export class CachedRepo {
     if (existsSync(pointer)) return
     const fresh = `${pointer}.${process.pid}.tmp`
     rmSync(fresh, { force: true })
-    try {
-      symlinkSync(relative(dirname(pointer), this.blob(etag)), fresh)
-    } catch {
+    if (!tryToLink(relative(dirname(pointer), this.blob(etag)), fresh)) {
       if (this.#links(etag) === 0) {
         renameSync(this.blob(etag), pointer)
         return
@@ -201,6 +200,16 @@ export function cachedRepos(root: string): CachedRepo[] {
     .filter((name) => /^models--.+--.+$/.test(name))
     .sort()
     .map((name) => new CachedRepo(root, name.slice("models--".length).replaceAll("--", "/")))
+}
+
+function tryToLink(target: string, path: string): boolean {
+  if (isOn(process.env.HF_HUB_DISABLE_SYMLINKS)) return false
+  try {
+    symlinkSync(target, path)
+    return true
+  } catch {
+    return false // what else is wrong with the folder, moving the file there will say
+  }
 }
 
 function folderName(repo: string): string {

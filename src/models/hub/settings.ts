@@ -53,7 +53,8 @@ function fromHome(path: string): string {
   return path === "~" || path.startsWith("~/") ? join(homedir(), path.slice(1)) : path
 }
 
-function isOn(value: string | undefined): boolean {
+/** Of a variable that is a switch. */
+export function isOn(value: string | undefined): boolean {
   return /^(1|on|yes|true)$/i.test(value ?? "")
 }
 
