@@ -21,7 +21,7 @@ import {
   writeStruct,
 } from "./native/abi.ts"
 import { activationType, tensorBytes } from "./native/handles.ts"
-import { align, type Weight, type WeightPlan } from "./weights.ts"
+import { align, type MatrixRef, type Weight, type WeightPlan } from "./weights.ts"
 
 /** Buffers of a program, by index. */
 export const WEIGHTS_BUFFER = 0
@@ -124,6 +124,8 @@ export interface Plan {
 }
 
 export interface GraphLimits {
+  /** Tokens of the longest context. */
+  readonly nCtx: number
   /** Of one pass. */
   readonly maxTokens: number
   /** Rows with logits of one pass. */
@@ -185,7 +187,7 @@ export class GraphBuilder {
   matmul(
     name: string,
     x: Tensor,
-    weights: readonly { name: string; rows: number; bias?: string | undefined }[],
+    weights: readonly { name: MatrixRef; rows: number; bias?: string | undefined }[],
   ): Tensor[] {
     const parts: { weight: Weight; bias: Weight | undefined; column: number }[] = []
     let end = 0
@@ -235,12 +237,12 @@ export class GraphBuilder {
   }
 
   /** silu(gate x) * (up x). */
-  gateUp(x: Tensor, gate: string, up: string, nFfn: number): Tensor {
+  gateUp(x: Tensor, gate: MatrixRef, up: MatrixRef, nFfn: number): Tensor {
     const out = this.#tensor("gate_up", nFfn, x.isPerOutput)
     const [g, u] = [this.weights.matrix(gate, nFfn, x.cols), this.weights.matrix(up, nFfn, x.cols)]
     if (g.type !== u.type) {
       const [a, b] = [TYPE_NAMES.get(g.type), TYPE_NAMES.get(u.type)]
-      throw new UnsupportedError(`${gate} is of type ${a}, ${up} of type ${b}: they have to be of one type`)
+      throw new UnsupportedError(`${g.name} is of type ${a}, ${u.name} of type ${b}: they have to be of one type`)
     }
     g.isStreamed = u.isStreamed = true
     const operands = { out: f32(out), in: this.#activation(x, formatFor(g)), gate: { weight: g }, up: { weight: u } }

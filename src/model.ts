@@ -9,7 +9,7 @@ import { ArgumentError, CancelledError, UnsupportedError } from "./errors.ts"
 import { Executor } from "./executor.ts"
 import { readModelHeader } from "./gguf/split.ts"
 import type { GgufHeader } from "./gguf/types.ts"
-import { ARENA_BUFFER, GraphBuilder, type Plan, type PlannedOp, WEIGHTS_BUFFER } from "./graph.ts"
+import { ARENA_BUFFER, GraphBuilder, type GraphLimits, type Plan, type PlannedOp, WEIGHTS_BUFFER } from "./graph.ts"
 import { resolveModel } from "./models/index.ts"
 import { Type } from "./native/abi.ts"
 import { Buffer, checkInteger, Engine, type EngineInfo, KvCache, Program } from "./native/handles.ts"
@@ -125,10 +125,7 @@ function throwIfAborted(signal: AbortSignal | undefined): void {
   if (signal?.aborted) throw new CancelledError("loading was cancelled")
 }
 
-function limitsOf(
-  options: LoadOptions,
-  config: ModelConfig,
-): { maxTokens: number; maxOutputs: number; maxTopK: number } {
+function limitsOf(options: LoadOptions, config: ModelConfig): GraphLimits & { maxTopK: number } {
   const nCtx = contextLength(options.nCtx, config)
   const nBatch = checkInteger("nBatch", options.nBatch ?? 2048, 1, 2 ** 30)
   const nUbatch = checkInteger("nUbatch", options.nUbatch ?? 512, 1, 65536)
@@ -141,7 +138,7 @@ function limitsOf(
     }
   }
   const maxTokens = Math.min(nUbatch, nBatch, nCtx)
-  return { maxTokens, maxOutputs: Math.min(maxOutputs, maxTokens), maxTopK: Math.min(maxTopK, config.nVocab) }
+  return { nCtx, maxTokens, maxOutputs: Math.min(maxOutputs, maxTokens), maxTopK: Math.min(maxTopK, config.nVocab) }
 }
 
 function contextLength(nCtx: number | undefined, config: ModelConfig): number {
@@ -245,10 +242,16 @@ export class Model {
     return new Chat(this, options)
   }
 
-  /** A new, empty timeline. nCtx 0 or absent: the model's. */
+  /** A new, empty timeline. nCtx 0 or absent: the model's. Throws where a model with two sets of rotary factors (phi3) was
+   * loaded for a context that needs the other set. */
   createSession(options: { nCtx?: number } = {}): Session {
     const nCtx = options.nCtx ? contextLength(options.nCtx, this.config) : this.nCtx
-    const { nLayers, nKvHeads, headDim } = this.config
+    const { nLayers, nKvHeads, headDim, nCtxOriginal } = this.config
+    if (nCtxOriginal !== undefined && nCtx > nCtxOriginal !== this.nCtx > nCtxOriginal) {
+      throw new ArgumentError(
+        `the model was loaded for contexts of ${this.nCtx} tokens, and its rotary factors for those of more than ${nCtxOriginal} are others: load it with nCtx ${nCtx}`,
+      )
+    }
     const { typeK = "f16", typeV = "f16" } = this.#parts.options
     this.#parts.executors[0]!.program.id // throws once disposed
     const kv = KvCache.create({

@@ -13,8 +13,25 @@ const KNOWN_TYPES = new Map<number, string>(Object.entries(TENSOR_TYPES).map(([n
 
 const ALIGNMENT = 64 // a cache line: what kernels and the validator ask of every operand
 
+/** Some rows of a file's tensor as a matrix of their own: files put matrices that read the same inputs into one tensor. */
+export interface RowRange {
+  readonly name: string
+  readonly firstRow: number
+  /** Rows of the whole tensor. */
+  readonly fileRows: number
+}
+
+/** A tensor by its name, or some of its rows. */
+export type MatrixRef = string | RowRange
+
+/** For messages and for telling weights apart. */
+function nameOf(ref: MatrixRef, rows: number): string {
+  return typeof ref === "string" ? ref : `${ref.name}[${ref.firstRow}:${ref.firstRow + rows}]`
+}
+
 /** A matrix or vector of the model and its place in the weights buffer. */
 export interface Weight {
+  /** The tensor's; with the rows, [first:end], where they are not all. */
   readonly name: string
   /** Element type in memory: the file's for matrices, F32 for vectors. */
   readonly type: number
@@ -28,6 +45,8 @@ export interface Weight {
   offset: number
   /** Where the values come from: the file, or computed here. */
   readonly source: TensorInfo | Float32Array
+  /** First row in the file's tensor. */
+  readonly firstRow: number
   /** The last op that reads it: places follow this order. */
   lastUse: number
   /** A matrix that is read whole for every token, not gathered from. */
@@ -39,6 +58,7 @@ export class WeightPlan {
   readonly header: GgufHeader
   readonly #readVector: (info: TensorInfo) => Float32Array
   readonly #weights = new Map<string, Weight>()
+  readonly #used = new Set<string>()
   #bytes = 0
 
   constructor(header: GgufHeader, readVector: (info: TensorInfo) => Float32Array) {
@@ -51,18 +71,24 @@ export class WeightPlan {
   }
 
   /** A matrix of `rows` outputs and `cols` inputs, interleaved in memory. */
-  matrix(name: string, rows: number, cols: number): Weight {
-    const known = this.#weights.get(name)
-    const info = this.#find(name)
-    const [fileCols, fileRows] = [info.shape[0] ?? 1, info.shape[1] ?? 1]
-    if (info.shape.length > 2 || fileRows !== rows || fileCols !== cols) {
+  matrix(ref: MatrixRef, rows: number, cols: number): Weight {
+    const {
+      name: tensor,
+      firstRow,
+      fileRows,
+    } = typeof ref === "string" ? { name: ref, firstRow: 0, fileRows: rows } : ref
+    const info = this.#find(tensor)
+    if (info.shape.length > 2 || (info.shape[0] ?? 1) !== cols || (info.shape[1] ?? 1) !== fileRows) {
       throw new FormatError(
-        `${name} has shape [${info.shape.join(", ")}], the configuration needs [${cols}, ${rows}] (inputs, outputs)`,
+        `${tensor} has shape [${info.shape.join(", ")}], the configuration needs [${cols}, ${fileRows}] (inputs, outputs)`,
       )
     }
+    this.#used.add(tensor)
+    const name = nameOf(ref, rows)
+    const known = this.#weights.get(name)
     if (known !== undefined) return known
     const bytes = tensorBytes(info.type, Layout.INTERLEAVED, rows, cols)
-    return this.#add({ name, type: info.type, layout: Layout.INTERLEAVED, rows, cols, bytes, source: info })
+    return this.#add({ name, type: info.type, layout: Layout.INTERLEAVED, rows, cols, bytes, source: info, firstRow })
   }
 
   /** A vector of `n` values, F32 in memory. */
@@ -70,7 +96,10 @@ export class WeightPlan {
     const known = this.#weights.get(name)
     if (known !== undefined) return known
     const info = this.#vectorInfo(name, n)
-    return this.#add({ name, type: Type.F32, layout: Layout.ROWS, rows: 1, cols: n, bytes: 4 * n, source: info })
+    this.#used.add(name)
+    return this.#add({
+      ...{ name, type: Type.F32, layout: Layout.ROWS, rows: 1, cols: n, bytes: 4 * n, source: info, firstRow: 0 },
+    })
   }
 
   /** Values of a small vector, for computing constants while the graph is built. */
@@ -83,10 +112,10 @@ export class WeightPlan {
   /** A vector computed by the graph itself. */
   constant(name: string, values: Float32Array): Weight {
     const cols = values.length
-    return this.#add({ name, type: Type.F32, layout: Layout.ROWS, rows: 1, cols, bytes: 4 * cols, source: values })
+    return this.#add({
+      ...{ name, type: Type.F32, layout: Layout.ROWS, rows: 1, cols, bytes: 4 * cols, source: values, firstRow: 0 },
+    })
   }
-
-  readonly #used = new Set<string>()
 
   #add(weight: Omit<Weight, "offset" | "lastUse" | "isStreamed">): Weight {
     const added: Weight = { ...weight, offset: -1, lastUse: -1, isStreamed: false }
@@ -122,7 +151,7 @@ export class WeightPlan {
 
   /** Tensors of the file that nothing has asked for. */
   unused(): string[] {
-    return [...this.header.tensors.keys()].filter((name) => !this.#weights.has(name) && !this.#used.has(name))
+    return [...this.header.tensors.keys()].filter((name) => !this.#used.has(name))
   }
 
   /** Gives every weight its offset, in the order of last use, so that a pass reads the buffer from front to back. */
@@ -197,12 +226,17 @@ export async function loadWeights(
   }
 }
 
+/** Of the rows before the first, in the file. */
+function rowsBytes({ type, firstRow, cols }: Weight): number {
+  return firstRow === 0 ? 0 : tensorBytes(type, Layout.ROWS, firstRow, cols)
+}
+
 function loadOne(weight: Weight, files: readonly Buffer[], target: Buffer, engine: Engine): void {
   const { source } = weight
   if (weight.layout === Layout.INTERLEAVED && !(source instanceof Float32Array)) {
     engine.repack({
       source: files[source.file]!,
-      sourceOffset: source.offset,
+      sourceOffset: source.offset + rowsBytes(weight),
       target,
       targetOffset: weight.offset,
       type: weight.type,

@@ -89,11 +89,11 @@ function logitsOf(model: Model, tokens: number[]): Float32Array[] {
 async function compare(
   path: string,
   type: "f16" | "f32",
-  { nTokens = N_TOKENS, typeV = type }: { nTokens?: number; typeV?: "f16" | "f32" } = {},
+  { nTokens = N_TOKENS, typeV = type, nCtx = 0 }: { nTokens?: number; typeV?: "f16" | "f32"; nCtx?: number } = {},
 ): Promise<Deviations> {
-  const forward = new Forward(path)
+  const forward = new Forward(path, "asdsl", nCtx || undefined)
   const tokens = tokensOf(forward.nVocab, nTokens)
-  using model = await load(path, { nThreads: 2, typeK: type, typeV })
+  using model = await load(path, { nThreads: 2, nCtx, typeK: type, typeV })
   return deviations(logitsOf(model, tokens), forward.run(tokens, type).logits)
 }
 
@@ -146,9 +146,42 @@ const SHAPES: Record<string, Shape> = {
   "qwen2, Q4_K with Q6_K": { type: "Q4_K", types: q4kMix, arch: "qwen2", biases: true, tied: false },
   "qwen3, F32": { type: "F32", arch: "qwen3", headDim: 48 },
   "qwen3, Q8_0": { type: "Q8_0", arch: "qwen3", headDim: 128, nHeads: 4, nKvHeads: 2, tied: false },
+  "phi3, F32": { type: "F32", arch: "phi3" },
+  "phi3, Q4_K, untied": { type: "Q4_K", arch: "phi3", tied: false, metadata: { "phi3.rope.dimension_count": 48 } },
+  "phi3, rows that are no whole groups": { type: "F16", arch: "phi3", headDim: 24, nFfn: 75, nVocab: 131 },
+  "phi3, a window of 9 keys": { type: "F32", arch: "phi3", metadata: { "phi3.attention.sliding_window": 9 } },
   "four layers": { type: "Q8_0", nLayers: 4 },
   "four layers, F32": { type: "F32", nLayers: 4 },
 }
+
+describe("factors of phi3", () => {
+  const shape: Shape = {
+    ...{ type: "F32", arch: "phi3" },
+    contextFactors: {
+      short: Array.from({ length: 12 }, (_, j) => 1 + j / 16),
+      long: Array.from({ length: 12 }, (_, j) => 1 + j ** 1.5),
+    },
+    metadata: {
+      "phi3.rope.dimension_count": 24,
+      "phi3.rope.scaling.attn_factor": Math.fround(1.19),
+      "phi3.rope.scaling.original_context_length": 64,
+    },
+  }
+  for (const nCtx of [64, 65]) {
+    test(`contexts of ${nCtx} tokens, the original ones have 64`, async () => {
+      check(await compare(write("factors of phi3", shape), "f32", { nCtx }))
+    })
+  }
+
+  test("a session on the other side of the original length is refused, with the numbers", async () => {
+    using model = await load(write("factors of phi3", shape), { nThreads: 1, nCtx: 64 })
+    expect(() => model.createSession({ nCtx: 65 })).toThrow(
+      "the model was loaded for contexts of 64 tokens, and its rotary factors for those of more than 64 are others: load it with nCtx 65",
+    )
+    using session = model.createSession({ nCtx: 50 })
+    expect(session.nCtx).toBe(50)
+  })
+})
 
 describe("every shape", () => {
   for (const [name, shape] of Object.entries(SHAPES)) {

@@ -1,4 +1,5 @@
-// The architectures llama, qwen2 and qwen3 in float64, formula by formula, and how far the engine's number formats may lead away from it.
+// The architectures llama, qwen2, qwen3 and phi3 in float64, formula by formula, and how far the engine's number formats may
+// lead away from it.
 //
 // The oracle of whole models: it shares the GGUF reader and dequantize() with the engine and nothing else. Every value
 // carries the variance of what the engine adds to it. Three things do: a matrix input is rounded to int8 (one step is
@@ -153,22 +154,29 @@ function headNorms(x: Moments, weight: Float32Array, eps: number): Moments {
   return out
 }
 
-/** Which dimensions of a head turn together. */
-type Pairs = "neighbours" | "halves"
+interface Rotation {
+  /** Which dimensions of a head turn together. */
+  readonly pairs: "neighbours" | "halves"
+  /** Radians per token of each pair; the format that the engine keeps them in is float32. */
+  readonly frequencies: Float64Array
+  /** What turns is multiplied by it too. */
+  readonly magnitude: number
+}
 
 /** Turns pairs of the first 2 * frequencies.length dimensions of each head by position * frequency. */
-function rotated(x: Moments, headDim: number, position: number, frequencies: Float64Array, pairs: Pairs): Moments {
+function rotated(x: Moments, headDim: number, position: number, rotation: Rotation): Moments {
+  const { frequencies, magnitude, pairs } = rotation
   const out = { values: x.values.slice(), variances: x.variances.slice() }
   for (let head = 0; head < x.values.length; head += headDim) {
     for (const [j, frequency] of frequencies.entries()) {
       const [first, second] = pairs === "neighbours" ? [2 * j, 2 * j + 1] : [j, j + frequencies.length]
       const [a, b] = [head + first, head + second]
-      const [cos, sin] = [Math.cos(position * frequency), Math.sin(position * frequency)]
+      const [cos, sin] = [Math.cos, Math.sin].map((f) => magnitude * f(position * frequency)) as [number, number]
       const [u, v] = [x.values[a]!, x.values[b]!]
       const [su, sv] = [x.variances[a]!, x.variances[b]!]
       out.values[a] = u * cos - v * sin
       out.values[b] = u * sin + v * cos
-      const rounded = 2 * ROUNDING * (u * u + v * v)
+      const rounded = 2 * ROUNDING * magnitude ** 2 * (u * u + v * v)
       out.variances[a] = su * cos ** 2 + sv * sin ** 2 + rounded
       out.variances[b] = su * sin ** 2 + sv * cos ** 2 + rounded
     }
@@ -257,8 +265,10 @@ export class Forward {
   readonly #eps: number
   readonly #engine: Engine
   readonly #arch: string
+  readonly #nCtx: number
 
-  constructor(path: string, engine: Engine = "asdsl") {
+  /** nCtx: the context that the cache is made for; absent: the model's. */
+  constructor(path: string, engine: Engine = "asdsl", nCtx?: number) {
     this.#engine = engine
     this.#header = readGguf(path)
     this.#file = readFileSync(path)
@@ -269,6 +279,7 @@ export class Forward {
     this.#nKvHeads = this.#number("attention.head_count_kv", this.#nHeads)
     this.#headDim = this.#number("attention.key_length", dim / this.#nHeads)
     this.#eps = this.#number("attention.layer_norm_rms_epsilon")
+    this.#nCtx = nCtx ?? this.#number("context_length")
     this.nVocab = this.#header.tensors.get("token_embd.weight")!.shape[1]!
   }
 
@@ -309,27 +320,52 @@ export class Forward {
     return product(this.#matrix(`${name}.weight`), x, this.#engine, bias)
   }
 
-  /** Radians per token of each pair; the format that the engine keeps them in is float32. */
-  #frequencies(): Float64Array {
+  /** The same for rows [first, first + rows) of a tensor. */
+  #someRows(name: string, first: number, rows: number, x: Moments): Moments {
+    const whole = this.#matrix(`${name}.weight`)
+    const weights = whole.weights.subarray(first * whole.cols, (first + rows) * whole.cols)
+    return product({ ...whole, weights, rows }, x, this.#engine)
+  }
+
+  #ropeFactors(): Float32Array | undefined {
+    if (this.#has("rope_freqs.weight")) return this.#vector("rope_freqs.weight")
+    if (!this.#has("rope_factors_long.weight")) return undefined
+    const isLong = this.#nCtx > this.#number("rope.scaling.original_context_length")
+    return this.#vector(`rope_factors_${isLong ? "long" : "short"}.weight`)
+  }
+
+  #rotation(): Rotation {
     const nRot = this.#number("rope.dimension_count", this.#headDim)
     const base = this.#number("rope.freq_base", 10000)
     const isLinear = this.#header.metadata.get(`${this.#arch}.rope.scaling.type`) === "linear"
     const stretch = isLinear ? this.#number("rope.scaling.factor") : 1
-    const factors = this.#has("rope_freqs.weight") ? this.#vector("rope_freqs.weight") : undefined
-    return Float64Array.from({ length: nRot / 2 }, (_, j) =>
-      Math.fround(base ** ((-2 * j) / nRot) / stretch / (factors?.[j] ?? 1)),
-    )
+    const factors = this.#ropeFactors()
+    return {
+      pairs: this.#arch === "llama" ? "neighbours" : "halves",
+      frequencies: Float64Array.from({ length: nRot / 2 }, (_, j) =>
+        Math.fround(base ** ((-2 * j) / nRot) / stretch / (factors?.[j] ?? 1)),
+      ),
+      magnitude: this.#number("rope.scaling.attn_factor", 1),
+    }
   }
 
-  #attention(x: Moments[], layer: number, kvBits: number, frequencies: Float64Array): Moments[] {
+  /** Queries, keys or values of a layer: matrices of their own, or rows of one, in this order. */
+  #projected(name: "q" | "k" | "v", prefix: string, h: Moments): Moments {
+    if (!this.#has(`${prefix}_qkv.weight`)) return this.#linear(`${prefix}_${name}`, h)
+    const [q, kv] = [this.#nHeads * this.#headDim, this.#nKvHeads * this.#headDim]
+    const [first, rows] = { q: [0, q], k: [q, kv], v: [q + kv, kv] }[name] as [number, number]
+    return this.#someRows(`${prefix}_qkv`, first, rows, h)
+  }
+
+  #attention(x: Moments[], layer: number, kvBits: number, rotation: Rotation): Moments[] {
     const weightBits = this.#engine === "asdsl" ? 23 : kvBits
     const prefix = `blk.${layer}.attn`
-    const pairs = this.#arch === "llama" ? "neighbours" : "halves"
-    const turned = (name: string, h: Moments, position: number) => {
-      const y = this.#linear(`${prefix}_${name}`, h)
+    const window = this.#number("attention.sliding_window", 0) || x.length
+    const turned = (name: "q" | "k", h: Moments, position: number) => {
+      const y = this.#projected(name, prefix, h)
       const norm = `${prefix}_${name}_norm.weight`
       const normed = this.#has(norm) ? headNorms(y, this.#vector(norm), this.#eps) : y
-      return rotated(normed, this.#headDim, position, frequencies, pairs)
+      return rotated(normed, this.#headDim, position, rotation)
     }
     const keys: Moments[] = []
     const values: Moments[] = []
@@ -337,11 +373,12 @@ export class Forward {
       const h = rmsNorm(row, this.#vector(`${prefix}_norm.weight`), this.#eps)
       const q = stored(turned("q", h, t), weightBits)
       keys.push(stored(turned("k", h, t), kvBits))
-      values.push(stored(this.#linear(`${prefix}_v`, h), kvBits))
+      values.push(stored(this.#projected("v", prefix, h), kvBits))
+      const seen = { keys: keys.slice(-window), values: values.slice(-window) }
       const out = blank(this.#nHeads * this.#headDim)
       for (let head = 0; head < this.#nHeads; head++) {
         const at = Math.floor((head * this.#nKvHeads) / this.#nHeads) * this.#headDim
-        const attended = { keys, values, at, headDim: this.#headDim, scale: 1 / Math.sqrt(this.#headDim), weightBits }
+        const attended = { ...seen, at, headDim: this.#headDim, scale: 1 / Math.sqrt(this.#headDim), weightBits }
         const part = attendHead(q, head * this.#headDim, attended)
         out.values.set(part.values, head * this.#headDim)
         out.variances.set(part.variances, head * this.#headDim)
@@ -353,20 +390,23 @@ export class Forward {
   #feedForward(row: Moments, layer: number): Moments {
     const prefix = `blk.${layer}.ffn`
     const f = rmsNorm(row, this.#vector(`${prefix}_norm.weight`), this.#eps)
-    const u = gated(this.#linear(`${prefix}_gate`, f), this.#linear(`${prefix}_up`, f))
-    return sum(row, this.#linear(`${prefix}_down`, u))
+    const n = this.#number("feed_forward_length")
+    const [gate, up] = this.#has(`${prefix}_gate.weight`)
+      ? [this.#linear(`${prefix}_gate`, f), this.#linear(`${prefix}_up`, f)]
+      : [this.#someRows(`${prefix}_up`, 0, n, f), this.#someRows(`${prefix}_up`, n, n, f)]
+    return sum(row, this.#linear(`${prefix}_down`, gated(gate, up)))
   }
 
   /** Tokens at positions 0, 1, 2 ... with a cache of the given type. */
   run(tokens: readonly number[], typeKv: "f16" | "f32"): ForwardResult {
     const { weights, cols } = this.#matrix("token_embd.weight")
-    const frequencies = this.#frequencies()
+    const rotation = this.#rotation()
     let x = tokens.map((token) => {
       const values = Float64Array.from(weights.subarray(token * cols, (token + 1) * cols))
       return { values, variances: new Float64Array(cols) } as Moments
     })
     for (let layer = 0; layer < this.nLayers; layer++) {
-      x = this.#attention(x, layer, typeKv === "f16" ? 10 : 23, frequencies).map((row) => this.#feedForward(row, layer))
+      x = this.#attention(x, layer, typeKv === "f16" ? 10 : 23, rotation).map((row) => this.#feedForward(row, layer))
     }
     const output = this.#matrix(this.#has("output.weight") ? "output.weight" : "token_embd.weight")
     const norm = this.#vector("output_norm.weight")

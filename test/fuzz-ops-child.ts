@@ -53,7 +53,7 @@ function soundGraph(type: number): { records: Uint8Array; weightBytes: number; a
     tensors: new Map(infos),
   }
   const weights = new WeightPlan(header, () => new Float32Array(0))
-  const g = new GraphBuilder(weights, { maxTokens: TOKENS, maxOutputs: OUTPUTS })
+  const g = new GraphBuilder(weights, { nCtx: 128, maxTokens: TOKENS, maxOutputs: OUTPUTS })
   const x = g.embed("table", VOCAB, DIM)
   const angles = g.ropeTable("angles", new Float32Array(32).fill(0.1))
   const [q, k, v] = g.matmul("qkv", g.rmsNorm(x, "norm", 1e-5), [
@@ -151,7 +151,7 @@ function randomCache(): KvCache {
   })
 }
 
-const limits = { maxTokens: TOKENS, maxOutputs: OUTPUTS, maxTopK: TOP_K, nVocab: VOCAB }
+const limits = { nCtx: 128, maxTokens: TOKENS, maxOutputs: OUTPUTS, maxTopK: TOP_K, nVocab: VOCAB }
 const engines = [Engine.create({ nThreads: 1 }), Engine.create({ nThreads: 2 })]
 const graphs = Object.values(TENSOR_TYPES).map(({ id }) => soundGraph(id))
 const buffers = graphs.map(({ weightBytes, arenaBytes }) => [Buffer.create(weightBytes), Buffer.create(arenaBytes)])

@@ -28,7 +28,7 @@ function header(tensors: Tensors, metadata: Record<string, MetadataValue> = {}):
   }
 }
 
-function graph(tensors: Tensors, limits = { maxTokens: 8, maxOutputs: 2 }): GraphBuilder {
+function graph(tensors: Tensors, limits = { nCtx: 128, maxTokens: 8, maxOutputs: 2 }): GraphBuilder {
   return new GraphBuilder(new WeightPlan(header(tensors), () => new Float32Array(0)), limits)
 }
 
@@ -69,7 +69,7 @@ const METADATA = (nLayers: number): Record<string, MetadataValue> => ({
 
 function planOf(file: GgufHeader, maxTokens = 16, maxOutputs = 4): { plan: Plan; weights: WeightPlan } {
   const weights = new WeightPlan(file, () => new Float32Array(32).fill(1))
-  const g = new GraphBuilder(weights, { maxTokens, maxOutputs })
+  const g = new GraphBuilder(weights, { nCtx: 128, maxTokens, maxOutputs })
   const { architecture, config } = architectureOf(file)
   buildGraph(g, architecture, config)
   return { plan: g.build(), weights }
@@ -331,7 +331,7 @@ describe("configurations", () => {
   refuse(
     "unknown architecture",
     { "general.architecture": "mamba" },
-    "architecture mamba is not supported; known: llama, qwen2, qwen3",
+    "architecture mamba is not supported; known: llama, phi3, qwen2, qwen3",
     UnsupportedError,
   )
   refuse(
@@ -387,7 +387,7 @@ describe("configurations", () => {
   refuse(
     "yarn",
     { "llama.rope.scaling.type": "yarn" },
-    "llama.rope.scaling.type yarn is not supported; known: none, linear, rope_freqs.weight",
+    "llama.rope.scaling.type yarn is not supported; known: none, linear, longrope",
     UnsupportedError,
   )
   refuse(
@@ -416,7 +416,7 @@ describe("configurations", () => {
         { ...file, metadata: new Map([...file.metadata, ...Object.entries(metadata)]) },
         () => divisors!,
       )
-      const g = new GraphBuilder(weights, { maxTokens: 4, maxOutputs: 1 })
+      const g = new GraphBuilder(weights, { nCtx: 128, maxTokens: 4, maxOutputs: 1 })
       const { architecture, config } = architectureOf(weights.header)
       buildGraph(g, architecture, config)
       return g.weights.weights().find(({ name }) => name === "rope_frequencies")!.source as Float32Array
@@ -435,4 +435,74 @@ describe("configurations", () => {
       "rope_freqs.weight: factor 0 is 0, a positive number is needed",
     )
   })
+})
+
+describe("phi3's tensors and factors", () => {
+  const [dim, nFfn] = [64, 96]
+  const tensors: Tensors = {
+    "token_embd.weight": ["F32", dim, 100],
+    "output_norm.weight": ["F32", dim],
+    "blk.0.attn_norm.weight": ["F32", dim],
+    "blk.0.attn_qkv.weight": ["Q8_0", dim, 128],
+    "blk.0.attn_output.weight": ["Q8_0", dim, dim],
+    "blk.0.ffn_norm.weight": ["F32", dim],
+    "blk.0.ffn_up.weight": ["Q8_0", dim, 2 * nFfn],
+    "blk.0.ffn_down.weight": ["Q8_0", nFfn, dim],
+  }
+  const both: Tensors = { "rope_factors_short.weight": ["F32", 8], "rope_factors_long.weight": ["F32", 8] }
+  const plan = (more: Tensors, metadata: Record<string, MetadataValue> = {}) => {
+    const given = Object.entries(METADATA(1)).map(([key, value]) => [key.replace("llama", "phi3"), value] as const)
+    const sizes = { "phi3.embedding_length": dim, "phi3.feed_forward_length": nFfn, "phi3.attention.head_count": 4 }
+    const all = { ...Object.fromEntries(given), ...sizes, "phi3.attention.head_count_kv": 2, ...metadata }
+    return planOf(header({ ...tensors, ...more }, { ...all, "general.architecture": "phi3" }))
+  }
+  const original = { "phi3.rope.scaling.original_context_length": 64 }
+
+  test("parts of one tensor follow each other and are one op", () => {
+    const { ops } = plan(both, original).plan
+    expect(ops.find(({ operation }) => operation === "matmul")!.weights.map(({ name }) => name)).toEqual([
+      "blk.0.attn_qkv.weight[0:64]",
+      "blk.0.attn_qkv.weight[64:96]",
+      "blk.0.attn_qkv.weight[96:128]",
+    ])
+    const { weights } = ops.find(({ operation }) => operation === "gate_up")!
+    expect(weights.map(({ name }) => name)).toEqual(["blk.0.ffn_up.weight[0:96]", "blk.0.ffn_up.weight[96:192]"])
+  })
+
+  const refuse = (what: string, more: Tensors, metadata: Record<string, MetadataValue>, message: string) => {
+    test(what, () => {
+      expect(() => plan(more, metadata)).toThrow(message)
+      expect(() => plan(more, metadata)).toThrow(FormatError)
+    })
+  }
+  refuse(
+    "parts that are not all of the tensor",
+    { "blk.0.attn_qkv.weight": ["Q8_0", dim, 192] },
+    {},
+    "blk.0.attn_qkv.weight has shape [64, 192], the configuration needs [64, 128] (inputs, outputs)",
+  )
+  refuse(
+    "factors for long contexts alone",
+    { "rope_factors_long.weight": ["F32", 8] },
+    original,
+    "model.gguf: tensor rope_factors_short.weight is missing (the file has 9)",
+  )
+  refuse(
+    "factors for other heads",
+    { ...both, "rope_factors_long.weight": ["F32", 6] },
+    original,
+    "rope_factors_long.weight has shape [6], the configuration needs [8]",
+  )
+  refuse(
+    "factors, and no length where they change",
+    both,
+    {},
+    "model.gguf: phi3.rope.scaling.original_context_length is missing",
+  )
+  refuse(
+    "a length where they change beyond the longest context",
+    both,
+    { "phi3.rope.scaling.original_context_length": 256 },
+    "phi3.rope.scaling.original_context_length is 256, a whole number from 1 to 128 is needed",
+  )
 })

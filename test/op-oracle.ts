@@ -6,6 +6,7 @@
 import type { Executor } from "../src/executor.ts"
 import type { Place, PlannedOp } from "../src/graph.ts"
 import { OPERATIONS, Op, readField, Type, viewOf } from "../src/native/abi.ts"
+import type { Weight } from "../src/weights.ts"
 
 const EPS = 2 ** -24 // half an ulp, relative
 const SLACK = 8
@@ -25,7 +26,7 @@ export interface OpContext {
   readonly op: PlannedOp
   readonly index: number
   /** Dequantised weights, row-major. */
-  readonly weight: (name: string) => Float32Array
+  readonly weight: (weight: Weight) => Float32Array
   readonly tokens: readonly number[]
   readonly position: number
   readonly outputs: readonly number[]
@@ -97,7 +98,7 @@ export function expectOp(context: OpContext): Record<string, Expected> {
   const { places, weights } = op
   const nRows = (places.out ?? places.in ?? places.x ?? places.k)!.isPerOutput ? outputs.length : tokens.length
   const read = (role: string) => readRows(executor, places[role]!, nRows)
-  const matrix = (i: number) => context.weight(weights[i]!.name)
+  const matrix = (i: number) => context.weight(weights[i]!)
   const n = numbers(context)
 
   switch (op.operation) {
@@ -120,10 +121,10 @@ export function expectOp(context: OpContext): Record<string, Expected> {
       const biases = weights.filter(({ rows }) => rows === 1)
       const before = op.operation === "matmul_add" ? read("out") : blank(nRows, places.out!.cols)
       const rows = read("in").map((x, t) => {
-        const parts = matrices.map(({ name, rows }) => product(context.weight(name), x, rows))
+        const parts = matrices.map((weight) => product(context.weight(weight), x, weight.rows))
         const values = Float64Array.from(parts.flatMap((part) => [...part.values]))
         const bounds = Float64Array.from(parts.flatMap((part) => [...part.bounds]))
-        const bias = biases.flatMap(({ name }) => [...context.weight(name)])
+        const bias = biases.flatMap((weight) => [...context.weight(weight)])
         for (let i = 0; i < values.length; i++) {
           const size = Math.abs(values[i]!) + Math.abs(bias[i] ?? 0) + Math.abs(before[t]![i]!)
           values[i] = values[i]! + (bias[i] ?? 0) + before[t]![i]!
@@ -229,7 +230,8 @@ function attend({ op, kv, position }: OpContext, q: Rows, n: Record<string, numb
   const values = blank(q, q[0]!.length)
   const bounds = blank(q, q[0]!.length)
   for (const [t, row] of q.entries()) {
-    const held = kv[op.layer]!.slice(0, position + t + 1)
+    const end = position + t + 1
+    const held = kv[op.layer]!.slice(n.window! > 0 ? Math.max(0, end - n.window!) : 0, end)
     for (let h = 0; h < n.n_heads!; h++) {
       const [qAt, kvAt] = [h * headDim, Math.floor(h / group) * headDim]
       let scoreBound = 0

@@ -9,26 +9,27 @@ import { dequantize } from "../src/gguf/dequantize.ts"
 import { load, type Model } from "../src/index.ts"
 import { Type } from "../src/native/abi.ts"
 import { KvCache } from "../src/native/handles.ts"
+import type { Weight } from "../src/weights.ts"
 import { expectOp, type KvHistory, readRows } from "./op-oracle.ts"
 import { TINY_MODELS, tinyTokens, writeTinyModel } from "./tiny-model.ts"
 
 const folder = mkdtempSync(join(tmpdir(), "asdsl-oracle-"))
 afterAll(() => rmSync(folder, { recursive: true }))
 
-/** Dequantised tensors of a file, and what the graph computes itself. */
-function weightReader(model: Model): (name: string) => Float32Array {
+/** Dequantised tensors of a file, or rows of them. What the graph computes itself is taken as it is: forward.test.ts and
+ * graph.test.ts know what it has to be. */
+function weightReader(model: Model): (weight: Weight) => Float32Array {
   const file = readFileSync(model.path)
-  const known = new Map<string, Float32Array>()
-  const n = model.config.nRot / 2
-  const frequencies = Float32Array.from({ length: n }, (_, j) => model.config.ropeBase ** (-j / n))
-  known.set("rope_frequencies", frequencies)
-  return (name) => {
-    const info = model.header.tensors.get(name)
-    if (!known.has(name) && info !== undefined) {
-      const size = info.shape.reduce((product, length) => product * length, 1)
-      known.set(name, dequantize(info.type, file.subarray(info.offset, info.offset + info.bytes), size))
-    }
-    return known.get(name)!
+  const known = new Map<Weight, Float32Array>()
+  const read = ({ source, firstRow, rows, cols }: Weight) => {
+    if (source instanceof Float32Array) return source
+    const size = source.shape.reduce((product, length) => product * length, 1)
+    const values = dequantize(source.type, file.subarray(source.offset, source.offset + source.bytes), size)
+    return values.subarray(firstRow * cols, (firstRow + rows) * cols)
+  }
+  return (weight) => {
+    if (!known.has(weight)) known.set(weight, read(weight))
+    return known.get(weight)!
   }
 }
 

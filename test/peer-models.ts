@@ -9,6 +9,18 @@ const narrow = { ...small, dim: 96, nHeads: 3, nKvHeads: 1, nFfn: 160 }
 const wide = { ...small, dim: 256, nHeads: 4, nKvHeads: 2, nFfn: 512 }
 const q6k = (name: string) => (/attn_v|ffn_down|output\.w/.test(name) ? "Q6_K" : "Q4_K")
 // Llama 3.1's rule: high frequencies stay, low ones are divided by 8, those between by something between.
+const phi3 = { ...narrow, arch: "phi3", nKvHeads: 3 } as const
+const ofContext = {
+  short: Array.from({ length: 12 }, (_, j) => 1 + j / 16),
+  long: Array.from({ length: 12 }, (_, j) => 1 + j ** 1.5),
+}
+// llama.cpp's contexts are multiples of 256 tokens: the length at which factors change has to be far from N_CTX.
+const longRope = (nCtxOriginal: number) => ({
+  "phi3.rope.dimension_count": 24,
+  "phi3.rope.scaling.attn_factor": Math.fround(1.19),
+  "phi3.rope.scaling.original_context_length": nCtxOriginal,
+  "phi3.attention.sliding_window": 2047,
+})
 const factors = Array.from({ length: 16 }, (_, j) => Math.min(8, Math.max(1, (j - 4) * 1.1)))
 
 export const PEER_MODELS: Readonly<Record<string, RandomModel>> = {
@@ -34,9 +46,15 @@ export const PEER_MODELS: Readonly<Record<string, RandomModel>> = {
   "qwen2-q4_k-q6_k": { ...wide, arch: "qwen2", seed: 117, type: "Q4_K", types: q6k, biases: true },
   qwen3: { ...narrow, arch: "qwen3", seed: 118, type: "F32", headDim: 48, tied: false },
   "qwen3-q8_0": { ...narrow, arch: "qwen3", seed: 119, type: "Q8_0", headDim: 64, nHeads: 4, nKvHeads: 2 },
+  phi3: { ...phi3, seed: 120, type: "F32", tied: false },
+  "phi3-long": { ...phi3, seed: 121, type: "F32", contextFactors: ofContext, metadata: longRope(64) },
+  "phi3-short": { ...phi3, seed: 122, type: "F32", contextFactors: ofContext, nCtx: 8192, metadata: longRope(4096) },
+  "phi3-q4_k": { ...wide, arch: "phi3", seed: 123, type: "Q4_K", metadata: { "phi3.rope.dimension_count": 48 } },
   "head-dim-64": { ...narrow, seed: 115, type: "F32", headDim: 64, nHeads: 4, nKvHeads: 2 },
 }
 
+/** Tokens of the context, for which llama.cpp takes 256. */
+export const N_CTX = 128
 /** Positions whose probabilities are stored, and the tokens at them. */
 export const N_POSITIONS = 48
 export const peerTokens = ({ nVocab, seed }: RandomModel) =>

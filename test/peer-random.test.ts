@@ -13,7 +13,7 @@ import { join } from "node:path"
 import { load } from "../src/index.ts"
 import expected from "./conformance/expected/random.json"
 import { Forward, logProbabilities, type Moments } from "./forward.ts"
-import { N_POSITIONS, PEER_MODELS, peerTokens, writePeerModel } from "./peer-models.ts"
+import { N_CTX, N_POSITIONS, PEER_MODELS, peerTokens, writePeerModel } from "./peer-models.ts"
 
 setDefaultTimeout(60_000) // seconds each; two workers on busy cores wait for each other
 
@@ -52,9 +52,9 @@ async function compare(name: string, stored: { ids: string; logProbabilities: st
   const path = join(folder, `${name}.gguf`)
   const tokens = peerTokens(PEER_MODELS[name]!)
   const [ours, theirs] = (["asdsl", "llama.cpp"] as const).map((engine) => {
-    return new Forward(path, engine).run(tokens, "f16").logits.map(logMoments)
+    return new Forward(path, engine, N_CTX).run(tokens, "f16").logits.map(logMoments)
   })
-  using model = await load(path, { nThreads: 2, maxOutputs: N_POSITIONS })
+  using model = await load(path, { nThreads: 2, nCtx: N_CTX, maxOutputs: N_POSITIONS })
   using session = model.createSession()
   session.extend(tokens, { outputs: "all" })
   const ids = new Uint16Array(bytesOf(stored.ids))

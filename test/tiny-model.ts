@@ -1,24 +1,28 @@
-// Random-weight llama models for tests of the engine, small enough to run in milliseconds at every level.
+// Random-weight models for tests of the engine, small enough to run in milliseconds at every level.
 
 import type { TensorTypeName } from "../src/gguf/types.ts"
 import { TENSOR_TYPES } from "../src/gguf/types.ts"
 import { cpuInfo } from "../src/native/handles.ts"
-import { writeRandomModel } from "./fixtures/random-model.ts"
+import { type RandomModel, writeRandomModel } from "./fixtures/random-model.ts"
 
 /** Instruction-set levels that run here, the oracle apart. */
 export const LEVELS = cpuInfo().levels.filter((level) => level !== "reference")
 
 export const TYPES = Object.keys(TENSOR_TYPES) as TensorTypeName[]
 
-export interface TinyModel {
-  path: string
-  seed?: number
-  type: TensorTypeName
-  types?: (name: string) => TensorTypeName
-  tied?: boolean
-  biases?: boolean
-  nLayers?: number
+export type TinyModel = { path: string; type: TensorTypeName } & Partial<RandomModel>
+
+/** Part of each head turns, by factors of long contexts, and a window of keys ends before the sequence does. */
+const PHI3 = {
+  "phi3.rope.dimension_count": 24,
+  "phi3.rope.scaling.attn_factor": Math.fround(1.2),
+  "phi3.rope.scaling.original_context_length": 64,
+  "phi3.attention.sliding_window": 21,
 }
+const factors = (n: number) => ({
+  short: Array.from({ length: n }, (_, j) => 1 + j / 16),
+  long: Array.from({ length: n }, (_, j) => 1 + j ** 1.5),
+})
 
 /** Every tensor type by itself, and mixtures as real files have them: by name. */
 export const TINY_MODELS: Record<string, Omit<TinyModel, "path">> = {
@@ -33,6 +37,8 @@ export const TINY_MODELS: Record<string, Omit<TinyModel, "path">> = {
     types: (name) => (name.includes("attn_k") ? "F16" : name.includes("attn_v") ? "Q8_0" : "Q4_0"),
     biases: true,
   },
+  "phi3, Q4_0": { type: "Q4_0", arch: "phi3", metadata: PHI3, contextFactors: factors(12) },
+  "phi3, Q4_K, untied": { type: "Q4_K", arch: "phi3", metadata: PHI3, contextFactors: factors(12), tied: false },
 }
 
 /** Writes a model: 200 tokens, 2 layers, 3 query heads to 1 key head of 32 (K-quants: 4 to 2 of 64), context 128. */
@@ -40,10 +46,10 @@ export function writeTinyModel(model: TinyModel): string {
   const names = [model.type, model.types?.("blk.0.attn_v.weight"), model.types?.("blk.0.ffn_down.weight")]
   const isWide = names.some((name) => name !== undefined && TENSOR_TYPES[name].block === 256)
   const [dim, nHeads, nKvHeads] = isWide ? [256, 4, 2] : [96, 3, 1]
-  writeRandomModel(model.path, {
-    ...{ seed: model.seed ?? 1, type: model.type, nLayers: model.nLayers ?? 2, dim, nHeads, nKvHeads, nFfn: 2 * dim },
-    ...{ nVocab: 200, nCtx: 128, tied: model.tied ?? true, biases: model.biases ?? false },
-    ...(model.types ? { types: model.types } : {}),
+  const { path, ...given } = model
+  writeRandomModel(path, {
+    ...{ seed: 1, nLayers: 2, dim, nHeads, nKvHeads, nFfn: 2 * dim, nVocab: 200, nCtx: 128, tied: true, biases: false },
+    ...given,
   })
   return model.path
 }

@@ -19,12 +19,16 @@ export interface ModelConfig {
   readonly nVocab: number
   /** Context length the model was trained for. */
   readonly nCtxTrain: number
+  /** Where there are two sets of rotary factors: longer contexts than this take the long one. */
+  readonly nCtxOriginal?: number
   readonly normEps: number
   readonly ropeBase: number
   /** Linear position scaling: positions are divided by it. 1: none. */
   readonly ropeScale: number
   /** Multiplies the rotation's cosines and sines. 1: none. */
   readonly ropeMagnitude: number
+  /** Keys that a token sees, itself included, by layer. 0: all before it. */
+  readonly windows: readonly number[] // (nLayers)
   /** The output matrix is the embedding table. */
   readonly isTied: boolean
 }

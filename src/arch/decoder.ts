@@ -3,6 +3,7 @@
 
 import { FormatError, UnsupportedError } from "../errors.ts"
 import type { GraphBuilder } from "../graph.ts"
+import type { RowRange } from "../weights.ts"
 import { MAX_DIM, MAX_HEAD_DIM, MAX_HEADS, MAX_LAYERS, type Metadata, type ModelConfig } from "./config.ts"
 
 /** Reads the metadata that all of them have. */
@@ -45,6 +46,7 @@ export function decoderConfig(m: Metadata): ModelConfig {
     ropeBase: m.number("rope.freq_base", 1, 1e12, 10000),
     ropeScale: ropeScale(m),
     ropeMagnitude: m.number("rope.scaling.attn_factor", 1e-6, 1e6, 1),
+    windows: new Array<number>(nLayers).fill(0),
     isTied: !m.header.tensors.has("output.weight"),
   }
 }
@@ -68,26 +70,35 @@ function vocabularySize(m: Metadata, dim: number): number {
   return nVocab
 }
 
+/** The linear scaling of positions, as files say it and old files said it. */
 function ropeScale(m: Metadata): number {
-  const type = m.string("rope.scaling.type", "none")
-  if (type === "linear") return m.number("rope.scaling.factor", 1e-3, 1e6, 1)
-  if (type === "none") return m.number("rope.scale_linear", 1e-3, 1e6, 1) // the key of old files
-  throw new UnsupportedError(
-    `${m.arch}.rope.scaling.type ${type} is not supported; known: none, linear, rope_freqs.weight`,
-  )
+  const type = m.string("rope.scaling.type", "linear")
+  if (type === "none") return 1
+  if (type === "linear" || type === "longrope") {
+    return m.number("rope.scaling.factor", 1e-3, 1e6, m.number("rope.scale_linear", 1e-3, 1e6, 1))
+  }
+  throw new UnsupportedError(`${m.arch}.rope.scaling.type ${type} is not supported; known: none, linear, longrope`)
 }
 
-/** Radians per token of each rotated pair. Llama 3 stores a divisor for each, from which longer contexts follow. */
-function ropeFrequencies(g: GraphBuilder, c: ModelConfig): Float32Array {
+/** A divisor for each rotated pair, from which longer contexts follow. Llama 3 has one set of them, Phi-3 one for contexts
+ * up to nCtxOriginal and another one beyond. */
+function ropeDivisors(g: GraphBuilder, c: ModelConfig): Float32Array | undefined {
+  const read = (set: string) => {
+    const name = `rope_${set}.weight`
+    const divisors = g.weights.values(name, c.nRot / 2)
+    const wrong = divisors.findIndex((divisor) => !(divisor > 0) || !Number.isFinite(divisor))
+    if (wrong < 0) return divisors
+    throw new FormatError(`${name}: factor ${wrong} is ${divisors[wrong]}, a positive number is needed`)
+  }
+  if (c.nCtxOriginal === undefined) return g.weights.has("rope_freqs.weight") ? read("freqs") : undefined
+  const [short, long] = [read("factors_short"), read("factors_long")]
+  return g.limits.nCtx > c.nCtxOriginal ? long : short
+}
+
+/** Radians per token of each rotated pair. */
+function ropeFrequencies(c: ModelConfig, divisors: Float32Array | undefined): Float32Array {
   const n = c.nRot / 2
-  const divisors = g.weights.has("rope_freqs.weight") ? g.weights.values("rope_freqs.weight", n) : undefined
-  return Float32Array.from({ length: n }, (_, j) => {
-    const divisor = (divisors?.[j] ?? 1) * c.ropeScale
-    if (!(divisor > 0) || !Number.isFinite(divisor)) {
-      throw new FormatError(`rope_freqs.weight: factor ${j} is ${divisor}, a positive number is needed`)
-    }
-    return c.ropeBase ** (-j / n) / divisor
-  })
+  return Float32Array.from({ length: n }, (_, j) => c.ropeBase ** (-j / n) / ((divisors?.[j] ?? 1) * c.ropeScale))
 }
 
 /** In what architectures differ. */
@@ -96,21 +107,35 @@ export interface DecoderVariant {
   readonly ropeMode: 0 | 1
   /** Each head of queries and keys is normed before it turns. */
   readonly hasQkNorms?: boolean
+  /** Queries, keys and values are rows of one tensor, and so are gate and up. */
+  readonly isFused?: boolean
 }
 
-export function buildDecoder(g: GraphBuilder, c: ModelConfig, { ropeMode, hasQkNorms = false }: DecoderVariant): void {
+/** Matrices that are rows of one tensor, one after the other. */
+function rowsOf(name: string, rows: readonly number[]): RowRange[] {
+  const fileRows = rows.reduce((sum, n) => sum + n, 0)
+  return rows.map((_, i) => ({ name, firstRow: rows.slice(0, i).reduce((sum, n) => sum + n, 0), fileRows }))
+}
+
+export function buildDecoder(g: GraphBuilder, c: ModelConfig, variant: DecoderVariant): void {
+  const { ropeMode, hasQkNorms = false, isFused = false } = variant
   const [qRows, kvRows] = [c.nHeads * c.headDim, c.nKvHeads * c.headDim]
   const bias = (name: string) => (g.weights.has(name) ? name : undefined)
+  const matrices = (blk: string, fused: string, names: readonly string[], rows: readonly number[]) => {
+    return isFused ? rowsOf(`${blk}${fused}.weight`, rows) : names.map((name) => `${blk}${name}.weight`)
+  }
   let x = g.embed("token_embd.weight", c.nVocab, c.dim) // (tokens, dim)
-  const table = g.ropeTable("rope_frequencies", ropeFrequencies(g, c), c.ropeMagnitude) // (tokens, nRot)
+  const table = g.ropeTable("rope_frequencies", ropeFrequencies(c, ropeDivisors(g, c)), c.ropeMagnitude) // (tokens, nRot)
   for (let l = 0; l < c.nLayers; l++) {
     g.layer = l
     const blk = `blk.${l}.`
     const h = g.rmsNorm(x, `${blk}attn_norm.weight`, c.normEps)
+    const names = ["attn_q", "attn_k", "attn_v"]
+    const [wq, wk, wv] = matrices(blk, "attn_qkv", names, [qRows, kvRows, kvRows])
     const [q, k, v] = g.matmul("qkv", h, [
-      { name: `${blk}attn_q.weight`, rows: qRows, bias: bias(`${blk}attn_q.bias`) },
-      { name: `${blk}attn_k.weight`, rows: kvRows, bias: bias(`${blk}attn_k.bias`) },
-      { name: `${blk}attn_v.weight`, rows: kvRows, bias: bias(`${blk}attn_v.bias`) },
+      { name: wq!, rows: qRows, bias: bias(`${blk}attn_q.bias`) },
+      { name: wk!, rows: kvRows, bias: bias(`${blk}attn_k.bias`) },
+      { name: wv!, rows: kvRows, bias: bias(`${blk}attn_v.bias`) },
     ])
     if (hasQkNorms) {
       g.normHeads(q!, `${blk}attn_q_norm.weight`, c.normEps, c.nHeads)
@@ -118,7 +143,7 @@ export function buildDecoder(g: GraphBuilder, c: ModelConfig, { ropeMode, hasQkN
     }
     g.rope([q!, k!], table, c.headDim, ropeMode)
     g.kvAppend(k!, v!, c)
-    let a = g.attention(q!, c, 1 / Math.sqrt(c.headDim)) // (tokens, nHeads * headDim)
+    let a = g.attention(q!, c, 1 / Math.sqrt(c.headDim), c.windows[l]) // (tokens, nHeads * headDim)
     if (l === c.nLayers - 1) {
       // Keys and values of all tokens are in the cache: what follows matters only for rows that need logits.
       x = g.gatherOutputs(x)
@@ -126,7 +151,8 @@ export function buildDecoder(g: GraphBuilder, c: ModelConfig, { ropeMode, hasQkN
     }
     g.matmulAdd(x, a, `${blk}attn_output.weight`, bias(`${blk}attn_output.bias`))
     const f = g.rmsNorm(x, `${blk}ffn_norm.weight`, c.normEps)
-    const u = g.gateUp(f, `${blk}ffn_gate.weight`, `${blk}ffn_up.weight`, c.nFfn)
+    const [gate, up] = matrices(blk, "ffn_up", ["ffn_gate", "ffn_up"], [c.nFfn, c.nFfn])
+    const u = g.gateUp(f, gate!, up!, c.nFfn)
     g.matmulAdd(x, u, `${blk}ffn_down.weight`, bias(`${blk}ffn_down.bias`))
   }
   const y = g.rmsNorm(x, "output_norm.weight", c.normEps)

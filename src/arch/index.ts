@@ -5,10 +5,11 @@ import type { GgufHeader } from "../gguf/types.ts"
 import type { GraphBuilder } from "../graph.ts"
 import { type Architecture, Metadata, type ModelConfig } from "./config.ts"
 import { llama } from "./llama.ts"
+import { phi3 } from "./phi3.ts"
 import { qwen2 } from "./qwen2.ts"
 import { qwen3 } from "./qwen3.ts"
 
-const ARCHITECTURES: Readonly<Record<string, Architecture>> = { llama, qwen2, qwen3 }
+const ARCHITECTURES: Readonly<Record<string, Architecture>> = { llama, phi3, qwen2, qwen3 }
 
 /** Names of the architectures that can be loaded. */
 export function knownArchitectures(): string[] {
