@@ -1,6 +1,6 @@
 // What build.zig makes: each level's kernels hold the instructions that the level is named for and none of a higher one;
 // the library shows exactly the functions of csrc/asdsl.h and runs on a glibc of 2013.
-// Oracle: the machine code itself, decoded by x86-instructions.ts (whose places agree with the compiler's symbols, and
+// Oracle: the machine code itself, x86 decoded by x86-instructions.ts (whose places agree with the compiler's symbols, and
 // once, by hand, with all 312,329 instructions that GNU objdump finds), and the ELF tables.
 
 import { afterAll, describe, expect, test } from "bun:test"
@@ -79,12 +79,16 @@ const LEVELS: Record<string, LevelRule> = {
 const code = new Map<string, Instruction[]>()
 const library = () => new Elf(readFileSync(ensureLibrary()))
 
-function buildObjects(): void {
-  const child = Bun.spawnSync([findZig(), "build", "objects", "--prefix", folder], {
+function zigBuildObjects(prefix: string, ...options: string[]): void {
+  const child = Bun.spawnSync([findZig(), "build", "objects", "--prefix", prefix, ...options], {
     cwd: projectFolder,
     env: zigEnvironment(),
   })
   if (child.exitCode !== 0) throw new Error(child.stderr.toString())
+}
+
+function buildObjects(): void {
+  zigBuildObjects(folder)
   for (const level of Object.keys(LEVELS)) {
     const elf = new Elf(readFileSync(join(folder, "objects", `kernels_${level}.o`)))
     const text = elf.section(".text")
@@ -122,6 +126,26 @@ describe.skipIf(!isHere)("instructions", () => {
     expect(all.filter(isBeyondSse2)).toEqual([])
   })
 })
+
+/** sdot and udot, of vectors and by element: Arm Architecture Reference Manual, C7.2 (instructions are 32 bits each). */
+const isDotProduct = (word: number) =>
+  (word & 0x9fe0fc00) >>> 0 === 0x0e809400 || (word & 0x9fc0f400) >>> 0 === 0x0f80e000
+
+test.skipIf(!isHere)(
+  "aarch64: every kernel compiles for its levels, and neon alone has the dot product",
+  () => {
+    const prefix = join(folder, "aarch64")
+    zigBuildObjects(prefix, "-Dtarget=aarch64-linux-gnu.2.17")
+    const found = ["portable", "neon"].map((level) => {
+      const text = new Elf(readFileSync(join(prefix, "objects", `kernels_${level}.o`))).section(".text").bytes
+      const view = new DataView(text.buffer, text.byteOffset, text.byteLength)
+      const words = Array.from({ length: text.length / 4 }, (_, i) => view.getUint32(4 * i, true))
+      return words.filter(isDotProduct).length
+    })
+    expect([found[0], found[1]! > 1000]).toEqual([0, true])
+  },
+  300_000,
+)
 
 describe.skipIf(!isHere)("guards", () => {
   const preprocess = (level: string, cpu: string) => {
