@@ -58,6 +58,7 @@ enum asdsl_type {
     ASDSL_F16 = 1,
     ASDSL_Q4_0 = 2,
     ASDSL_Q4_1 = 3,
+    ASDSL_Q5_0 = 6,
     ASDSL_Q8_0 = 8,
     ASDSL_Q4_K = 12,
     ASDSL_Q5_K = 13,

@@ -31,6 +31,7 @@ export const PEER_MODELS: Readonly<Record<string, RandomModel>> = {
   q8_0: { ...narrow, seed: 105, type: "Q8_0" },
   q4_0: { ...narrow, seed: 106, type: "Q4_0" },
   q4_1: { ...narrow, seed: 107, type: "Q4_1", tied: false },
+  q5_0: { ...narrow, seed: 120, type: "Q5_0" },
   "q5_k-q6_k": { ...wide, seed: 120, type: "Q5_K", types: (name) => (q6k(name) === "Q6_K" ? "Q6_K" : "Q5_K") },
   q6_k: { ...wide, seed: 108, type: "Q6_K" },
   "q4_k-q6_k": { ...wide, seed: 109, type: "Q4_K", types: q6k, tied: false },

@@ -10,6 +10,9 @@
  *              row r in its low and input 16 + 4l + i in its high nibble (the bytes of a GGUF block, in order)
  *   q4_0       records of 16 x 64 (two blocks a, b), 576 bytes: f16 d_a[16], f16 d_b[16], 4 lines of a, 4 lines of b.
  *              An odd last block is a record of 320 bytes: d_a, 32 zero bytes, 4 lines: the same formula finds it
+ *   q5_0       records of 16 x 64, 704 bytes: d_a, d_b, a line of a's fifth bits, 4 lines of a, likewise of b; odd last
+ *              block 384 bytes. Nibbles as q4_0's. Of the fifth bits, bit l of byte 4r + i is that of input 4l + i,
+ *              bit 4 + l that of input 16 + 4l + i: two shifts bring them to where line l wants them
  *   q8_0       records of 16 x 64, 1088 bytes: d_a, d_b, 8 lines of a, 8 lines of b; odd last block 576 bytes
  *   q4_k       records of 16 x 256, 2304 bytes: f16 d[16], f16 dmin[16]; a line of scale nibbles, a line of minimum
  *              nibbles, a line of 2-bit tops; then 4 lines for each sub-block of 32 inputs, as q4_1's.
@@ -31,6 +34,7 @@ enum {
     LINE = 64,
     Q4_1_RECORD = 320,
     Q4_0_PAIR = 576,
+    Q5_0_PAIR = 704,
     Q8_0_PAIR = 1088,
     Q4_K_RECORD = 2304,
     Q5_K_RECORD = 2816,
@@ -42,7 +46,7 @@ struct act_q8_32 {
     int8_t q[32];
     float d;          /* largest |x| / 127; 0: all of q is 0; NaN: an input was NaN or infinite */
     float s;          /* d * sum(q), for minima */
-    int32_t minus8;   /* -8 * sum(q): what Q4_0's offset of 8 takes off */
+    int32_t minus8;   /* -8 * sum(q): what Q4_0's offset of 8 takes off, and half of what Q5_0's 16 does */
     int32_t minus128; /* -128 * sum(q): for signed weights that an instruction takes as unsigned */
 };
 
@@ -69,6 +73,7 @@ static inline uint64_t group_bytes(int32_t type, int32_t cols) {
     case ASDSL_BF16: return (32 * n + 63) / 64 * 64;
     case ASDSL_Q4_1: return n / 32 * Q4_1_RECORD;
     case ASDSL_Q4_0: return n / 64 * Q4_0_PAIR + (n / 32 & 1) * (LINE + 4 * LINE);
+    case ASDSL_Q5_0: return n / 64 * Q5_0_PAIR + (n / 32 & 1) * (LINE + 5 * LINE);
     case ASDSL_Q8_0: return n / 64 * Q8_0_PAIR + (n / 32 & 1) * (LINE + 8 * LINE);
     case ASDSL_Q4_K: return n / 256 * Q4_K_RECORD;
     case ASDSL_Q5_K: return n / 256 * Q5_K_RECORD;
@@ -104,6 +109,11 @@ static inline float f16_at(const uint8_t *p) {
 static inline int32_t nibble_at(const uint8_t *lines, int32_t r, int32_t i) {
     uint8_t byte = lines[i % 16 / 4 * LINE + 4 * r + i % 4];
     return i < 16 ? byte & 15 : byte >> 4;
+}
+
+/* The same with a fifth bit: a line of fifth bits, then 4 of nibbles. */
+static inline int32_t five_bits_at(const uint8_t *lines, int32_t r, int32_t i) {
+    return nibble_at(lines + LINE, r, i) | (lines[4 * r + i % 4] >> i / 4 & 1) << 4;
 }
 
 /* Scale and offset of sub-block j out of the first four lines of q4_k and q5_k. */
@@ -164,6 +174,10 @@ static inline struct element layout_element(int32_t type, const void *group, int
     case ASDSL_Q4_0:
         at += pair * Q4_0_PAIR;
         return (struct element){f16_at(at + 32 * odd + 2 * r), -0.0f, nibble_at(at + LINE + 4 * LINE * odd, r, i) - 8};
+    case ASDSL_Q5_0:
+        at += pair * Q5_0_PAIR;
+        return (struct element){f16_at(at + 32 * odd + 2 * r), -0.0f,
+                                five_bits_at(at + LINE + 5 * LINE * odd, r, i) - 16};
     case ASDSL_Q8_0:
         at += pair * Q8_0_PAIR;
         return (struct element){f16_at(at + 32 * odd + 2 * r), -0.0f,

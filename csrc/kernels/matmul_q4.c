@@ -5,15 +5,7 @@
  *   q4_1         sum = fma(m_w, s_a, fma(dot, d_w * d_a, sum))
  * in block order. Compiled once per level.
  */
-#include "matmul.h"
-
-enum { BLOCK = 32, ACT = sizeof(struct act_q8_32), AT_D = 32, AT_S = 36, AT_MINUS8 = 40, AT_MINUS128 = 44 };
-
-SIMD_INLINE fv set1_at(const uint8_t *p) {
-    float x;
-    memcpy(&x, p, 4);
-    return fv_set1(x);
-}
+#include "matmul_32.h"
 
 /* Four lines of nibbles against n columns. */
 SIMD_INLINE void dot_nibbles(dot4 *dots, const uint8_t *lines, const uint8_t *act, size_t stride, int n) {
@@ -28,8 +20,6 @@ SIMD_INLINE void dot_nibbles(dot4 *dots, const uint8_t *lines, const uint8_t *ac
         }
     }
 }
-
-SIMD_INLINE const int32_t *i32_at(const uint8_t *p) { return (const int32_t *)(const void *)p; }
 
 /* One block, LANES rows, n columns. scales: f16 of the rows; lines: their quants. */
 SIMD_INLINE void q4_1_block(fv *sums, const uint8_t *scales, const uint8_t *lines, const uint8_t *act, size_t stride,
@@ -82,53 +72,10 @@ SIMD_INLINE void q8_0_block(fv *sums, const uint8_t *scales, const uint8_t *line
     }
 }
 
-/* The walk over a row group: `halves` vectors of LANES rows from half h on. STEP: block i of a record, whose scales
- * come first (32 bytes to a block of a pair), then its lines. */
-#define STEP(NAME, i, LINES)                                                                                           \
-    do {                                                                                                               \
-        const uint8_t *scales = record + 32 * (i) + 2 * LANES * h, *lines = record + LINE + LINES * LINE * (i);        \
-        if (prefetch) prefetch_lines(lines + PREFETCH_NEAR, LINES * LINE + ((i) ? 0 : LINE));                          \
-        UNROLL                                                                                                         \
-        for (int s = 0; s < halves; s++) {                                                                             \
-            NAME##_block(sums[s], scales + 2 * LANES * s, lines + 4 * LANES * (h + s), act, stride, n);                \
-            SIMD_FORGET;                                                                                               \
-        }                                                                                                              \
-        act += ACT;                                                                                                    \
-    } while (0)
-#define BODY(NAME, WALK)                                                                                               \
-    SIMD_INLINE void NAME##_body(const struct tile *t, int h, const int n, const int halves, const int prefetch) {     \
-        fv sums[2][TILE_COLS];                                                                                         \
-        const uint8_t *record = t->group, *act = t->act;                                                               \
-        const size_t stride = t->act_stride;                                                                           \
-        const int32_t n_blocks = t->cols / BLOCK;                                                                      \
-        UNROLL                                                                                                         \
-        for (int i = 0; i < n; i++) sums[0][i] = sums[1][i] = fv_zero();                                               \
-        WALK                                                                                                           \
-        UNROLL                                                                                                         \
-        for (int s = 0; s < halves; s++) UNROLL                                                                        \
-        for (int c = 0; c < n; c++) fv_store(t->sums + c * KERNEL_ROWS + (h + s) * LANES, sums[s][c]);                 \
-    }
-#define SINGLES(NAME, RECORD_BYTES, LINES)                                                                             \
-    ROLLED                                                                                                             \
-    for (int32_t b = 0; b < n_blocks; b++, record += RECORD_BYTES) STEP(NAME, 0, LINES);
-#define PAIRS(NAME, RECORD_BYTES, LINES)                                                                               \
-    ROLLED                                                                                                             \
-    for (int32_t b = 0; b < n_blocks / 2; b++, record += RECORD_BYTES) {                                               \
-        STEP(NAME, 0, LINES);                                                                                          \
-        STEP(NAME, 1, LINES);                                                                                          \
-    }                                                                                                                  \
-    if (n_blocks % 2) STEP(NAME, 0, LINES);
 BODY(q4_0, PAIRS(q4_0, Q4_0_PAIR, 4))
 BODY(q4_1, SINGLES(q4_1, Q4_1_RECORD, 4))
 BODY(q8_0, PAIRS(q8_0, Q8_0_PAIR, 8))
 
-/* With 8 lanes a wide tile walks its records once for each half: its sums and dots fill the registers. */
-#define TILE_OF_BODY(NAME)                                                                                             \
-    SIMD_INLINE void NAME##_tile(const struct tile *t, const int n, const int prefetch) {                              \
-        const int at_once = n <= TILE_HALVES_TO ? HALVES : 1;                                                          \
-        NAME##_body(t, 0, n, at_once, prefetch);                                                                       \
-        if (at_once < HALVES) NAME##_body(t, 1, n, at_once, 0);                                                        \
-    }
 TILE_OF_BODY(q4_0)
 TILE_OF_BODY(q4_1)
 TILE_OF_BODY(q8_0)

@@ -1,7 +1,8 @@
 /* repack_layout.c: rows as GGUF stores them <-> interleaved records (layout.h), both ways, lossless.
  *
- * Bytes move, and bits of quants and scales of K-quants change places; nothing is rounded. Plain C: the work is copies
- * of 4 bytes, which compilers do well enough (well above the speed that a disk delivers). Padding rows are zero bytes.
+ * Bytes move, and bits of K-quants and the fifth bits of q5_0 change places; nothing is rounded. Plain C: the work is
+ * copies of 4 bytes, which compilers do well enough (well above the speed that a disk delivers). Padding rows are zero
+ * bytes.
  */
 #include "layout.h"
 
@@ -42,6 +43,32 @@ REPACK_INLINE void block_q4_1(uint8_t *row, uint8_t *group, int32_t cols, int32_
     move(row, record + 2 * r, 2, to);
     move(row + 2, record + 32 + 2 * r, 2, to);
     move_lines(row + 4, record + LINE, r, 4, to);
+}
+/* x with the bits of `mask` and those `shift` above them exchanged. */
+REPACK_INLINE uint32_t exchange(uint32_t x, uint32_t mask, int shift) {
+    uint32_t t = (x ^ x >> shift) & mask;
+    return x ^ t ^ t << shift;
+}
+/* The 32 fifth bits of a row's block: bit 4l + i <-> bit 8i + l (l below 8). The five bits of a bit's number turn by
+ * two places, a cycle of four exchanges with its lowest. */
+REPACK_INLINE void move_fifth_bits(uint8_t *row, uint8_t *line, int32_t r, int to_records) {
+    uint32_t x;
+    memcpy(&x, to_records ? row : line + 4 * r, 4);
+    if (to_records) {
+        x = exchange(exchange(x, 0x00aa00aau, 7), 0x22222222u, 1);
+        x = exchange(exchange(x, 0x0000aaaau, 15), 0x0a0a0a0au, 3);
+    } else {
+        x = exchange(exchange(x, 0x0a0a0a0au, 3), 0x0000aaaau, 15);
+        x = exchange(exchange(x, 0x22222222u, 1), 0x00aa00aau, 7);
+    }
+    memcpy(to_records ? line + 4 * r : row, &x, 4);
+}
+REPACK_INLINE void block_q5_0(uint8_t *row, uint8_t *group, int32_t cols, int32_t r, int32_t b, int to) {
+    (void)cols;
+    uint8_t *record = group + (size_t)b / 2 * Q5_0_PAIR, *lines = record + LINE + b % 2 * 5 * LINE;
+    move(row, record + b % 2 * 32 + 2 * r, 2, to);
+    move_fifth_bits(row + 2, lines, r, to);
+    move_lines(row + 6, lines + LINE, r, 4, to);
 }
 REPACK_INLINE void block_q8_0(uint8_t *row, uint8_t *group, int32_t cols, int32_t r, int32_t b, int to) {
     (void)cols;
@@ -177,6 +204,7 @@ REPACK(f16, ASDSL_F16, block_16bit, 1, 2, 128)
 REPACK(bf16, ASDSL_BF16, block_16bit, 1, 2, 128)
 REPACK(q4_0, ASDSL_Q4_0, block_q4_0, 32, 18, 16)
 REPACK(q4_1, ASDSL_Q4_1, block_q4_1, 32, 20, 16)
+REPACK(q5_0, ASDSL_Q5_0, block_q5_0, 32, 22, 16)
 REPACK(q8_0, ASDSL_Q8_0, block_q8_0, 32, 34, 8)
 REPACK(q4_k, ASDSL_Q4_K, block_q4_k, 256, 144, 2)
 REPACK(q5_k, ASDSL_Q5_K, block_q5_k, 256, 176, 2)
@@ -191,6 +219,7 @@ repack_fn *repack_for(int32_t type, int interleave) {
         CASE(ASDSL_BF16, bf16);
         CASE(ASDSL_Q4_0, q4_0);
         CASE(ASDSL_Q4_1, q4_1);
+        CASE(ASDSL_Q5_0, q5_0);
         CASE(ASDSL_Q8_0, q8_0);
         CASE(ASDSL_Q4_K, q4_k);
         CASE(ASDSL_Q5_K, q5_k);

@@ -26,7 +26,7 @@ typedef struct {
 SIMD_INLINE __m256i simd_first8(int n) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
-/* The compiler forgets what it knows of x: for probes. */
+/* The compiler forgets what it knows of x. */
 #define SIMD_OPAQUE(x) __asm__ volatile("" : "+x"(x))
 
 /* With 16 registers: keeps the compiler from holding loaded values for a later use, which ends in spills. */
@@ -219,6 +219,17 @@ SIMD_INLINE dot4 dot4_start(const int32_t *offset) { return offset ? simd_set1_a
 SIMD_INLINE dot4 dot4_add(dot4 acc, bv w, av a) { return SIMD_DPBUSD(acc, w, a); }
 SIMD_INLINE iv dot4_sum(dot4 acc, const int32_t *offset) { return (void)offset, acc; }
 
+typedef iv dot5;
+SIMD_INLINE dot5 dot5_start(const int32_t *minus8) {
+    if (!minus8) return iv_zero();
+    iv start = simd_set1_at(minus8);
+    SIMD_OPAQUE(start);
+    return _mm256_add_epi32(start, start);
+}
+SIMD_INLINE dot5 dot5_add(dot5 acc, bv w, av a) { return SIMD_DPBUSD(acc, w, a); }
+SIMD_INLINE dot5 dot5_widen(dot5 acc) { return acc; }
+SIMD_INLINE iv dot5_sum(dot5 acc, const int32_t *minus8) { return (void)minus8, acc; }
+
 typedef iv dot8;
 typedef bv w8;
 SIMD_INLINE w8 w8_load(const void *p) { return _mm256_xor_si256(bv_load(p), bv_set1(0x80)); }
@@ -266,6 +277,27 @@ SIMD_INLINE dot4 dot4_add(dot4 acc, bv w, av a) { return _mm256_add_epi16(acc, _
 SIMD_INLINE iv dot4_sum(dot4 acc, const int32_t *offset) {
     iv sum = _mm256_madd_epi16(acc, _mm256_set1_epi16(1));
     return offset ? _mm256_add_epi32(sum, simd_set1_at(offset)) : sum;
+}
+
+/* dot5: weights 0 .. 31, dot5_widen after every 4 steps of 4 inputs: a 16-bit lane gets |2 * 31 * 127| = 7874 a step,
+ * after 4 steps 31496 < 32767; a fifth would not fit. minus8: int32 of which the sum takes the double, or NULL. */
+typedef struct {
+    __m256i pairs, sum; /* 16 int16, 8 int32 */
+} dot5;
+SIMD_INLINE dot5 dot5_start(const int32_t *minus8) {
+    return (void)minus8, (dot5){_mm256_setzero_si256(), _mm256_setzero_si256()};
+}
+SIMD_INLINE dot5 dot5_add(dot5 acc, bv w, av a) {
+    return (dot5){_mm256_add_epi16(acc.pairs, _mm256_maddubs_epi16(w, a)), acc.sum};
+}
+SIMD_INLINE dot5 dot5_widen(dot5 acc) {
+    __m256i sum = _mm256_madd_epi16(acc.pairs, _mm256_set1_epi16(1));
+    return (dot5){_mm256_setzero_si256(), _mm256_add_epi32(acc.sum, sum)};
+}
+SIMD_INLINE iv dot5_sum(dot5 acc, const int32_t *minus8) {
+    if (!minus8) return acc.sum;
+    iv offset = simd_set1_at(minus8);
+    return _mm256_add_epi32(acc.sum, _mm256_add_epi32(offset, offset));
 }
 
 /* dot8: signed weights, -128 too: |w| is at most 128 as an unsigned byte and takes its sign to the activation, which is

@@ -10,7 +10,7 @@ typedef __m512i i32x16;
 typedef __mmask16 mask16;
 
 #define SIMD_PREFETCH(address) _mm_prefetch((const char *)(address), _MM_HINT_T1) /* into L2 */
-/* The compiler forgets what it knows of x: for probes. */
+/* The compiler forgets what it knows of x. */
 #define SIMD_OPAQUE(x) __asm__ volatile("" : "+v"(x))
 #define SIMD_FORGET __asm__ volatile("" ::: "memory") /* simd_avx2.h */
 
@@ -127,6 +127,19 @@ typedef iv dot4;
 SIMD_INLINE dot4 dot4_start(const int32_t *offset) { return offset ? simd_set1_at(offset) : iv_zero(); }
 SIMD_INLINE dot4 dot4_add(dot4 acc, bv w, av a) { return _mm512_dpbusd_epi32(acc, w, a); }
 SIMD_INLINE iv dot4_sum(dot4 acc, const int32_t *offset) { return (void)offset, acc; }
+
+/* dot5: weights 0 .. 31, dot5_widen after every 4 steps of 4 inputs. minus8: int32 of which the sum takes the double
+ * (an offset of -16 for each input), or NULL. */
+typedef iv dot5;
+SIMD_INLINE dot5 dot5_start(const int32_t *minus8) {
+    if (!minus8) return iv_zero();
+    iv start = simd_set1_at(minus8);
+    SIMD_OPAQUE(start); /* doubled here: the compiler would double the scalar and move it over */
+    return _mm512_add_epi32(start, start);
+}
+SIMD_INLINE dot5 dot5_add(dot5 acc, bv w, av a) { return _mm512_dpbusd_epi32(acc, w, a); }
+SIMD_INLINE dot5 dot5_widen(dot5 acc) { return acc; }
+SIMD_INLINE iv dot5_sum(dot5 acc, const int32_t *minus8) { return (void)minus8, acc; }
 
 /* dot8: signed weights. The instruction takes them as unsigned w + 128; minus128 = -128 * sum(a) puts it right. */
 typedef iv dot8;

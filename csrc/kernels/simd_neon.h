@@ -218,6 +218,17 @@ SIMD_INLINE dot4 dot4_start(const int32_t *offset) { return offset ? simd_set1_a
 SIMD_INLINE dot4 dot4_add(dot4 acc, bv w, av a) { return simd_dot(acc, w, a); }
 SIMD_INLINE iv dot4_sum(dot4 acc, const int32_t *offset) { return (void)offset, acc; }
 
+/* dot5: weights 0 .. 31. minus8: int32 of which the sum takes the double, or NULL. */
+typedef iv dot5;
+SIMD_INLINE dot5 dot5_start(const int32_t *minus8) {
+    if (!minus8) return iv_zero();
+    iv start = simd_set1_at(minus8);
+    return (iv){vaddq_s32(start.lo, start.lo), vaddq_s32(start.hi, start.hi)};
+}
+SIMD_INLINE dot5 dot5_add(dot5 acc, bv w, av a) { return simd_dot(acc, w, a); }
+SIMD_INLINE dot5 dot5_widen(dot5 acc) { return acc; }
+SIMD_INLINE iv dot5_sum(dot5 acc, const int32_t *minus8) { return (void)minus8, acc; }
+
 /* dot8: signed weights. */
 typedef iv dot8;
 typedef bv w8;

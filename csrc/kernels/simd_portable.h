@@ -38,7 +38,7 @@ SIMD_INLINE int32_t simd_round_i32(float x) {
     if (!(x >= -2147483648.0f && x < 2147483648.0f)) return INT32_MIN;
     return (int32_t)lrintf(x);
 }
-/* The compiler forgets what it knows of x: for probes. */
+/* The compiler forgets what it knows of x. */
 #define SIMD_OPAQUE(x) __asm__ volatile("" : "+m"(x))
 #define SIMD_FORGET ((void)0) /* simd_avx2.h */
 
@@ -221,7 +221,7 @@ SIMD_INLINE av av_load(const void *p) {
 }
 
 /* Products in int16, two rows (8 weights) to a part. The bounds are those of simd_avx2.h, halved: a lane holds one
- * product a step, 15 * 127 or 31 * 127 (8 steps), 63 * 127 (4 steps: 32004 < 32767), 128 * 127 (two steps). */
+ * product a step, 15 * 127 or 31 * 127 (8 steps: 31496), 63 * 127 (4 steps: 32004 < 32767), 128 * 127 (two steps). */
 typedef struct {
     simd_i16x8 part[8];
 } dot4;
@@ -250,6 +250,15 @@ SIMD_INLINE dot4 dot4_add(dot4 acc, bv w, av a) { return simd_madd(acc, w, a); }
 SIMD_INLINE iv dot4_sum(dot4 acc, const int32_t *offset) {
     iv sum = simd_fold(acc);
     return offset ? sum + i32x16_set1(*offset) : sum;
+}
+
+typedef dot4 dot5;
+SIMD_INLINE dot5 dot5_start(const int32_t *minus8) { return dot4_start(minus8); }
+SIMD_INLINE dot5 dot5_add(dot5 acc, bv w, av a) { return simd_madd(acc, w, a); }
+SIMD_INLINE dot5 dot5_widen(dot5 acc) { return acc; }
+SIMD_INLINE iv dot5_sum(dot5 acc, const int32_t *minus8) {
+    iv sum = simd_fold(acc);
+    return minus8 ? sum + i32x16_set1(2 * *minus8) : sum;
 }
 
 typedef iv dot8;

@@ -310,7 +310,7 @@ static void check_not_finite(uint32_t usable) {
 
 int main(void) {
     static const int32_t types[] = {ASDSL_F32,  ASDSL_F16,  ASDSL_BF16, ASDSL_Q4_0, ASDSL_Q4_1,
-                                    ASDSL_Q8_0, ASDSL_Q4_K, ASDSL_Q5_K, ASDSL_Q6_K};
+                                    ASDSL_Q5_0, ASDSL_Q8_0, ASDSL_Q4_K, ASDSL_Q5_K, ASDSL_Q6_K};
     static const int32_t row_counts[] = {1, 15, 16, 17, 172, 192};
     struct asdsl_info info;
     if (asdsl_cpu_info(&info) != 0) return 1;

@@ -13,6 +13,7 @@ const FILE_TYPES = new Map<number, string>([
   [2, "Q4_0"],
   [3, "Q4_1"],
   [7, "Q8_0"],
+  [8, "Q5_0"],
   [14, "Q4_K - Small"],
   [15, "Q4_K - Medium"],
   [16, "Q5_K - Small"],

@@ -67,6 +67,11 @@ const READERS: Readonly<Record<TensorTypeName, BlockReader>> = {
       y[o + j + 16] = fround(d * (pair >> 4)) + m
     }
   },
+  // d, 32 fifth bits (weight j's is bit j), quants as in Q4_0, each 16 too large
+  Q5_0(view, at, y, o) {
+    const d = view.getFloat16(at, true)
+    for (let j = 0; j < 32; j++) y[o + j] = d * (fiveBits(view, at + 2, j) - 16)
+  },
   // d, 32 quants
   Q8_0(view, at, y, o) {
     const d = view.getFloat16(at, true)
@@ -100,6 +105,12 @@ const READERS: Readonly<Record<TensorTypeName, BlockReader>> = {
 }
 
 const scratch = new DataView(new ArrayBuffer(4))
+
+/** Weight j (0 to 31) of 4 bytes of fifth bits and 16 of nibbles. */
+function fiveBits(view: DataView, at: number, j: number): number {
+  const fifth = (view.getUint32(at, true) >>> j) & 1
+  return ((view.getUint8(at + 4 + (j & 15)) >> ((j >> 4) * 4)) & 15) | (fifth << 4)
+}
 
 /** Q4_K and Q5_K: d, dmin and the scales of eight sub-blocks of 32 weights, whose quants `quant` reads. */
 function scaledSubBlocks(
