@@ -80,7 +80,7 @@ interface Parts {
 /** Loads a model from a GGUF file (of a split model: any part), or by a name that src/models knows. Weights are interleaved in memory. */
 export async function load(path: string, options: LoadOptions = {}): Promise<Model> {
   if (typeof path !== "string" || path === "") throw new ArgumentError("load needs the path or the name of a model")
-  const file = await resolveModel(path)
+  const file = await resolveModel(path, options.signal === undefined ? {} : { signal: options.signal })
   throwIfAborted(options.signal)
   const header = readModelHeader(file)
   const { architecture, config } = architectureOf(header)

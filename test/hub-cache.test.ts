@@ -119,6 +119,21 @@ describe("what asdsl writes", () => {
     expect(readFileSync(path).equals(content)).toBe(true)
   })
 
+  test("a file that has lost bytes: pull fetches it again", async () => {
+    const path = await resolve(REPO)
+    writeFileSync(cache.blob(sha256(content)), content.subarray(0, 5))
+    expect(await resolve(REPO, { update: true })).toBe(path)
+    expect(readFileSync(path).equals(content)).toBe(true)
+    expect(server.fileRequests.map(({ from }) => from)).toEqual([0, 0])
+  })
+
+  test("names with blanks and signs", async () => {
+    server.files.set("a b/m+1 #2 100%-Q5_K_M.gguf", other)
+    const path = await resolve(`${REPO}:q5_k_m`)
+    expect(path).toBe(cache.pointer(COMMIT, "a b/m+1 #2 100%-Q5_K_M.gguf"))
+    expect(readFileSync(path).equals(other)).toBe(true)
+  })
+
   test("a failed download leaves main where it was", async () => {
     leave(OLD, "m-Q4_K_M.gguf", other)
     leaveMain(OLD)

@@ -118,6 +118,22 @@ describe("pull", () => {
     fetchedRight()
   })
 
+  test("a large file is not kept in memory", async () => {
+    server.files.set(FILE, new Uint8Array(160 << 20))
+    const script = `
+      import { resolveModel } from ${JSON.stringify(join(import.meta.dir, "../src/models/index.ts"))}
+      const [before, peaks] = [process.memoryUsage.rss(), []]
+      await resolveModel(${JSON.stringify(MODEL)}, { onProgress: () => void peaks.push(process.memoryUsage.rss()) })
+      console.log(Math.max(...peaks) - before)`
+    const child = Bun.spawn([process.execPath, "-e", script], {
+      ...{ env: environment(), stdin: "ignore", stdout: "pipe", stderr: "pipe" },
+    })
+    const { out, err } = await outcome(child as Bun.Subprocess<"ignore", "pipe", "pipe">)
+    expect(err).toBe("")
+    expect(Number(out)).toBeGreaterThan(0)
+    expect(Number(out)).toBeLessThan(96 << 20)
+  })
+
   test("a process that was killed: the next one goes on from what it had", async () => {
     throttle()
     const child = start("pull", MODEL)

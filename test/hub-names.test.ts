@@ -48,6 +48,7 @@ describe("names", () => {
     ["hf:Some-User/Model-1.5B_x-GGUF:q4_k_m", { repo: "Some-User/Model-1.5B_x-GGUF", quant: "Q4_K_M" }],
     ["hf:user/repo:UD-Q4_K_XL", { repo: "user/repo", quant: "UD-Q4_K_XL" }],
     ["hf:user/repo:latest", { repo: "user/repo" }],
+    ["user/repo:Q8_0", { repo: "user/repo", quant: "Q8_0" }],
     ["hf:user/repo/model.gguf", { repo: "user/repo", file: "model.gguf" }],
     ["hf:user/repo/Q4_K_M/model-00001-of-00002.gguf", { repo: "user/repo", file: "Q4_K_M/model-00001-of-00002.gguf" }],
     ["https://huggingface.co/user/repo", { repo: "user/repo" }],
@@ -59,7 +60,7 @@ describe("names", () => {
     expect(parseHubName(formatHubName(name))).toEqual(name)
   })
 
-  test.each(["model.gguf", "user/repo", "user/repo:Q4_K_M", "./hf/x", "C:\\models\\a.gguf", "smollm2"])(
+  test.each(["model.gguf", "user/repo", "./user/repo:Q4_K_M", "a/b/c:d", "./hf/x", "C:\\models\\a.gguf", "smollm2"])(
     "%s is no name of the hub",
     (text) => expect(parseHubName(text)).toBeUndefined(),
   )

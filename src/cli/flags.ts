@@ -26,7 +26,7 @@ export const modelFlags = group("Model", {
   }),
   hfFile: text("-hff, --hf-file", { value: "FILE", help: "this file of the -hf repository" }),
   ...hubFlags,
-  offline: toggle("--offline", { help: "fetch nothing; absent: as $HF_HUB_OFFLINE says" }),
+  offline: toggle("--offline", { help: "fetch nothing; absent: nothing of the hub where $HF_HUB_OFFLINE says so" }),
 })
 
 /** What to say to it. */

@@ -129,7 +129,6 @@ export class CachedRepo {
   /** Puts a blob that is whole into a snapshot. Without symbolic links (Windows, some disks) the file itself goes there. */
   link(commit: string, path: string, etag: string): void {
     const pointer = this.pointer(commit, path)
-    if (existsSync(pointer)) return
     const fresh = `${pointer}.${process.pid}.tmp`
     rmSync(fresh, { force: true })
     if (!tryToLink(relative(dirname(pointer), this.blob(etag)), fresh)) {

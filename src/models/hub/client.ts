@@ -220,27 +220,23 @@ class Watch {
   }
 }
 
-/** The body's chunks. Throws the signal's reason at once when it is aborted, a TransientError when the connection breaks. */
-export async function* bodyOf(answer: Answer): AsyncGenerator<Uint8Array> {
-  const { response, signal, host } = answer
+/**
+ * The body's chunks. Throws the signal's reason when it is aborted, a TransientError when the connection breaks. (Racing
+ * each read against one promise for the signal would keep every chunk alive as long as that promise.)
+ */
+export async function* bodyOf({ response, signal, host, alive }: Answer): AsyncGenerator<Uint8Array> {
   if (response.body === null) return
   const reader = response.body.getReader()
-  const { promise: aborted, reject } = Promise.withResolvers<never>()
-  aborted.catch(() => {})
-  const onAbort = () => reject(signal.reason)
-  signal.addEventListener("abort", onAbort)
-  if (signal.aborted) onAbort()
   try {
     for (;;) {
-      const { done, value } = await Promise.race([reader.read(), aborted])
+      const { done, value } = await reader.read()
       if (done) return
-      answer.alive()
+      alive()
       yield value
     }
   } catch (error) {
     throw signal.aborted ? signal.reason : unreachable(error, host)
   } finally {
-    signal.removeEventListener("abort", onAbort)
     reader.releaseLock()
   }
 }
@@ -281,7 +277,9 @@ function nextUrl(location: string, url: URL, what: string): URL {
   const next = URL.canParse(location, url.href) ? new URL(location, url) : undefined
   const isFine = next?.protocol === "https:" || (next?.protocol === "http:" && url.protocol === "http:")
   if (isFine) return next!
-  throw new DownloadError(`${what}: ${url.host} redirects to "${location.slice(0, 80)}", which is not followed`)
+  throw new DownloadError(
+    `${what}: ${url.host} redirects to "${encodeURI(location.slice(0, 80))}", which is not followed`,
+  )
 }
 
 /** Codes of Bun's fetch (those of node and of libuv), for people. */

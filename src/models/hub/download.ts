@@ -4,7 +4,7 @@
 // The lock keeps processes from fetching twice; it is not what keeps a file right. Writes go to explicit positions, so two
 // processes that a network disk's broken lock lets through write the same bytes to the same places.
 
-import { constants, existsSync, statfsSync } from "node:fs"
+import { constants, statfsSync, statSync } from "node:fs"
 import { type FileHandle, open, rename, rm } from "node:fs/promises"
 import { dirname } from "node:path"
 import { AsdslError, CancelledError, DownloadError } from "../../errors.ts"
@@ -35,18 +35,26 @@ export class ChangedError extends Error {}
 /** Fetches a file into a snapshot. Throws DownloadError, CancelledError (what came is kept), ChangedError. */
 export async function fetchFile(job: Job): Promise<void> {
   const { cache, commit, file, signal } = job
-  if (existsSync(cache.pointer(commit, file.path))) return
+  const pointer = cache.pointer(commit, file.path)
   try {
+    if (sizeOf(pointer) === file.bytes) return
     cache.prepare(commit, file.path)
     const waiting = { ...(signal ? { signal } : {}), onWait: () => job.onWait?.() }
     using _lock = await lock(cache.lock(file.etag), waiting)
-    if (!existsSync(cache.blob(file.etag)) && !existsSync(cache.pointer(commit, file.path))) await fetchBlob(job)
+    if (sizeOf(pointer) === file.bytes) return // by the process that had the lock
+    await rm(pointer, { force: true })
+    if (sizeOf(cache.blob(file.etag)) !== file.bytes) await fetchBlob(job)
     cache.link(commit, file.path, file.etag)
   } catch (error) {
     if (signal?.aborted) throw new CancelledError("the download was stopped")
     if (error instanceof AsdslError || error instanceof ChangedError || !(error instanceof Error)) throw error
     throw diskError(job, error as NodeJS.ErrnoException)
   }
+}
+
+/** A file that lost bytes, to a broken disk say, is none. */
+function sizeOf(path: string): number | undefined {
+  return statSync(path, { throwIfNoEntry: false })?.size
 }
 
 async function fetchBlob(job: Job): Promise<void> {

@@ -23,15 +23,18 @@ interface FileName {
 const DEFAULT_QUANTS = ["Q4_K_M", "Q8_0"] // llama.cpp's
 const WORD = "[A-Za-z0-9_]+(?:[.-][A-Za-z0-9_]+)*"
 const REPO = new RegExp(`^${WORD}/${WORD}$`)
+const QUANTIFIED = new RegExp(`^${WORD}/${WORD}:[\\w.-]+$`)
 const PAGE = /^\/([^/]+\/[^/]+)(?:\/(?:blob|resolve|tree)\/main)?(?:(?<=\/main)\/(.+?))?\/?$/
 const FORMS = "hf:user/repo, hf:user/repo:quant or hf:user/repo/path/file.gguf"
 
 /**
- * Reads hf:user/repo, hf:user/repo:quant, hf:user/repo/path/file.gguf and the address of a repository or of a file in it
- * on the hub's web site; undefined for what does not begin like one. Throws ModelUnavailableError for what does and is none.
+ * Reads hf:user/repo, hf:user/repo:quant, user/repo:quant, hf:user/repo/path/file.gguf and the address of a repository or of
+ * a file in it on the hub's web site; undefined for what does not begin like one. Throws ModelUnavailableError for what does
+ * and is none.
  */
 export function parseHubName(text: string): HubName | undefined {
   if (text.startsWith("hf:")) return parseRepo(text.slice(3), text)
+  if (QUANTIFIED.test(text)) return parseRepo(text)
   if (!/^https:\/\/(www\.)?(huggingface\.co|hf\.co)\//.test(text)) return undefined
   const [, repo = "", file] = PAGE.exec(new URL(text).pathname) ?? []
   return parseRepo(decoded(file === undefined ? repo : `${repo}/${file}`), text)
