@@ -21,6 +21,7 @@ function modelName({ model, hfRepo, hfFile }: Values<typeof modelFlags>): string
   return formatHubName(hfFile === undefined ? { repo, ...rest } : { repo, file: hfFile })
 }
 
+/** What the flags say of fetching. */
 export function hubOptions({ offline, hfToken }: Partial<Values<typeof modelFlags>>) {
   return { ...(offline === undefined ? {} : { offline }), ...(hfToken === undefined ? {} : { token: hfToken }) }
 }

@@ -27,7 +27,7 @@ const POLL_MS = 100
 const CHUNK_BYTES = 1 << 20
 
 export interface FetchOptions {
-  /** Bytes of the file fetched so far, and of all. Absent: a bar on a terminal, nothing in a pipe. */
+  /** Bytes of the model fetched so far, and of all. Absent: a bar on a terminal, nothing in a pipe. */
   onProgress?(done: number, total: number): void
   signal?: AbortSignal
 }

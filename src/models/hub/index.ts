@@ -3,16 +3,14 @@
 import { existsSync } from "node:fs"
 import { CancelledError, DownloadError, ModelUnavailableError } from "../../errors.ts"
 import { ProgressBar } from "../../setup/progress.ts"
+import type { FetchOptions } from "../fetch.ts"
 import { CachedRepo } from "./cache.ts"
 import { HubClient, type HubFile, type RepoState } from "./client.ts"
 import { ChangedError, fetchFile } from "./download.ts"
 import { type Choice, chooseModel, formatHubName, type HubName } from "./name.ts"
 import { type HubSettings, hubSettings } from "./settings.ts"
 
-export interface HubOptions {
-  /** Bytes of the model that are there, and of all its parts. Absent: a bar on a terminal, nothing in a pipe. */
-  onProgress?(done: number, total: number): void
-  signal?: AbortSignal
+export interface HubOptions extends FetchOptions {
   /** Make no request. Default: $HF_HUB_OFFLINE. */
   offline?: boolean
   /** Default: $HF_TOKEN, else what `hf auth login` has saved. */
@@ -36,14 +34,20 @@ export async function resolveHubModel(
   const there = options.update ? undefined : findCached(cache, name)
   if (there?.isExact) return there.path
   const client = new HubClient(settings)
+  let state: RepoState
   try {
-    const state = await client.repoState(name.repo, options.signal)
-    return await fetchModel(client, cache, name, state, options)
+    state = await client.repoState(name.repo, options.signal)
   } catch (error) {
-    // Without an answer what stands in for the default is better than nothing; a refusal is an answer.
-    if (error instanceof DownloadError && error.status === undefined && there !== undefined) return there.path
+    if (there !== undefined && isSilent(error)) return there.path
     throw error
   }
+  return fetchModel(client, cache, name, state, options)
+}
+
+/** No answer, or none that counts: what stands in for the default is better than nothing then. */
+function isSilent(error: unknown): boolean {
+  const status = error instanceof DownloadError ? (error.status ?? 500) : 0
+  return status >= 500 || status === 429
 }
 
 async function fetchModel(
