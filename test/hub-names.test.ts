@@ -78,6 +78,16 @@ describe("names", () => {
     expect(refusal(() => parseHubName(text))).toContain("hf:user/repo:quant")
   })
 
+  test("an address elsewhere: download it", () => {
+    for (const text of [
+      "https://example.com/a.gguf",
+      "http://huggingface.co/u/r",
+      "https://huggingface.co.evil.com/u/r",
+    ]) {
+      expect(refusal(() => parseHubName(text))).toContain("download it and give its path")
+    }
+  })
+
   test("-hf needs no hf: in front", () => {
     expect(parseRepo("user/repo:q8_0")).toEqual({ repo: "user/repo", quant: "Q8_0" })
   })

@@ -18,7 +18,8 @@ import { CancelledError, DownloadError, ModelUnavailableError } from "../src/err
 import { CachedRepo } from "../src/models/hub/cache.ts"
 import { type HubOptions, resolveHubModel } from "../src/models/hub/index.ts"
 import { parseRepo } from "../src/models/hub/name.ts"
-import { COMMIT, HubServer, type Reply, sha256 } from "./fixtures/hub-server.ts"
+import { COMMIT, type HubRequest, HubServer, type Reply, sha256 } from "./fixtures/hub-server.ts"
+import { random } from "./tokenizer-fixtures.ts"
 
 const base = mkdtempSync(join(tmpdir(), "asdsl-hub-"))
 afterAll(() => rmSync(base, { recursive: true }))
@@ -309,7 +310,7 @@ describe("a server that lies", () => {
     ["no JSON", { body: "<html>welcome to this hotel</html>" }, "no sign-in page"],
     ["no commit", { body: JSON.stringify({ sha: "main", siblings: [] }) }, "no commit"],
     ["paths out of the cache", listOf("../../evil-q4_k_m.gguf"), "no GGUF file at all"],
-    ["an etag that is a path", listOf("a-q4_k_m.gguf", "../../x"), "no GGUF file at all"],
+    ["an etag that is a path", listOf("a-q4_k_m.gguf", "../../x"), "without sizes and hashes"],
   ])("a listing with %s: refused, nothing is written", async (_, reply, expected) => {
     server.onList = () => reply
     const error = await rejection(fetchModel())
@@ -327,6 +328,45 @@ function listOf(rfilename: string, sha = etag): Reply {
     }),
   }
 }
+
+test("any mixture of faults: the right file or an error, never another file; the right one once the faults are over", async () => {
+  const next = random(20)
+  const wrong = content.map((byte, i) => (i % 50_000 === 7 ? byte ^ 1 : byte))
+  const fault = (request: HubRequest): Reply | undefined => {
+    const cutAfter = Math.floor(next() * 250_000)
+    const whole = server.file({ ...request, from: 0 })
+    const rest = server.file(request)
+    const faults: (Reply | undefined)[] = [
+      { ...rest, cutAfter },
+      { ...whole, cutAfter },
+      { ...rest, cutAfter, length: null },
+      { ...rest, body: wrong.subarray(request.from), cutAfter },
+      { ...whole, body: wrong },
+      { status: 503 },
+      { status: 416 },
+      { ...rest, length: cutAfter, body: content.subarray(0, cutAfter) },
+      { ...rest, stallAfter: cutAfter },
+      undefined,
+    ]
+    return faults[Math.floor(next() * faults.length)]
+  }
+  let nFailed = 0
+  for (let round = 0; round < 30; round++) {
+    server.onFile = fault
+    const outcome = await fetchModel({ timeoutMs: 60 }).catch((error: Error) => error)
+    if (outcome instanceof Error) {
+      nFailed++
+      expect(outcome).toBeInstanceOf(DownloadError)
+      expect([existsSync(cache.blob(etag)), existsSync(cache.pointer(COMMIT, FILE))]).toEqual([false, false])
+      if (round % 2 === 0) continue // the next round finds what this one left
+    }
+    server.onFile = undefined
+    expectRight(await fetchModel())
+    rmSync(folder, { recursive: true })
+  }
+  expect(nFailed).toBeGreaterThan(0)
+  expect(nFailed).toBeLessThan(30)
+}, 60_000)
 
 describe("a server that refuses", () => {
   test.each([

@@ -322,15 +322,17 @@ function readState(repo: string, json: unknown): RepoState {
   if (typeof sha !== "string" || !/^[0-9a-f]{40}$/.test(sha) || !Array.isArray(siblings)) {
     throw new DownloadError(`the hub's answer for ${repo} has no commit and no list of files: is HF_ENDPOINT a hub?`)
   }
-  return { commit: sha, files: siblings.flatMap(readFile) }
+  const files = siblings.flatMap(readFile)
+  if (files.length > 0 || siblings.length === 0) return { commit: sha, files }
+  throw new DownloadError(`the hub lists the files of ${repo} without sizes and hashes: is HF_ENDPOINT a hub of today?`)
 }
 
 /** Nothing for a file of which the hub does not tell size and hash. */
 function readFile(sibling: unknown): HubFile[] {
   const { rfilename, size, blobId, lfs } = (sibling ?? {}) as Record<string, unknown>
   const large = (lfs ?? {}) as Record<string, unknown>
-  const [etag, bytes] = [large.sha256 ?? blobId, large.size ?? size]
-  const isKnown = typeof rfilename === "string" && typeof etag === "string" && HASH.test(etag)
+  const [etag, bytes] = [`${large.sha256 ?? blobId}`.toLowerCase(), large.size ?? size]
+  const isKnown = typeof rfilename === "string" && HASH.test(etag)
   return isKnown && Number.isSafeInteger(bytes) && Number(bytes) >= 0
     ? [{ path: rfilename, bytes: Number(bytes), etag }]
     : []

@@ -35,7 +35,12 @@ const FORMS = "hf:user/repo, hf:user/repo:quant or hf:user/repo/path/file.gguf"
 export function parseHubName(text: string): HubName | undefined {
   if (text.startsWith("hf:")) return parseRepo(text.slice(3), text)
   if (QUANTIFIED.test(text)) return parseRepo(text)
-  if (!/^https:\/\/(www\.)?(huggingface\.co|hf\.co)\//.test(text)) return undefined
+  if (!/^https?:\/\//.test(text)) return undefined
+  if (!/^https:\/\/(www\.)?(huggingface\.co|hf\.co)\//.test(text)) {
+    throw new ModelUnavailableError(
+      `${text.slice(0, 200)} is not on the Hugging Face hub: download it and give its path`,
+    )
+  }
   const [, repo = "", file] = PAGE.exec(new URL(text).pathname) ?? []
   return parseRepo(decoded(file === undefined ? repo : `${repo}/${file}`), text)
 }
