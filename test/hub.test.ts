@@ -9,6 +9,7 @@ import {
   readdirSync,
   readFileSync,
   rmSync,
+  statfsSync,
   symlinkSync,
   writeFileSync,
 } from "node:fs"
@@ -533,13 +534,16 @@ describe("a slow or silent network", () => {
 })
 
 describe("a disk that refuses", () => {
-  test("a file that is larger than the room that is left: refused with both numbers, before any byte", async () => {
-    const listing = JSON.parse(server.listing().body as string)
-    for (const sibling of listing.siblings) if (sibling.lfs) sibling.lfs.size = 2 ** 50
-    server.onList = () => ({ body: JSON.stringify(listing) })
+  test("a model that is larger than the room that is left, all parts together: refused with both numbers, before any byte", async () => {
+    const { bavail, bsize } = statfsSync(base)
+    const size = Math.round(0.7 * bavail * bsize)
+    const parts = [1, 2].map((i) => ({ rfilename: `m-0000${i}-of-00002.gguf`, size, blobId: String(i).repeat(40) }))
+    server.onList = () => ({ body: JSON.stringify({ sha: COMMIT, siblings: parts }) })
     const { message } = await failure(fetchModel())
-    expect(message).toMatch(/no room in .*: 1125899906\.8 MB are still to come and \d+\.\d MB are free/)
+    expect(message).toMatch(/no room in .*: \d+\.\d MB are still to come and \d+\.\d MB are free/)
+    expect(message).toContain(`${((2 * size) / 1e6).toFixed(1)} MB are still to come`)
     expect(server.fileRequests.length).toBe(0)
+    expect(existsSync(folder)).toBe(false)
   })
 
   test("a disk that is full half-way: the sentence says so, no blob is there", async () => {

@@ -4,7 +4,7 @@
 // The lock keeps processes from fetching twice; it is not what keeps a file right. Writes go to explicit positions, so two
 // processes that a network disk's broken lock lets through write the same bytes to the same places.
 
-import { constants, statfsSync, statSync } from "node:fs"
+import { constants, existsSync, statfsSync, statSync } from "node:fs"
 import { type FileHandle, open, rename, rm } from "node:fs/promises"
 import { dirname } from "node:path"
 import { AsdslError, CancelledError, DownloadError } from "../../errors.ts"
@@ -54,7 +54,11 @@ export async function fetchFile(job: Job): Promise<void> {
 
 /** A file that lost bytes, to a broken disk say, is none. */
 function sizeOf(path: string): number | undefined {
-  return statSync(path, { throwIfNoEntry: false })?.size
+  try {
+    return statSync(path).size
+  } catch {
+    return undefined // writing there will say what is wrong
+  }
 }
 
 async function fetchBlob(job: Job): Promise<void> {
@@ -72,7 +76,6 @@ async function fillAndCheck(job: Job, path: string): Promise<"right" | "wrong"> 
   let etag: string
   try {
     kept = await writer.readKept(job)
-    checkRoom(path, file.bytes - kept)
     await fill(job, writer)
     etag = await writer.finish()
   } finally {
@@ -221,12 +224,21 @@ function hasherOf({ etag, bytes }: HubFile): Bun.CryptoHasher {
   return etag.length === 64 ? new Bun.CryptoHasher("sha256") : new Bun.CryptoHasher("sha1").update(`blob ${bytes}\0`)
 }
 
-function checkRoom(path: string, missing: number): void {
-  const { bavail, bsize } = statfsSync(dirname(path))
+/** Throws DownloadError if the files of a model, those parts that are not there yet, are more than the disk has room for. */
+export function checkRoom(cache: CachedRepo, commit: string, files: readonly HubFile[]): void {
+  const missing = files.reduce((sum, file) => sum + missingBytes(cache, commit, file), 0)
+  let folder = cache.folder
+  while (!existsSync(folder) && folder !== dirname(folder)) folder = dirname(folder)
+  const { blocks, bavail, bsize } = statfsSync(folder)
   const free = bavail * bsize
-  if (free >= missing) return
+  if (free >= missing || blocks === 0) return // a disk that tells nothing of itself has to be tried
   const numbers = `${megabytes(missing)} are still to come and ${megabytes(free)} are free`
-  throw new DownloadError(`no room in ${dirname(path)}: ${numbers}; make room, or set HF_HUB_CACHE to another folder`)
+  throw new DownloadError(`no room in ${cache.folder}: ${numbers}; make room, or set HF_HUB_CACHE to another folder`)
+}
+
+function missingBytes(cache: CachedRepo, commit: string, { path, bytes, etag }: HubFile): number {
+  const isThere = [cache.pointer(commit, path), cache.blob(etag)].some((local) => sizeOf(local) === bytes)
+  return isThere ? 0 : bytes - Math.min(bytes, sizeOf(cache.partial(etag)) ?? 0)
 }
 
 function megabytes(bytes: number): string {

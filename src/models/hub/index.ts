@@ -6,7 +6,7 @@ import { ProgressBar } from "../../setup/progress.ts"
 import type { FetchOptions } from "../fetch.ts"
 import { CachedRepo } from "./cache.ts"
 import { HubClient, type HubFile, type RepoState } from "./client.ts"
-import { ChangedError, fetchFile } from "./download.ts"
+import { ChangedError, checkRoom, fetchFile } from "./download.ts"
 import { type Choice, chooseModel, formatHubName, type HubName } from "./name.ts"
 import { type HubSettings, hubSettings } from "./settings.ts"
 
@@ -76,6 +76,7 @@ async function fetchState(
   options: HubOptions,
 ): Promise<string> {
   const { parts } = chooseModel(name, files, new URL(client.settings.endpoint).host)
+  checkRoom(cache, commit, parts)
   const label = formatHubName(name)
   using bar = new ProgressBar(`fetching ${label}`)
   const report = options.onProgress ?? ((done, total) => bar.update(done, total))
