@@ -17,20 +17,12 @@ export function lockSync(path: string): Disposable {
 
 /** As lockSync, with the event loop free. `onWait` is called once if another process holds the lock. */
 export async function lock(path: string, options: { onWait?(): void; signal?: AbortSignal } = {}): Promise<Disposable> {
-  const database = open(path)
-  database.run("PRAGMA busy_timeout = 0")
   for (let waits = 0; ; waits++) {
-    try {
-      database.run("BEGIN EXCLUSIVE")
-      return { [Symbol.dispose]: () => database.close() }
-    } catch (error) {
-      if (!isBusy(error) || options.signal?.aborted) {
-        database.close()
-        throw options.signal?.aborted ? options.signal.reason : error
-      }
-      if (waits === 0) options.onWait?.()
-      await sleep(50)
-    }
+    const held = tryLock(path)
+    if (held !== undefined) return held
+    if (options.signal?.aborted) throw options.signal.reason
+    if (waits === 0) options.onWait?.()
+    await sleep(50)
   }
 }
 
