@@ -111,7 +111,7 @@ describe("merging", () => {
   })
 
   test("SPM equals naive merging of the whole text", () => {
-    // With "b▁l" a merge crosses words, so text may no longer be cut at blanks.
+    // With "b▁l" a merge crosses words, so text may no longer be cut at blanks behind b.
     for (const scored of [SCORED, [...SCORED, ["b▁", -15], ["b▁l", -10]] as [string, number][]]) {
       const t = createTokenizer(spmMetadata(scored))
       const next = random(2)

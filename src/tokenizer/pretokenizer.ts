@@ -178,7 +178,8 @@ function upperRun(text: CodePoints, i: number, end: number): number {
 
 /** The GPT-4o kind, where words break before a capital: [^\r\n\p{L}\p{N}]?U*L+(suffix)?|[^\r\n\p{L}\p{N}]?U+L*(suffix)?|
  * \p{N}{1,digits}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+ with U = [\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}],
- * L = [\p{Ll}\p{Lm}\p{Lo}\p{M}] and the contractions as suffix */
+ * L = [\p{Ll}\p{Lm}\p{Lo}\p{M}] and the contractions as suffix. llama.cpp comes near to it only: there U is \p{L} without
+ * a to z, L without A to Z, and marks are in neither. */
 function casedWords(digits: number, suffix: boolean): Stage {
   return (text, begin, end, cuts) => {
     const { codes, categories } = text
@@ -292,6 +293,13 @@ function deepseek3(text: CodePoints, begin: number, end: number, cuts: Uint8Arra
   }
 }
 
+/** \s+$ : white space that a piece ends in. */
+function spacesAtEnd(text: CodePoints, begin: number, end: number, cuts: Uint8Array): void {
+  let from = end
+  while (from > begin && (text.categories[from - 1]! & SPACE) !== 0) from--
+  cuts[from] = 1
+}
+
 const isNumber: Test = (_code, bits) => (bits & NUMBER) !== 0
 const isAsciiDigit: Test = (code) => code >= 0x30 && code <= 0x39
 const isLineEnd: Test = (code) => code === LF || code === CR
@@ -306,6 +314,22 @@ const isBloomWord: Test = (code, bits) =>
 const isHanOrKana: Test = (code) => (code >= 0x4e00 && code <= 0x9fa5) || (code >= 0x3040 && code <= 0x30ff)
 const isDeepseekCoderCjk: Test = (code) =>
   (code >= 0x4e00 && code <= 0x9fa5) || (code >= 0x0800 && code <= 0x4e00) || (code >= 0xac00 && code <= 0xd7ff)
+
+// DeepSeek's list of letters: those with case, without the blocks that its authors' table had as something else.
+const UNCASED = /[\u0560-\u0588\u10c7-\u10ff\u1c80-\u1c8f\u2d00-\u2d2d\ua790-\ua7ff\uab30-\uab68]/
+const UNCASED_ASTRAL =
+  /[\u{10570}-\u{105bf}\u{10d50}-\u{10d8f}\u{16e40}-\u{16ebf}\u{1d400}-\u{1d7ff}\u{1df00}-\u{1dfff}]/u
+const isDeepseekLetter: Test = (code, bits) => {
+  if ((bits & (UPPER | LOWER)) === 0) return false
+  return code < 0x560 || !(code < 0x10000 ? UNCASED : UNCASED_ASTRAL).test(String.fromCodePoint(code))
+}
+const isDeepseekSign: Test = (code) =>
+  (code >= 0x21 && code <= 0x2f) ||
+  (code >= 0x3a && code <= 0x7e) ||
+  (code >= 0xff01 && code <= 0xff0f) ||
+  (code >= 0xff1a && code <= 0xff5e) ||
+  (code >= 0x2018 && code <= 0x201f) ||
+  (code >= 0x3000 && code <= 0x3002)
 
 const eachNumber = runs(isNumber, { most: 1 })
 const numberTriples = runs(isNumber, { most: 3 })
@@ -344,7 +368,7 @@ const FAMILIES: readonly Description[] = [
     ignoreMerges: true,
     addBos: true,
   },
-  { names: ["minicpm5"], stages: [words({ digits: 3 })], ignoreMerges: true },
+  { names: ["minicpm5"], stages: [numberTriples, words({ digits: 3 })], ignoreMerges: true },
   { names: ["dbrx", "smaug-bpe", "glm4", "chatglm-bpe"], stages: [words({ digits: 3 })] },
   {
     names: [
@@ -376,6 +400,17 @@ const FAMILIES: readonly Description[] = [
       runs(isPunctuation, { lead: "anySpace" }),
       runs(isDeepseekCoderCjk),
       eachNumber,
+    ],
+  },
+  {
+    names: ["deepseek-llm"],
+    stages: [
+      runs(isLineEnd, { most: 1 }),
+      runs(isDeepseekLetter, { lead: "anySpace" }),
+      runs(isDeepseekSign, { lead: "anySpace" }),
+      spacesAtEnd,
+      runs(isDeepseekCoderCjk),
+      runs(isNumber),
     ],
   },
   {

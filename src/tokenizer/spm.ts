@@ -1,8 +1,9 @@
 // SentencePiece's BPE kind: blanks become U+2581, each character is a symbol, neighbours merge by the score of the token
 // that they form, and a character without a token is spelled in byte tokens.
 //
-// A merge never crosses from another character into U+2581 when no token does, which holds in the vocabularies of the
-// Llama family: then text is cut there into words and the words are remembered; the result is the same.
+// A merge never crosses from another character into U+2581 when no token does, which holds for all characters in the
+// vocabularies of the Llama family and for all but ">" in Gemma's: there text is cut into words and the words are
+// remembered; the result is the same.
 
 import { Merger, PairTable } from "./merge.ts"
 import { PieceCache } from "./piece-cache.ts"
@@ -23,7 +24,7 @@ export class SpmEncoder {
   #vocabulary: Vocabulary
   #ranks: Int32Array // (token): place in the order of falling scores, equal for equal scores
   #byteTokens = new Int32Array(256) // (byte), -1 where the vocabulary has none
-  #cutsWords: boolean
+  #joins: Uint8Array // (byte): 1 where some token has U+2581 right behind it, the last of another character
   #unknown: number // -1 without one
   #pairs = new PairTable(1 << 12) // every pair met so far, rank -1 for those that do not merge
   #merger = new Merger()
@@ -35,7 +36,7 @@ export class SpmEncoder {
     this.#vocabulary = vocabulary
     this.#unknown = unknown ?? -1
     this.#ranks = ranksByScore(vocabulary)
-    this.#cutsWords = !someTokenCrossesWords(vocabulary)
+    this.#joins = bytesThatJoin(vocabulary)
     const text = new TextEncoder()
     for (let byte = 0; byte < 256; byte++) {
       const name = text.encode(`<0x${byte.toString(16).toUpperCase().padStart(2, "0")}>`)
@@ -48,7 +49,7 @@ export class SpmEncoder {
   encode(bytes: Uint8Array, out: TokenList): void {
     let begin = 0
     while (begin < bytes.length) {
-      const end = this.#cutsWords ? wordEnd(bytes, begin) : bytes.length
+      const end = wordEnd(bytes, begin, this.#joins)
       if (!this.#cache.copyTo(bytes, begin, end, out)) {
         const before = out.length
         this.#encodeWord(bytes, begin, end, out)
@@ -183,16 +184,19 @@ function characterEnd(bytes: Uint8Array, i: number, end: number): number {
   return Math.min(end, i + (lead < 0x80 ? 1 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4))
 }
 
-/** The end of the marks and other characters that begin at `begin`: the next mark after another character. */
-function wordEnd(bytes: Uint8Array, begin: number): number {
+/** The end of the marks and other characters that begin at `begin`: the next mark that no token joins to what is before. */
+function wordEnd(bytes: Uint8Array, begin: number, joins: Uint8Array): number {
   let i = begin
-  while (i < bytes.length && isMark(bytes, i)) i += 3
-  while (i < bytes.length && !isMark(bytes, i)) i += 1
+  do {
+    while (i < bytes.length && isMark(bytes, i)) i += 3
+    while (i < bytes.length && !isMark(bytes, i)) i += 1
+  } while (i < bytes.length && joins[bytes[i - 1]!] !== 0)
   return i
 }
 
-function someTokenCrossesWords(vocabulary: Vocabulary): boolean {
+function bytesThatJoin(vocabulary: Vocabulary): Uint8Array {
   const { data, starts, lengths, kinds } = vocabulary
+  const joins = new Uint8Array(256)
   for (let id = 0; id < vocabulary.nTokens; id++) {
     if (kinds[id] === KIND.control || kinds[id] === KIND.unknown || kinds[id] === KIND.byte) continue
     const begin = starts[id]!
@@ -200,14 +204,15 @@ function someTokenCrossesWords(vocabulary: Vocabulary): boolean {
     let inWord = false
     for (let i = begin; i < end; i++) {
       if (data[i] === MARK_0 && i + 2 < end && isMark(data, i)) {
-        if (inWord) return true
+        if (inWord) joins[data[i - 1]!] = 1
+        inWord = false
         i += 2
       } else {
         inWord = true
       }
     }
   }
-  return false
+  return joins
 }
 
 // Sorts exact doubles that hold the score's order in the upper 32 bits' worth and the id below: one native sort of

@@ -1,6 +1,7 @@
 // The stored outputs of llama.cpp and of the float reference, decoded. What each file holds is told at the top of the
 // script that writes it: bench/peers/oracle/{tokens,greedy,agreement,likelihood}.mjs.
 
+import { inflateRawSync } from "node:zlib"
 import { float32, type GreedyCase, greedyCases, type SelfAgreement } from "../teacher-forced.ts"
 import agreementJson from "./expected/agreement.json"
 import greedyJson from "./expected/greedy.json"
@@ -9,6 +10,24 @@ import likelihoodJson from "./expected/likelihood.json"
 
 function uint16(base64: string): Uint16Array {
   return new Uint16Array(Uint8Array.from(Buffer.from(base64, "base64")).buffer)
+}
+
+/** Lists of token ids as tokens.mjs packs them. */
+export function readTokenLists(base64: string): number[][] {
+  const numbers: number[] = []
+  let value = 0
+  let shift = 0
+  for (const byte of inflateRawSync(Buffer.from(base64, "base64"))) {
+    value |= (byte & 0x7f) << shift
+    shift += 7
+    if (byte >= 0x80) continue
+    numbers.push(value)
+    value = 0
+    shift = 0
+  }
+  const lists: number[][] = []
+  for (let at = 0; at < numbers.length; at += 1 + numbers[at]!) lists.push(numbers.slice(at + 1, at + 1 + numbers[at]!))
+  return lists
 }
 
 export const modelSha256 = greedyJson.provenance.modelSha256
