@@ -88,6 +88,32 @@ describe.skipIf(!hasDefaultModel)("in a pipe", () => {
     expect(await child.exited).toBe(130)
   })
 
+  test("a template and its variables by flags; thinking is not on stdout", async () => {
+    const base = ["-p", PARIS, "-n", "8", "--temp", "0", "-st"]
+    const template = `<|im_start|>user
+{{ messages[-1].content }}{{ more }}<|im_end|>
+<|im_start|>assistant
+{{ '<think>' if enable_thinking }}`
+    const said = await run([
+      ...CHAT,
+      ...base,
+      "--chat-template",
+      template,
+      "--chat-template-kwargs",
+      '{"more":" Say it."}',
+    ])
+    using chat = model.chat({ template, templateVariables: { more: " Say it." }, temperature: 0, maxTokens: 8 })
+    const expected = await chat.say(PARIS).finish()
+    expect([said.stdout, expected.reasoning]).toEqual([`${expected.text}\n`, ""])
+    const thought = await run([...CHAT, ...base, "--chat-template", template, "--reasoning", "on"])
+    expect([thought.stdout, thought.exitCode]).toEqual(["\n", 0])
+    expect(thought.stderr).toMatch(FOOTER)
+    expect(thought.stderr.split("\n").length).toBe(2)
+    const named = await run([...CHAT, ...base, "--chat-template", "chatml"])
+    using chatml = model.chat({ system: "You are a helpful assistant.", temperature: 0, maxTokens: 8 })
+    expect(named.stdout).toBe(`${(await chatml.say(PARIS).finish()).text}\n`)
+  })
+
   test("asdsl run continues a text as the library does", async () => {
     const prompt = "The Roman Empire reached its greatest extent under"
     const command = [...ASDSL, "run", "-p", prompt, "-n", "12", "--temp", "0"]
@@ -108,6 +134,15 @@ describe("command lines", () => {
     [["-p", "a", "-f", "b"], "asdsl chat: -p and -f exclude each other\n"],
     [["-p", " "], "asdsl chat: the prompt is empty\n"],
     [["-l", "15043*2"], 'asdsl chat: --logit-bias is "15043*2", TOKEN+BIAS or TOKEN-BIAS is needed, as 15043+1\n'],
+    [
+      ["--chat-template", "vicuna"],
+      'asdsl chat: --chat-template is "vicuna", allowed: llama3, gemma, phi3, chatml, or a Jinja template\n',
+    ],
+    [
+      ["--chat-template-kwargs", "[1]"],
+      'asdsl chat: --chat-template-kwargs is [1], a JSON object is needed, as {"name":"value"}\n',
+    ],
+    [["-rea", "maybe"], 'asdsl chat: -rea is "maybe", allowed: on, off, auto\n'],
   ])("%j ends with 2 and says why", async (args, message) => {
     expect(await run([...CHAT, ...args])).toEqual({ stdout: "", stderr: message, exitCode: 2 })
   })
@@ -165,6 +200,26 @@ describe.skipIf(!hasDefaultModel || process.platform === "win32")("at a terminal
     expect([exitCode, readsLines]).toEqual([0, true])
     expect(screen).toContain("SmolLM2-135M-Instruct.Q4_1: 135 M parameters, context 8192")
     expect(screen.match(/roofline/g)!.length).toBe(3) // one footer a reply
+  })
+
+  test("thinking is dim, and above the reply", async () => {
+    const template = "<|im_start|>user\n{{ messages[-1].content }}<|im_end|>\n<|im_start|>assistant\n<think>"
+    const args = ["--temp", "0", "-n", "8", "--chat-template", template]
+    const steps: Step[] = [
+      ["expect", "> "],
+      ["send", `${PARIS}\r`],
+      ["expect", "roofline"],
+      ["expect", "> "],
+      ["send", "\u0004"],
+      ["end"],
+    ]
+    const { screen, exitCode } = await atTerminal(steps, args)
+    using chat = model.chat({ template, temperature: 0, maxTokens: 8 })
+    const { reasoning } = await chat.say(PARIS).finish()
+    const esc = String.fromCharCode(27)
+    const [before, dim] = screen.split(PARIS).at(-1)!.split(`${esc}[2m`)
+    expect([exitCode, before!.includes(reasoning.slice(0, 3))]).toEqual([0, false])
+    expect(reasoning.startsWith(dim!.split(esc)[0]!)).toBe(true)
   })
 
   test("Ctrl-C at the prompt leaves", async () => {

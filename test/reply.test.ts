@@ -29,7 +29,7 @@ interface Parts {
 
 /** The reply in pieces that end where `cuts` says. */
 function read(template: string, reply: string, cuts: (at: number) => boolean, isThinking = false): Parts {
-  const reader = new ReplyReader(formatOf(template), { isThinking, readsCalls: true })
+  const reader = new ReplyReader(formatOf(template), { isThinking, tools: NAMES })
   const parts = { text: "", reasoning: "" }
   const take = ({ text, reasoning }: { text: string; reasoning: string }) => {
     parts.text += text
@@ -44,6 +44,8 @@ function read(template: string, reply: string, cuts: (at: number) => boolean, is
   take(reader.end())
   return { ...parts, toolCalls: reader.toolCalls }
 }
+
+const NAMES = new Set(["get_weather", "now", "f"])
 
 const whole = () => false
 
@@ -89,6 +91,7 @@ describe("calls", () => {
     ["hermes", `I ask.\n\n<tool_call>\n${json(now)}\n</tool_call>`, "I ask.", [now]],
     ["hermes", `<think>\nhm\n</think>\n\n<tool_call>\n${json(now)}\n</tool_call>\n`, "", [now]],
     ["hermes", '<tool_call>\n{"name": "now", "arguments": "{}"}\n</tool_call>', "", [now]],
+    ["hermes", `\`\`\`json\n${json(weather)}\n\`\`\``, "", [weather]],
     ["phi4", `<|tool_call|>[${json(weather)}, ${json(now)}]<|/tool_call|>`, "", [weather, now]],
     [
       "mistral",
@@ -115,6 +118,9 @@ describe("calls", () => {
     ["hermes", '<tool_call>\n{"name": "now"}\n</tool_call> and then text'],
     ["hermes", "<tool_call>\n<function=now>\n</function>\n</tool_call>"],
     ["hermes", "said <tool_call>"],
+    ["hermes", '```json\n{"name": "unknown", "arguments": {}}\n```'],
+    ["hermes", '```json\n{"name": "now", "arguments": {}}\n```\nis a call'],
+    ["hermes", 'As in\n```json\n{"name": "now", "arguments": {}}\n```'],
     ["phi4", '<|tool_call|>[{"arguments": {}}]<|/tool_call|>'],
     ["phi4", "<|tool_call|>[]<|/tool_call|>"],
     ["mistral", "[TOOL_CALLS]now[ARGS]{"],
@@ -132,7 +138,7 @@ describe("calls", () => {
       name: "f",
       arguments: { text: 'a "quoted" \\ }; {"name": </tool_cal> \u2028', nested: { deep: [null, true, -1.5e9] } },
     }
-    expect(calls!.parse(calls!.spell([tricky, now]))).toEqual([tricky, now])
+    expect(calls!.parse(calls!.spell([tricky, now]), NAMES)).toEqual([tricky, now])
   })
 
   test("without tools nothing is looked for", () => {
@@ -153,6 +159,8 @@ test("the parts are the same however the reply is cut, and text is held back no 
       "</think>",
       "<tool_call>",
       "</tool_call>",
+      "```json\n",
+      "```",
       '{"name": "f", "arguments": {}}',
       "<",
       "think>",
@@ -183,7 +191,7 @@ test("the parts are the same however the reply is cut, and text is held back no 
     if (expected.text !== "") kinds.text++
   }
   for (const n of Object.values(kinds)) expect(n).toBeGreaterThan(50)
-  const reader = new ReplyReader(formatOf(TEMPLATES.hermes), { readsCalls: true })
+  const reader = new ReplyReader(formatOf(TEMPLATES.hermes), { tools: NAMES })
   const pieces = ["<thi", "nk>a", " b", "</", "think>\n", "c", " d <", "t"].map((piece) => reader.push(piece))
   expect(pieces.map(({ text, reasoning }) => reasoning + text)).toEqual(["", "a", " b", "", "", "c", " d", ""])
 })

@@ -87,7 +87,7 @@ export class Chat implements Disposable {
     const generation = generate(this.session, tokens, settings, {
       reader: new ReplyReader(format, {
         isThinking: format.thinking !== undefined && prompt.text.trimEnd().endsWith(format.thinking.open),
-        readsCalls: (this.#options.tools ?? []).length > 0,
+        tools: new Set(this.#options.tools?.map(({ name }) => name)),
       }),
       shown: format.tokens,
       onEnd: (result, raw) => {

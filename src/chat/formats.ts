@@ -12,13 +12,15 @@ export interface ThinkingTags {
 
 export interface CallFormat {
   readonly name: string
-  /** Texts with which calls begin: anywhere in a reply, or at its very beginning. */
+  /** Texts with which calls begin, anywhere in a reply. */
   readonly opens: readonly string[]
-  readonly onlyAtStart?: boolean
+  /** Those with which they begin at the very beginning of a reply. */
+  readonly opensReply: readonly string[]
   /** Other texts that may be special tokens. */
   readonly marks?: readonly string[]
-  /** The calls in a text that begins with one of `opens`; undefined where it is not wholly made of them. */
-  parse(text: string): ToolCall[] | undefined
+  /** The calls in a text that begins with one of these; undefined where it is not wholly made of them. `tools` are the names
+   * of those that there are: where nothing but a name tells a call from other text. */
+  parse(text: string, tools: ReadonlySet<string>): ToolCall[] | undefined
   /** The text for calls, for templates that have no place for them. */
   spell(calls: readonly ToolCall[]): string
 }
@@ -89,8 +91,14 @@ function spellCall({ name, arguments: args }: ToolCall, key: ArgumentsKey): stri
 const HERMES: CallFormat = {
   name: "hermes",
   opens: ["<tool_call>"],
+  opensReply: ["```json"], // which Qwen2.5-Coder likes better
   marks: ["</tool_call>"],
-  parse(text) {
+  parse(text, tools) {
+    const fenced = /^```json\s*([[{][\s\S]*)```$/.exec(text)
+    if (fenced !== null) {
+      const calls = readList(fenced[1]!)
+      return calls?.every(({ name }) => tools.has(name)) ? calls : undefined
+    }
     // The last one may lack its end: models stop there.
     const blocks = text.split("<tool_call>")
     if (blocks[0]!.trim() !== "") return
@@ -103,6 +111,7 @@ const HERMES: CallFormat = {
 const PHI4: CallFormat = {
   name: "phi4",
   opens: ["<|tool_call|>"],
+  opensReply: [],
   marks: ["<|/tool_call|>"],
   parse: (text) =>
     readList(
@@ -118,6 +127,7 @@ const PHI4: CallFormat = {
 const MISTRAL: CallFormat = {
   name: "mistral",
   opens: ["[TOOL_CALLS]"],
+  opensReply: [],
   marks: ["[ARGS]", "[CALL_ID]"],
   parse(text) {
     const parts = text.split("[TOOL_CALLS]").slice(1)
@@ -135,8 +145,8 @@ const MISTRAL: CallFormat = {
 /** The whole reply is {"name": ..., "parameters": {...}}, several with ; between them. */
 const LLAMA3: CallFormat = {
   name: "llama3",
-  opens: ["<|python_tag|>", "{"],
-  onlyAtStart: true,
+  opens: [],
+  opensReply: ["<|python_tag|>", "{"],
   parse(text) {
     const body = text.trim().replace(/^<\|python_tag\|>/, "")
     return readList(body) ?? readCalls(readSequence(body))
@@ -158,7 +168,13 @@ export function replyFormat(source: string, tokenizer: Tokenizer): ReplyFormat {
     THINKING.find(({ open, close }) => source.includes(open) || source.includes(close)) ??
     THINKING.find(({ open, close }) => tokenizer.find(open) !== undefined && tokenizer.find(close) !== undefined)
   const calls = CALLS.find(([test]) => test.test(source))?.[1]
-  const texts = [thinking?.open, thinking?.close, ...(calls?.opens ?? []), ...(calls?.marks ?? [])]
+  const texts = [
+    thinking?.open,
+    thinking?.close,
+    ...(calls?.opens ?? []),
+    ...(calls?.opensReply ?? []),
+    ...(calls?.marks ?? []),
+  ]
   const tokens = texts.flatMap((text) => (text === undefined ? [] : (tokenizer.find(text) ?? [])))
   return { thinking, calls, tokens: new Set(tokens.filter((token) => tokenizer.isSpecial(token))) }
 }

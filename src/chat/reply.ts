@@ -15,8 +15,8 @@ export interface ReplyPart {
 export interface ReplyOptions {
   /** The prompt ended inside the model's thinking. */
   readonly isThinking?: boolean
-  /** Look for calls of tools. */
-  readonly readsCalls?: boolean
+  /** The names of the tools whose calls to look for. */
+  readonly tools?: ReadonlySet<string>
 }
 
 /** "begin": nothing but blanks so far. "said": behind the thinking, nothing but blanks. "calls": all is held. */
@@ -25,6 +25,7 @@ type State = "begin" | "thinking" | "said" | "text" | "calls"
 export class ReplyReader {
   readonly #tags: ThinkingTags | undefined
   readonly #calls: CallFormat | undefined
+  readonly #tools: ReadonlySet<string>
   #state: State
   #held = ""
   #hasThought = false // something other than blanks
@@ -33,7 +34,8 @@ export class ReplyReader {
 
   constructor({ thinking, calls }: Pick<ReplyFormat, "thinking" | "calls">, options: ReplyOptions = {}) {
     this.#tags = thinking
-    this.#calls = options.readsCalls === true ? calls : undefined
+    this.#tools = options.tools ?? new Set()
+    this.#calls = this.#tools.size > 0 ? calls : undefined
     this.#state = thinking === undefined ? "text" : options.isThinking === true ? "thinking" : "begin"
   }
 
@@ -61,7 +63,7 @@ export class ReplyReader {
       case "said":
         return { text: "", reasoning: "" }
       case "calls": {
-        const calls = this.#calls!.parse(held.trim())
+        const calls = this.#calls!.parse(held.trim(), this.#tools)
         this.#toolCalls = calls ?? []
         return { text: calls === undefined ? held : "", reasoning: "" }
       }
@@ -102,12 +104,18 @@ export class ReplyReader {
   }
 
   #say(): string {
-    const opens = this.#calls?.opens ?? []
-    if (opens.length === 0 || (this.#calls!.onlyAtStart === true && this.#hasSaid)) return this.#take(this.#held.length)
-    const begin = this.#calls!.onlyAtStart === true ? this.#startOf(opens) : firstOf(this.#held, opens)
+    if (this.#calls === undefined) return this.#take(this.#held.length)
+    const { opens, opensReply } = this.#calls
+    const start = this.#hasSaid ? "" : this.#held.trimStart()
+    if (start !== "" && opensReply.some((open) => start.startsWith(open))) {
+      this.#state = "calls"
+      return ""
+    }
+    if (!this.#hasSaid && opensReply.some((open) => open.startsWith(start))) return ""
+    const begin = firstOf(this.#held, opens)
     if (begin >= 0) this.#state = "calls"
     // Blanks before a call are held with it, so blanks wait for what follows.
-    return this.#take(this.#held.slice(0, begin < 0 ? this.#openFrom(opens) : begin).trimEnd().length)
+    return this.#take(this.#held.slice(0, begin < 0 ? openFrom(this.#held, opens) : begin).trimEnd().length)
   }
 
   #take(n: number): string {
@@ -115,17 +123,6 @@ export class ReplyReader {
     this.#held = this.#held.slice(n)
     this.#hasSaid ||= text.trim() !== ""
     return text
-  }
-
-  #startOf(opens: readonly string[]): number {
-    return opens.some((open) => this.#held.trimStart().startsWith(open)) ? 0 : -1
-  }
-
-  /** Where text begins that may turn out to be the beginning of a call. */
-  #openFrom(opens: readonly string[]): number {
-    if (this.#calls!.onlyAtStart !== true) return openFrom(this.#held, opens)
-    const text = this.#held.trimStart()
-    return opens.some((open) => open.startsWith(text)) ? 0 : this.#held.length
   }
 }
 
