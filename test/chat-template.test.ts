@@ -95,6 +95,52 @@ describe("rendering", () => {
     expect(new ChatTemplate(sources.turns, sentences).fallback).toBeUndefined()
   })
 
+  test("another fallback where the vocabulary has its tokens", () => {
+    const messages: Message[] = [
+      { role: "system", content: "S" },
+      { role: "user", content: "U " },
+      { role: "assistant", content: "A" },
+    ]
+    const render = (...specials: string[]) => {
+      const template = new ChatTemplate(undefined, tokenizerWith("<s>", "</s>", ...specials))
+      return [template.fallback, template.stop, template.render(messages).text]
+    }
+    expect(render("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")).toEqual([
+      "llama3",
+      [],
+      "<s><|start_header_id|>system<|end_header_id|>\n\nS<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nU<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\nA<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
+    ])
+    expect(render("<start_of_turn>")).toEqual([
+      "gemma",
+      ["<end_of_turn>"],
+      "<s><start_of_turn>user\nS\n\nU<end_of_turn>\n<start_of_turn>model\nA<end_of_turn>\n<start_of_turn>model\n",
+    ])
+    expect(render("<|user|>", "<|end|>", "<|assistant|>")).toEqual([
+      "phi3",
+      [],
+      "<|system|>\nS<|end|>\n<|user|>\nU <|end|>\n<|assistant|>\nA<|end|>\n<|assistant|>\n",
+    ])
+  })
+
+  test("who takes system messages, and who has a turn for them", () => {
+    const kind = (name: string) => {
+      const template = new ChatTemplate(sources[name], sentences)
+      return template.hasSystemTurn ? "turn" : template.takesSystem ? "folded" : "refused"
+    }
+    const names = [
+      "qwen2.5",
+      "qwen3",
+      "smollm3",
+      "phi3.5",
+      "phi4-mini",
+      "llama3-like",
+      "gemma3-like",
+      "mistral-nemo",
+      "no-system",
+    ]
+    expect(names.map(kind).join()).toBe("turn,turn,turn,turn,turn,turn,folded,folded,refused")
+  })
+
   test.skipIf(!hasDefaultModel)("smollm2 is the default model's own template", () => {
     expect(readGguf(defaultModelPath).metadata.get("tokenizer.chat_template")).toBe(sources.smollm2!)
   })

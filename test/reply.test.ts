@@ -3,7 +3,7 @@
 
 import { describe, expect, test } from "bun:test"
 import { replyFormat } from "../src/chat/formats.ts"
-import type { ToolCall } from "../src/chat/messages.ts"
+import type { Tool, ToolCall } from "../src/chat/messages.ts"
 import { ReplyReader } from "../src/chat/reply.ts"
 import { createTokenizer } from "../src/tokenizer/index.ts"
 import { bpeMetadata, random } from "./tokenizer-fixtures.ts"
@@ -19,6 +19,7 @@ const TEMPLATES = {
   phi4: "<|tool|>{{ message['tools'] }}<|/tool|>",
   mistral: "[TOOL_CALLS] [THINK]",
   llama3: "Environment: ipython",
+  coder: "<tool_call><function={{ name }}>",
 } as const
 
 interface Parts {
@@ -29,7 +30,7 @@ interface Parts {
 
 /** The reply in pieces that end where `cuts` says. */
 function read(template: string, reply: string, cuts: (at: number) => boolean, isThinking = false): Parts {
-  const reader = new ReplyReader(formatOf(template), { isThinking, tools: NAMES })
+  const reader = new ReplyReader(formatOf(template), { isThinking, tools: TOOLS })
   const parts = { text: "", reasoning: "" }
   const take = ({ text, reasoning }: { text: string; reasoning: string }) => {
     parts.text += text
@@ -45,7 +46,15 @@ function read(template: string, reply: string, cuts: (at: number) => boolean, is
   return { ...parts, toolCalls: reader.toolCalls }
 }
 
-const NAMES = new Set(["get_weather", "now", "f"])
+const TOOLS: Tool[] = [
+  {
+    name: "get_weather",
+    parameters: { type: "object", properties: { place: { type: "string" }, days: { type: "array" } } },
+  },
+  { name: "now" },
+  { name: "f", parameters: { type: "object", properties: { text: { type: "string" }, nested: { type: "object" } } } },
+]
+const BY_NAME = new Map(TOOLS.map((tool) => [tool.name, tool]))
 
 const whole = () => false
 
@@ -92,6 +101,18 @@ describe("calls", () => {
     ["hermes", `<think>\nhm\n</think>\n\n<tool_call>\n${json(now)}\n</tool_call>\n`, "", [now]],
     ["hermes", '<tool_call>\n{"name": "now", "arguments": "{}"}\n</tool_call>', "", [now]],
     ["hermes", `\`\`\`json\n${json(weather)}\n\`\`\``, "", [weather]],
+    [
+      "coder",
+      "Wait.\n<tool_call>\n<function=get_weather>\n<parameter=place>\nK\u00f6ln\n</parameter>\n<parameter=days>\n[1, 2]\n</parameter>\n</function>\n</tool_call>\n<tool_call>\n<function=now>\n</function>\n</tool_call>",
+      "Wait.",
+      [weather, now],
+    ],
+    [
+      "coder",
+      "<function=f>\n<parameter=text>\n1\n\n</parameter>\n<parameter=nested>\nTrue\n</parameter>\n<parameter=more>\n2</parameter></function>",
+      "",
+      [{ name: "f", arguments: { text: "1\n", nested: true, more: "2" } }],
+    ],
     ["phi4", `<|tool_call|>[${json(weather)}, ${json(now)}]<|/tool_call|>`, "", [weather, now]],
     [
       "mistral",
@@ -121,6 +142,8 @@ describe("calls", () => {
     ["hermes", '```json\n{"name": "unknown", "arguments": {}}\n```'],
     ["hermes", '```json\n{"name": "now", "arguments": {}}\n```\nis a call'],
     ["hermes", 'As in\n```json\n{"name": "now", "arguments": {}}\n```'],
+    ["coder", "<tool_call>\n<function=f>\n<parameter=text>\n1\n</function>\n</tool_call>"],
+    ["coder", "<tool_call>\n<function=f>\n</function>\n</tool_call>\nand more"],
     ["phi4", '<|tool_call|>[{"arguments": {}}]<|/tool_call|>'],
     ["phi4", "<|tool_call|>[]<|/tool_call|>"],
     ["mistral", "[TOOL_CALLS]now[ARGS]{"],
@@ -138,7 +161,7 @@ describe("calls", () => {
       name: "f",
       arguments: { text: 'a "quoted" \\ }; {"name": </tool_cal> \u2028', nested: { deep: [null, true, -1.5e9] } },
     }
-    expect(calls!.parse(calls!.spell([tricky, now]), NAMES)).toEqual([tricky, now])
+    expect(calls!.parse(calls!.spell([tricky, now]), BY_NAME)).toEqual([tricky, now])
   })
 
   test("without tools nothing is looked for", () => {
@@ -170,12 +193,13 @@ test("the parts are the same however the reply is cut, and text is held back no 
       "a",
       "\u{1f642}",
     ],
+    coder: ["<tool_call>", "</tool_call>", "<function=f>", "</function>", "<parameter=a>1</parameter>", "<", "\n", "e"],
     phi4: ["<|tool_call|>", "<|/tool_call|>", '[{"name": "f"}]', "<|", "[", "\n", "b"],
     mistral: ["[THINK]", "[/THINK]", "[TOOL_CALLS]", '[{"name": "f"}]', "f{}", "[", "]", " ", "c"],
     llama3: ["<|python_tag|>", '{"name": "f"}', "{", "}", ";", "<|", " ", "d"],
   }
   const kinds = { calls: 0, reasoning: 0, text: 0 }
-  for (let round = 0; round < 4000; round++) {
+  for (let round = 0; round < 6000; round++) {
     const names = Object.keys(TEMPLATES) as (keyof typeof TEMPLATES)[]
     const name = names[round % names.length]!
     const reply = Array.from(
@@ -191,7 +215,7 @@ test("the parts are the same however the reply is cut, and text is held back no 
     if (expected.text !== "") kinds.text++
   }
   for (const n of Object.values(kinds)) expect(n).toBeGreaterThan(50)
-  const reader = new ReplyReader(formatOf(TEMPLATES.hermes), { tools: NAMES })
+  const reader = new ReplyReader(formatOf(TEMPLATES.hermes), { tools: TOOLS })
   const pieces = ["<thi", "nk>a", " b", "</", "think>\n", "c", " d <", "t"].map((piece) => reader.push(piece))
   expect(pieces.map(({ text, reasoning }) => reasoning + text)).toEqual(["", "a", " b", "", "", "c", " d", ""])
 })

@@ -15,7 +15,7 @@ import { ChatTemplate, type Prompt } from "./template.ts"
 export interface ChatOptions extends Omit<GenerateOptions, "signal" | "onProgress" | "parseSpecial"> {
   /** What the model is told before anything else. */
   system?: string
-  /** Where `system` is absent: told to models whose template takes a system message. */
+  /** Where `system` is absent: told to models whose template has a turn for the system. */
   defaultSystem?: string
   /** What was said before. */
   messages?: readonly Message[]
@@ -87,7 +87,7 @@ export class Chat implements Disposable {
     const generation = generate(this.session, tokens, settings, {
       reader: new ReplyReader(format, {
         isThinking: format.thinking !== undefined && prompt.text.trimEnd().endsWith(format.thinking.open),
-        tools: new Set(this.#options.tools?.map(({ name }) => name)),
+        tools: this.#options.tools ?? [],
       }),
       shown: format.tokens,
       onEnd: (result, raw) => {
@@ -158,5 +158,5 @@ interface Turn {
 function systemMessages(template: ChatTemplate, { system, defaultSystem }: ChatOptions): Message[] {
   if (system !== undefined) return [{ role: "system", content: system }]
   if (defaultSystem === undefined) return []
-  return template.takesSystem ? [{ role: "system", content: defaultSystem }] : []
+  return template.hasSystemTurn ? [{ role: "system", content: defaultSystem }] : []
 }

@@ -3,7 +3,7 @@
 
 import type { Tokenizer } from "../tokenizer/types.ts"
 import { pythonJson } from "./jinja.ts"
-import type { ToolCall } from "./messages.ts"
+import type { Tool, ToolCall } from "./messages.ts"
 
 export interface ThinkingTags {
   readonly open: string
@@ -18,9 +18,9 @@ export interface CallFormat {
   readonly opensReply: readonly string[]
   /** Other texts that may be special tokens. */
   readonly marks?: readonly string[]
-  /** The calls in a text that begins with one of these; undefined where it is not wholly made of them. `tools` are the names
-   * of those that there are: where nothing but a name tells a call from other text. */
-  parse(text: string, tools: ReadonlySet<string>): ToolCall[] | undefined
+  /** The calls in a text that begins with one of these; undefined where it is not wholly made of them. `tools` are those
+   * that there are, by name: for forms that say too little by themselves. */
+  parse(text: string, tools: ReadonlyMap<string, Tool>): ToolCall[] | undefined
   /** The text for calls, for templates that have no place for them. */
   spell(calls: readonly ToolCall[]): string
 }
@@ -108,6 +108,57 @@ const HERMES: CallFormat = {
   spell: (calls) => calls.map((call) => `<tool_call>\n${spellCall(call, "arguments")}\n</tool_call>`).join("\n"),
 }
 
+/** <tool_call><function=name><parameter=key>value</parameter>...</function></tool_call>, line ends between all of these;
+ * values are text, of what type says the tool's schema. */
+const QWEN3_CODER: CallFormat = {
+  name: "qwen3-coder",
+  opens: ["<tool_call>", "<function="],
+  opensReply: [],
+  marks: ["</tool_call>"],
+  parse(text, tools) {
+    const calls: ToolCall[] = []
+    const call = /\s*(?:<tool_call>\s*)?<function=([^>\n]+)>\s*([\s\S]*?)<\/function>\s*(?:<\/tool_call>\s*)?/y
+    while (call.lastIndex < text.length) {
+      const found = call.exec(text)
+      if (found === null) return
+      const args = readParameters(found[2]!, tools.get(found[1]!))
+      if (args === undefined) return
+      calls.push({ name: found[1]!, arguments: args })
+    }
+    return calls
+  },
+  spell(calls) {
+    const parameter = ([key, value]: [string, unknown]) =>
+      `<parameter=${key}>\n${typeof value === "string" ? value : pythonJson(value)}\n</parameter>\n`
+    const blocks = calls.map(({ name, arguments: args }) => {
+      return `<tool_call>\n<function=${name}>\n${Object.entries(args).map(parameter).join("")}</function>\n</tool_call>`
+    })
+    return blocks.join("\n")
+  },
+}
+
+function readParameters(text: string, tool: Tool | undefined): Record<string, unknown> | undefined {
+  const schemas = tool?.parameters?.properties as Readonly<Record<string, { type?: unknown } | undefined>> | undefined
+  const args: Record<string, unknown> = {}
+  const parameter = /<parameter=([^>\n]+)>\n?([\s\S]*?)\n?<\/parameter>\s*/y
+  while (parameter.lastIndex < text.length) {
+    const found = parameter.exec(text)
+    if (found === null) return
+    const [, key, value] = found as unknown as [string, string, string]
+    const type = schemas?.[key]?.type
+    args[key] = type === undefined || type === "string" ? value : readValue(value)
+  }
+  return args
+}
+
+/** JSON, or a constant of Python, which the template shows the model. */
+function readValue(text: string): unknown {
+  const constants: Readonly<Record<string, unknown>> = { True: true, False: false, None: null }
+  if (Object.hasOwn(constants, text.trim())) return constants[text.trim()]
+  const value = readJson(text)
+  return value === undefined ? text : value
+}
+
 const PHI4: CallFormat = {
   name: "phi4",
   opens: ["<|tool_call|>"],
@@ -156,6 +207,7 @@ const LLAMA3: CallFormat = {
 
 /** By what templates that tell of such calls have in them. */
 const CALLS: readonly (readonly [RegExp, CallFormat])[] = [
+  [/<function=/, QWEN3_CODER],
   [/<tool_call>/, HERMES],
   [/<\|tool_call\|>|<\|tool\|>/, PHI4],
   [/\[TOOL_CALLS\]/, MISTRAL],

@@ -4,7 +4,7 @@
 
 import { openFrom } from "../stop.ts"
 import type { CallFormat, ReplyFormat, ThinkingTags } from "./formats.ts"
-import type { ToolCall } from "./messages.ts"
+import type { Tool, ToolCall } from "./messages.ts"
 
 /** What became certain. */
 export interface ReplyPart {
@@ -15,8 +15,8 @@ export interface ReplyPart {
 export interface ReplyOptions {
   /** The prompt ended inside the model's thinking. */
   readonly isThinking?: boolean
-  /** The names of the tools whose calls to look for. */
-  readonly tools?: ReadonlySet<string>
+  /** The tools whose calls to look for. */
+  readonly tools?: readonly Tool[]
 }
 
 /** "begin": nothing but blanks so far. "said": behind the thinking, nothing but blanks. "calls": all is held. */
@@ -25,7 +25,7 @@ type State = "begin" | "thinking" | "said" | "text" | "calls"
 export class ReplyReader {
   readonly #tags: ThinkingTags | undefined
   readonly #calls: CallFormat | undefined
-  readonly #tools: ReadonlySet<string>
+  readonly #tools: ReadonlyMap<string, Tool>
   #state: State
   #held = ""
   #hasThought = false // something other than blanks
@@ -34,7 +34,7 @@ export class ReplyReader {
 
   constructor({ thinking, calls }: Pick<ReplyFormat, "thinking" | "calls">, options: ReplyOptions = {}) {
     this.#tags = thinking
-    this.#tools = options.tools ?? new Set()
+    this.#tools = new Map(options.tools?.map((tool) => [tool.name, tool]))
     this.#calls = this.#tools.size > 0 ? calls : undefined
     this.#state = thinking === undefined ? "text" : options.isThinking === true ? "thinking" : "begin"
   }

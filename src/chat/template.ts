@@ -81,6 +81,18 @@ export class ChatTemplate {
     return this.#takesSystem
   }
 
+  /** Whether a system message is a turn of its own: neither refused nor, as by Gemma and Mistral, written into the user's. */
+  get hasSystemTurn(): boolean {
+    if (!this.takesSystem) return false
+    const messages = [
+      { role: "system", content: PROBE },
+      { role: "user", content: PROBE },
+    ]
+    const options = { addGenerationPrompt: false }
+    const given = this.#run({ messages, tools: [] }, options)
+    return given !== this.#run({ messages: withoutSystem(messages), tools: [] }, options)
+  }
+
   /** Whether it tells the model of tools. */
   get takesTools(): boolean {
     return /\btools\b/.test(this.source)
