@@ -63,6 +63,7 @@ enum asdsl_type {
     ASDSL_Q4_K = 12,
     ASDSL_Q5_K = 13,
     ASDSL_Q6_K = 14,
+    ASDSL_I32 = 26, /* ids of experts */
     ASDSL_BF16 = 30,
     /* Activations: what a matmul reads. The format is a function of the weight type alone. */
     ASDSL_ACT_F32 = 100,    /* float weights: float rows */
@@ -81,9 +82,9 @@ struct asdsl_operand {
     uint32_t buffer; /* index into the program's buffer table; ASDSL_NO_BUFFER: operand absent */
     uint32_t type;   /* asdsl_type */
     uint64_t offset; /* bytes from the buffer's start; 64-byte aligned for weights and activations */
-    uint32_t rows;   /* weights: outputs. activations: capacity in tokens (rows of a batch) */
+    uint32_t rows;   /* weights: outputs, of one expert where there are several. activations: capacity in rows */
     uint32_t cols;   /* weights: inputs. activations: width of one row */
-    uint32_t stride; /* activations of type F32: elements between rows (>= cols); weights: 0 */
+    uint32_t stride; /* activations of type F32, I32: elements between rows (>= cols); weights: 0 */
     uint32_t layout; /* asdsl_layout; weights of matmul, embed: INTERLEAVED; everything else ROWS */
 };
 #define ASDSL_NO_BUFFER 0xffffffffu

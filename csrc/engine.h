@@ -30,7 +30,7 @@ struct worker {
 struct step {
     const struct asdsl_op *op;
     void *at[8];            /* operand addresses, NULL where absent */
-    int32_t rows;           /* R of this run: n_tokens or n_outputs; set before the run */
+    int32_t rows;           /* R of this run: n_tokens or n_outputs, times a quantize's slots; set before the run */
     const struct kernels *k;
     struct asdsl_params *params;
     struct kv_cache *kv;    /* of this run, NULL without */
@@ -62,6 +62,12 @@ void worker_barrier(struct worker *w);
 step_runner run_embed, run_quantize, run_matmul, run_matmul_add, run_gate_up;
 /* run_rows.c: */
 step_runner run_rms_norm, run_rope_table, run_rope, run_gather_outputs, run_top_k;
+/* run_moe.c: */
+step_runner run_moe_route, run_moe_gate_up, run_moe_down, run_moe_combine;
+/* Per-thread scratch of an operation over slots: run_moe.c */
+size_t moe_scratch_bytes(const struct asdsl_op *op, const struct asdsl_program_options *options);
+/* Bytes between the rows of a matmul's activations: run_matmul.c */
+size_t activation_stride(const struct asdsl_operand *in);
 /* run_attention.c: */
 step_runner run_kv_append, run_attention;
 /* Bytes of step->shared that attention needs for a KV capacity, and per-thread scratch: run_attention.c */

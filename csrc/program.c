@@ -37,6 +37,10 @@ _Static_assert(offsetof(struct program, object) == 0, "asdsl.c sees a program as
 #define KIND_matmul .run = run_matmul
 #define KIND_matmul_add .run = run_matmul_add
 #define KIND_gate_up .run = run_gate_up
+#define KIND_moe_route .run = run_moe_route, .small = true
+#define KIND_moe_gate_up .run = run_moe_gate_up
+#define KIND_moe_down .run = run_moe_down
+#define KIND_moe_combine .run = run_moe_combine, .small = true
 #define KIND_rope_table .run = run_rope_table, .small = true
 #define KIND_rope .run = run_rope, .small = true
 #define KIND_kv_append .run = run_kv_append, .small = true, .needs_kv = true
@@ -164,12 +168,15 @@ static void resolve_step(struct program *p, int32_t index) {
 
 static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
 
-static size_t scratch_of(const struct asdsl_op *op) {
+static size_t scratch_of(const struct asdsl_op *op, const struct asdsl_program_options *options) {
     int32_t cols = (int32_t)op->operand[0].cols;
     switch ((enum asdsl_op_code)op->code) {
     case ASDSL_OP_MATMUL:
     case ASDSL_OP_MATMUL_ADD:
     case ASDSL_OP_GATE_UP: return matmul_scratch_bytes((int32_t)op->operand[1].cols);
+    case ASDSL_OP_MOE_GATE_UP:
+    case ASDSL_OP_MOE_DOWN:
+    case ASDSL_OP_MOE_COMBINE: return moe_scratch_bytes(op, options);
     case ASDSL_OP_RMS_NORM: return sizeof(float) * (size_t)cols;
     case ASDSL_OP_TOP_K: return top_k_scratch_bytes(cols);
     case ASDSL_OP_ATTENTION: return attention_scratch_bytes(op);
@@ -182,7 +189,7 @@ static bool reserve_memory(struct program *p) {
     size_t scratch_bytes = 64;
     for (int32_t i = 0; i < p->n_ops; i++) {
         const struct asdsl_op *op = &p->ops[i];
-        scratch_bytes = larger(scratch_bytes, scratch_of(op));
+        scratch_bytes = larger(scratch_bytes, scratch_of(op, &p->options));
         if (op->code == ASDSL_OP_ATTENTION) {
             p->shared_bytes = larger(p->shared_bytes, attention_shared_bytes(op, &p->options));
         }
@@ -359,7 +366,8 @@ static void set_rows(struct program *p, struct kv_cache *kv, int32_t first, int3
         const struct asdsl_op *op = &p->ops[i];
         bool outputs =
             op->flags & ASDSL_ROWS_OUTPUTS || op->code == ASDSL_OP_GATHER_OUTPUTS || op->code == ASDSL_OP_TOP_K;
-        p->steps[i].rows = outputs ? p->copy->n_outputs : p->copy->n_tokens;
+        int32_t slots = op->code == ASDSL_OP_QUANTIZE && op->i[0] > 1 ? op->i[0] : 1;
+        p->steps[i].rows = (outputs ? p->copy->n_outputs : p->copy->n_tokens) * slots;
         p->steps[i].kv = kv;
     }
 }

@@ -18,6 +18,7 @@ enum {
     MAX_LAYERS = 65536,
     MAX_HEADS = 65536,
     MAX_HEAD_DIM = 1024,
+    MAX_EXPERTS = 1024,
 };
 
 struct engine {

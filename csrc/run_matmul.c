@@ -26,7 +26,7 @@ struct part {
 };
 
 /* Bytes between activation rows: float rows say their stride, quantised rows lie one after the other. */
-static size_t act_stride_of(const struct asdsl_operand *in) {
+size_t activation_stride(const struct asdsl_operand *in) {
     bool floats = in->type == ASDSL_F32 || in->type == ASDSL_ACT_F32;
     if (floats && in->stride) return sizeof(float) * (size_t)in->stride;
     return activation_row_bytes((int32_t)in->type, (int32_t)in->cols);
@@ -44,7 +44,7 @@ static struct part part_of(const struct step *step, int32_t w, int32_t w2, int32
                                  .rows = (int32_t)weights->rows,
                                  .cols = (int32_t)weights->cols,
                                  .act = step->at[1],
-                                 .act_stride = act_stride_of(in),
+                                 .act_stride = activation_stride(in),
                                  .n = step->rows,
                                  .out = (float *)step->at[0] + column,
                                  .out_stride = out->stride,

@@ -19,18 +19,26 @@ enum role {
     OUT_Q8_256,
     WEIGHT,
     VECTOR, /* F32 (1, n) */
+    IN_I32, /* ids, read */
+    OUT_I32,
+    EXPERTS, /* i[0] weights of one shape, one after the other */
     ROLE_MASK = 15,
     OPTIONAL = 16,
+    SLOTS = 32, /* has a row for each slot: ops.h, moe_gate_up */
 };
 
 static const uint8_t roles[ASDSL_OP_COUNT][8] = {
     [ASDSL_OP_EMBED] = {OUT_F32, WEIGHT},
     [ASDSL_OP_RMS_NORM] = {IN_F32, VECTOR, OUT_F32 | OPTIONAL, OUT_Q8_32 | OPTIONAL, OUT_Q8_256 | OPTIONAL},
-    [ASDSL_OP_QUANTIZE] = {IN_F32, OUT_Q8_32 | OPTIONAL, OUT_Q8_256 | OPTIONAL},
+    [ASDSL_OP_QUANTIZE] = {IN_F32 | SLOTS, OUT_Q8_32 | OPTIONAL | SLOTS, OUT_Q8_256 | OPTIONAL | SLOTS},
     [ASDSL_OP_MATMUL] = {OUT_F32, IN_ACT, WEIGHT, WEIGHT | OPTIONAL, WEIGHT | OPTIONAL, VECTOR | OPTIONAL,
                          VECTOR | OPTIONAL, VECTOR | OPTIONAL},
     [ASDSL_OP_MATMUL_ADD] = {OUT_F32, IN_ACT, WEIGHT, ABSENT, ABSENT, VECTOR | OPTIONAL},
     [ASDSL_OP_GATE_UP] = {OUT_F32, IN_ACT, WEIGHT, WEIGHT},
+    [ASDSL_OP_MOE_ROUTE] = {IN_F32, OUT_I32, OUT_F32},
+    [ASDSL_OP_MOE_GATE_UP] = {OUT_F32 | SLOTS, IN_ACT, IN_I32, EXPERTS, EXPERTS},
+    [ASDSL_OP_MOE_DOWN] = {OUT_F32 | SLOTS, IN_ACT | SLOTS, IN_I32, EXPERTS},
+    [ASDSL_OP_MOE_COMBINE] = {OUT_F32, IN_F32 | SLOTS, IN_I32, IN_F32},
     [ASDSL_OP_ROPE_TABLE] = {OUT_F32, VECTOR},
     [ASDSL_OP_ROPE] = {OUT_F32, IN_F32},
     [ASDSL_OP_KV_APPEND] = {IN_F32, IN_F32},
@@ -79,24 +87,38 @@ bool refuse(char *why, size_t why_bytes, const char *format, ...) {
     return false;
 }
 
-static bool is_written(uint32_t role) { return role == OUT_F32 || role == OUT_Q8_32 || role == OUT_Q8_256; }
+static bool is_written(uint32_t role) {
+    return role == OUT_F32 || role == OUT_I32 || role == OUT_Q8_32 || role == OUT_Q8_256;
+}
+
+/* Matrices of a model, as opposed to rows. */
+static bool is_weight(uint32_t role) { return role == WEIGHT || role == EXPERTS; }
+
+/* Rows with a stride. */
+static bool has_stride(const struct asdsl_operand *o) {
+    return o->type == ASDSL_F32 || o->type == ASDSL_I32 || (o->type == ASDSL_ACT_F32 && o->stride);
+}
 
 /* ---- one operand ---- */
 /* Rows that a pass may have at most. gather_outputs and top_k run over outputs by their nature. */
-static int32_t rows_needed(const struct asdsl_op *op, int32_t index, const struct asdsl_program_options *options) {
+static uint64_t rows_needed(const struct asdsl_op *op, int32_t index, const struct asdsl_program_options *options) {
     bool outputs = op->flags & ASDSL_ROWS_OUTPUTS || op->code == ASDSL_OP_TOP_K ||
                    (op->code == ASDSL_OP_GATHER_OUTPUTS && index == 0);
-    return outputs ? options->max_outputs : options->max_tokens;
+    uint64_t rows = (uint64_t)(outputs ? options->max_outputs : options->max_tokens);
+    if (!(roles[op->code][index] & SLOTS)) return rows;
+    if (op->code == ASDSL_OP_QUANTIZE) return op->i[0] > 1 ? rows * (uint64_t)op->i[0] : rows;
+    return rows * op->operand[2].cols; /* experts */
 }
 
 /* Bytes from an operand's first to its last; 0 when the type is none of the role's. */
-static uint64_t operand_bytes(const struct asdsl_operand *o, uint32_t role) {
-    if (role == WEIGHT) {
+static uint64_t operand_bytes(const struct asdsl_op *op, const struct asdsl_operand *o, uint32_t role) {
+    if (is_weight(role)) {
         double bytes = interleaved_bytes(type_facts((int32_t)o->type), (int32_t)o->rows, (int32_t)o->cols);
-        return bytes > 0 ? (uint64_t)bytes : 0;
+        if (role == EXPERTS) bytes *= op->i[0];
+        return bytes <= 0 ? 0 : bytes < 0x1p63 ? (uint64_t)bytes : UINT64_MAX;
     }
     if (role == VECTOR) return 4 * (uint64_t)o->cols;
-    if (o->type == ASDSL_F32 || (o->type == ASDSL_ACT_F32 && o->stride)) {
+    if (has_stride(o)) {
         return 4 * ((uint64_t)(o->rows - 1) * o->stride + o->cols);
     }
     return (uint64_t)o->rows * activation_row_bytes((int32_t)o->type, (int32_t)o->cols);
@@ -107,6 +129,7 @@ static bool check_type(const struct asdsl_operand *o, uint32_t role, int32_t *st
     bool right = true;
     switch (role) {
     case WEIGHT:
+    case EXPERTS:
         if (!t) {
             *status = ASDSL_E_UNSUPPORTED;
             REFUSE("weight type %u is not known", o->type);
@@ -116,21 +139,27 @@ static bool check_type(const struct asdsl_operand *o, uint32_t role, int32_t *st
         right = o->type == ASDSL_F32 || o->type == ASDSL_ACT_F32 || o->type == ASDSL_ACT_Q8_32 ||
                 o->type == ASDSL_ACT_Q8_256;
         break;
+    case IN_I32:
+    case OUT_I32: right = o->type == ASDSL_I32; break;
     case OUT_Q8_32: right = o->type == ASDSL_ACT_Q8_32; break;
     case OUT_Q8_256: right = o->type == ASDSL_ACT_Q8_256; break;
     default: right = o->type == ASDSL_F32;
     }
     if (!right) REFUSE("type %u does not fit its role", o->type);
-    uint32_t layout = role == WEIGHT ? ASDSL_INTERLEAVED : ASDSL_ROWS;
+    uint32_t layout = is_weight(role) ? ASDSL_INTERLEAVED : ASDSL_ROWS;
     if (o->layout != layout) REFUSE("layout is %u, not %u", o->layout, layout);
     return true;
 }
 
-static bool check_shape(const struct asdsl_operand *o, uint32_t role, int32_t rows, char *why, size_t why_bytes) {
-    uint32_t max_rows = role == WEIGHT ? MAX_ROWS : role == VECTOR ? 1 : MAX_ROWS;
+static bool check_shape(const struct asdsl_op *op, const struct asdsl_operand *o, uint32_t role, uint64_t rows,
+                        char *why, size_t why_bytes) {
+    uint32_t max_rows = role == VECTOR ? 1 : MAX_ROWS;
     if (o->rows < 1 || o->rows > max_rows) REFUSE("%u rows, 1 to %u are possible", o->rows, max_rows);
     if (o->cols < 1 || o->cols > MAX_COLS) REFUSE("%u columns, 1 to %d are possible", o->cols, MAX_COLS);
-    if (role == WEIGHT) {
+    if (role == EXPERTS && (op->i[0] < 1 || op->i[0] > MAX_EXPERTS)) {
+        REFUSE("%d experts, 1 to %d are possible", op->i[0], MAX_EXPERTS);
+    }
+    if (is_weight(role)) {
         const struct type_facts *t = type_facts((int32_t)o->type);
         if (o->stride != 0) REFUSE("stride is %u, weights have none (0)", o->stride);
         if (o->cols % (uint32_t)t->block) {
@@ -138,7 +167,7 @@ static bool check_shape(const struct asdsl_operand *o, uint32_t role, int32_t ro
         }
         return true;
     }
-    bool floats = o->type == ASDSL_F32 || (o->type == ASDSL_ACT_F32 && o->stride);
+    bool floats = has_stride(o);
     if (role == VECTOR) {
         if (o->stride != 0 && o->stride < o->cols) REFUSE("stride %u is below its %u columns", o->stride, o->cols);
         return true;
@@ -151,15 +180,15 @@ static bool check_shape(const struct asdsl_operand *o, uint32_t role, int32_t ro
     }
     int32_t block = o->type == ASDSL_ACT_Q8_32 ? 32 : o->type == ASDSL_ACT_Q8_256 ? 256 : 1;
     if (o->cols % (uint32_t)block) REFUSE("%u columns are not a multiple of its blocks of %d", o->cols, block);
-    if (rows > 0 && o->rows < (uint32_t)rows) REFUSE("%u rows, a pass may have %d", o->rows, rows);
+    if (o->rows < rows) REFUSE("%u rows, a pass may have %llu", o->rows, (unsigned long long)rows);
     return true;
 }
 
-static bool check_place(const struct validation *v, const struct asdsl_operand *o, uint32_t role, char *why,
-                        size_t why_bytes) {
+static bool check_place(const struct validation *v, const struct asdsl_op *op, const struct asdsl_operand *o,
+                        uint32_t role, char *why, size_t why_bytes) {
     if (o->buffer >= (uint32_t)v->n_buffers) REFUSE("buffer %u of %d", o->buffer, v->n_buffers);
     const struct buffer *buffer = v->buffers[o->buffer];
-    uint64_t bytes = operand_bytes(o, role);
+    uint64_t bytes = operand_bytes(op, o, role);
     if (o->offset % 64) REFUSE("offset %llu is not a multiple of 64", (unsigned long long)o->offset);
     if (bytes == 0 || o->offset > buffer->bytes || bytes > buffer->bytes - o->offset) {
         REFUSE("needs %llu bytes at offset %llu, buffer %u has %llu", (unsigned long long)bytes,
@@ -179,21 +208,21 @@ static bool check_operand(const struct validation *v, const struct asdsl_op *op,
     }
     if (role == ABSENT) REFUSE("not an operand of this operation");
     return check_type(o, role, status, why, why_bytes) &&
-           check_shape(o, role, rows_needed(op, index, v->options), why, why_bytes) &&
-           check_place(v, o, role, why, why_bytes);
+           check_shape(op, o, role, rows_needed(op, index, v->options), why, why_bytes) &&
+           check_place(v, op, o, role, why, why_bytes);
 }
 
 /* ---- operands that share memory ---- */
 /* Two operands overlap when their byte ranges do, except two views of one row-major matrix (same stride) whose columns
  * lie side by side, such as q and k in the output of one matmul. */
-static bool overlaps(const struct validation *v, const struct asdsl_operand *a, uint32_t role_a,
-                     const struct asdsl_operand *b, uint32_t role_b) {
+static bool overlaps(const struct validation *v, const struct asdsl_op *op, const struct asdsl_operand *a,
+                     uint32_t role_a, const struct asdsl_operand *b, uint32_t role_b) {
     uint64_t from_a = (uint64_t)(uintptr_t)v->buffers[a->buffer]->data + a->offset;
     uint64_t from_b = (uint64_t)(uintptr_t)v->buffers[b->buffer]->data + b->offset;
-    uint64_t end_a = from_a + operand_bytes(a, role_a), end_b = from_b + operand_bytes(b, role_b);
+    uint64_t end_a = from_a + operand_bytes(op, a, role_a), end_b = from_b + operand_bytes(op, b, role_b);
     if (from_a >= end_b || from_b >= end_a) return false;
     bool rows = a->type == ASDSL_F32 && b->type == ASDSL_F32 && role_a != VECTOR && role_b != VECTOR &&
-                role_a != WEIGHT && role_b != WEIGHT;
+                !is_weight(role_a) && !is_weight(role_b);
     if (!rows || a->stride != b->stride) return true;
     uint64_t row_bytes = 4 * (uint64_t)a->stride;
     /* Where b's columns begin in a's rows, and the other way round: both must end before the other begins. */
@@ -215,7 +244,7 @@ static bool check_sharing(const struct validation *v, const struct asdsl_op *op,
             /* A norm may replace its input; everything else would read what it has overwritten. */
             bool in_place = op->code == ASDSL_OP_RMS_NORM && i == 2 && j == 0;
             if (in_place && is_same_matrix(v, &op->operand[i], &op->operand[j])) continue;
-            if (overlaps(v, &op->operand[i], role, &op->operand[j], roles[op->code][j] & ROLE_MASK)) {
+            if (overlaps(v, op, &op->operand[i], role, &op->operand[j], roles[op->code][j] & ROLE_MASK)) {
                 REFUSE("%s overlaps %s", operand_name(op->code, i, name_a), operand_name(op->code, j, name_b));
             }
         }
@@ -227,7 +256,7 @@ static bool check_sharing(const struct validation *v, const struct asdsl_op *op,
 /* What the engine's level lacks for this op, or NULL. */
 static const char *missing_kernel(const struct kernels *k, const struct asdsl_op *op) {
     for (int32_t i = 0; i < 8; i++) {
-        if (!is_present(&op->operand[i]) || (roles[op->code][i] & ROLE_MASK) != WEIGHT) continue;
+        if (!is_present(&op->operand[i]) || !is_weight(roles[op->code][i] & ROLE_MASK)) continue;
         uint32_t type = op->operand[i].type;
         const struct type_kernels *t = type < 32 ? &k->type[type] : NULL;
         if (!t || (op->code == ASDSL_OP_EMBED ? !t->gather_row : !t->gemv || !t->gemm)) {
@@ -241,7 +270,8 @@ static const char *missing_kernel(const struct kernels *k, const struct asdsl_op
     bool lacks = (op->code == ASDSL_OP_RMS_NORM && !k->rms_norm) || (op->code == ASDSL_OP_ROPE && !k->rope_head) ||
                  (op->code == ASDSL_OP_KV_APPEND && !k->kv_append) ||
                  (op->code == ASDSL_OP_ATTENTION && (!k->attention_chunks || !k->attention_merge)) ||
-                 (op->code == ASDSL_OP_TOP_K && !k->top_k);
+                 (op->code == ASDSL_OP_TOP_K && !k->top_k) || (op->code == ASDSL_OP_MOE_ROUTE && !k->moe_route) ||
+                 (op->code == ASDSL_OP_MOE_COMBINE && !k->moe_combine);
     return lacks ? "this operation" : NULL;
 }
 
@@ -259,8 +289,10 @@ static bool check_record(const struct asdsl_op *op, char *why, size_t why_bytes)
         }
     }
     bool any_rows = op->code == ASDSL_OP_RMS_NORM || op->code == ASDSL_OP_QUANTIZE || op->code == ASDSL_OP_MATMUL ||
-                    op->code == ASDSL_OP_MATMUL_ADD || op->code == ASDSL_OP_GATE_UP ||
-                    op->code == ASDSL_OP_GATHER_OUTPUTS || op->code == ASDSL_OP_TOP_K;
+                    op->code == ASDSL_OP_MATMUL_ADD || op->code == ASDSL_OP_GATE_UP || op->code == ASDSL_OP_MOE_ROUTE ||
+                    op->code == ASDSL_OP_MOE_GATE_UP || op->code == ASDSL_OP_MOE_DOWN ||
+                    op->code == ASDSL_OP_MOE_COMBINE || op->code == ASDSL_OP_GATHER_OUTPUTS ||
+                    op->code == ASDSL_OP_TOP_K;
     if (op->flags & ASDSL_ROWS_OUTPUTS && !any_rows) REFUSE("runs over tokens, not over outputs");
     return true;
 }

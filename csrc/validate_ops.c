@@ -38,6 +38,7 @@ bool validate_quantize(const struct asdsl_op *op, program_limits *options, char 
     const struct asdsl_operand *in = &op->operand[0];
     bool any = false;
     (void)options;
+    if (op->i[0] < 0 || op->i[0] > MAX_EXPERTS) REFUSE("%d slots, 0 to %d are possible", op->i[0], MAX_EXPERTS);
     for (int32_t i = 1; i < 3; i++) {
         if (!is_present(&op->operand[i])) continue;
         any = true;
@@ -87,15 +88,71 @@ bool validate_matmul_add(const struct asdsl_op *op, program_limits *options, cha
     return validate_matmul(op, options, why, why_bytes);
 }
 
-bool validate_gate_up(const struct asdsl_op *op, program_limits *options, char *why, size_t why_bytes) {
+static bool check_gate_up(const struct asdsl_op *op, int32_t gate_index, char *why, size_t why_bytes) {
     const struct asdsl_operand *out = &op->operand[0], *in = &op->operand[1];
-    const struct asdsl_operand *gate = &op->operand[2], *up = &op->operand[3];
-    (void)options;
+    const struct asdsl_operand *gate = &op->operand[gate_index], *up = &op->operand[gate_index + 1];
     if (!check_product(in, gate, why, why_bytes) || !check_product(in, up, why, why_bytes)) return false;
     if (gate->type != up->type) REFUSE("gate is of type %u, up of type %u", gate->type, up->type);
     if (gate->rows != up->rows) REFUSE("gate has %u outputs, up %u", gate->rows, up->rows);
     if (out->cols != gate->rows) REFUSE("weights have %u outputs, out %u columns", gate->rows, out->cols);
     return true;
+}
+
+bool validate_gate_up(const struct asdsl_op *op, program_limits *options, char *why, size_t why_bytes) {
+    (void)options;
+    return check_gate_up(op, 2, why, why_bytes);
+}
+
+/* ---- mixtures of experts ---- */
+static bool check_experts(int64_t n_experts, int64_t n_used, char *why, size_t why_bytes) {
+    if (n_experts < 1 || n_experts > MAX_EXPERTS) {
+        REFUSE("%lld experts, 1 to %d are possible", (long long)n_experts, MAX_EXPERTS);
+    }
+    if (n_used > n_experts) REFUSE("%lld of %lld experts for a row", (long long)n_used, (long long)n_experts);
+    return true;
+}
+
+/* Units of work, a row group for a slot, are counted in 32 bits. */
+static bool check_units(const struct asdsl_op *op, const struct asdsl_operand *w, program_limits *options, char *why,
+                        size_t why_bytes) {
+    int64_t groups = ((int64_t)w->rows + KERNEL_ROWS - 1) / KERNEL_ROWS;
+    int64_t slots = (int64_t)options->max_tokens * op->operand[2].cols;
+    if (groups * slots > INT32_MAX) {
+        REFUSE("%lld slots of a pass through %u outputs, %d groups of %d for one slot are possible", (long long)slots,
+               w->rows, INT32_MAX, KERNEL_ROWS);
+    }
+    return true;
+}
+
+bool validate_moe_route(const struct asdsl_op *op, program_limits *options, char *why, size_t why_bytes) {
+    const struct asdsl_operand *in = &op->operand[0], *experts = &op->operand[1], *weights = &op->operand[2];
+    (void)options;
+    if (experts->cols != weights->cols) REFUSE("%u ids, %u weights", experts->cols, weights->cols);
+    if (op->i[0] < 0 || op->i[0] > 1) REFUSE("normalise is %d, 0 and 1 are known", op->i[0]);
+    if (!(op->f[0] > 0)) REFUSE("scale is %g", (double)op->f[0]);
+    return check_experts(in->cols, experts->cols, why, why_bytes);
+}
+
+bool validate_moe_gate_up(const struct asdsl_op *op, program_limits *options, char *why, size_t why_bytes) {
+    return check_experts(op->i[0], op->operand[2].cols, why, why_bytes) && check_gate_up(op, 3, why, why_bytes) &&
+           check_units(op, &op->operand[3], options, why, why_bytes);
+}
+
+bool validate_moe_down(const struct asdsl_op *op, program_limits *options, char *why, size_t why_bytes) {
+    const struct asdsl_operand *out = &op->operand[0], *down = &op->operand[3];
+    if (!check_experts(op->i[0], op->operand[2].cols, why, why_bytes)) return false;
+    if (!check_product(&op->operand[1], down, why, why_bytes)) return false;
+    if (out->cols != down->rows) REFUSE("weights have %u outputs, out %u columns", down->rows, out->cols);
+    return check_units(op, down, options, why, why_bytes);
+}
+
+bool validate_moe_combine(const struct asdsl_op *op, program_limits *options, char *why, size_t why_bytes) {
+    const struct asdsl_operand *x = &op->operand[0], *in = &op->operand[1];
+    const struct asdsl_operand *experts = &op->operand[2], *weights = &op->operand[3];
+    (void)options;
+    if (x->cols != in->cols) REFUSE("in has %u columns, x %u", in->cols, x->cols);
+    if (experts->cols != weights->cols) REFUSE("%u ids, %u weights", experts->cols, weights->cols);
+    return check_experts(op->i[0], experts->cols, why, why_bytes);
 }
 
 bool validate_rope_table(const struct asdsl_op *op, program_limits *options, char *why, size_t why_bytes) {

@@ -3,9 +3,10 @@
 // A decode step allocates nothing: rows and their views are made once and refreshed when asked for.
 
 import { CancelledError } from "./errors.ts"
-import type { Place, Plan } from "./graph.ts"
+import type { Plan } from "./graph.ts"
 import { Candidate, Layout, Params, RowStats } from "./native/abi.ts"
 import { type Buffer, type KvCache, type Program, tensorBytes } from "./native/handles.ts"
+import type { Place } from "./tensors.ts"
 
 /** One row of logits and what the engine reduced it to. Valid until the next pass of any session of the model. */
 export interface OutputRow {

@@ -21,63 +21,28 @@ import {
   writeStruct,
 } from "./native/abi.ts"
 import { activationType, tensorBytes } from "./native/handles.ts"
-import { align, type MatrixRef, type Weight, type WeightPlan } from "./weights.ts"
+import {
+  COLUMN_ALIGNMENT,
+  type Format,
+  hasStride,
+  joinAdjacent,
+  type OperandRef,
+  type Place,
+  placeStorages,
+  type Storage,
+  strideOf,
+  Tensor,
+} from "./tensors.ts"
+import type { MatrixRef, Weight, WeightPlan } from "./weights.ts"
 
 /** Buffers of a program, by index. */
 export const WEIGHTS_BUFFER = 0
 export const ARENA_BUFFER = 1
 
-/** Offsets of operands are multiples of 64 bytes, so views into a row begin at multiples of 16 floats. */
-const COLUMN_ALIGNMENT = 16
+type ActivationFormat = Exclude<Format, typeof Type.I32>
 
-type Format = typeof Type.F32 | typeof Type.ACT_Q8_32 | typeof Type.ACT_Q8_256
-
-/** A piece of the arena: one tensor in one format. */
-interface Storage {
-  readonly tensor: Tensor
-  readonly format: Format
-  bytes: number
-  offset: number
-  firstUse: number
-  lastUse: number
-}
-
-/** Rows of activations: one per token of a pass, or one per output. Views are ranges of columns of another tensor. */
-export class Tensor {
-  readonly id: number
-  readonly name: string
-  readonly cols: number
-  readonly isPerOutput: boolean
-  /** The tensor this one is a view of; itself otherwise. */
-  readonly root: Tensor
-  /** First column in the root. */
-  readonly column: number
-  /** Of a root: what was computed from it is out of date when this has changed. */
-  version = 0
-  /** Of a root: its formats in memory. */
-  readonly storages = new Map<Format, Storage>()
-  /** Of a root: the op that writes each format on demand (a norm, or the quantisation of one version). */
-  writer: { op: Node; version: number } | undefined
-
-  constructor(id: number, name: string, cols: number, isPerOutput: boolean, root?: Tensor, column = 0) {
-    this.id = id
-    this.name = name
-    this.cols = cols
-    this.isPerOutput = isPerOutput
-    this.root = root ?? this
-    this.column = column
-  }
-
-  /** Columns [column, column + cols) of this tensor. */
-  view(name: string, column: number, cols: number): Tensor {
-    if (column + cols > this.cols) {
-      throw new ArgumentError(`${name}: columns ${column} to ${column + cols} of ${this.name}, which has ${this.cols}`)
-    }
-    return new Tensor(this.id, name, cols, this.isPerOutput, this.root, this.column + column)
-  }
-}
-
-type OperandRef = { tensor: Tensor; format: Format } | { weight: Weight }
+/** Which operand of a norm or a quantisation is an output of that format. */
+const ROLES = { [Type.F32]: "out_f32", [Type.ACT_Q8_32]: "out_q8_32", [Type.ACT_Q8_256]: "out_q8_256" } as const
 
 interface Node {
   readonly operation: OperationName
@@ -87,21 +52,6 @@ interface Node {
   readonly operands: Partial<Record<string, OperandRef>>
   readonly ints: Record<string, number>
   readonly floats: Record<string, number>
-}
-
-/** Where a tensor lies in the arena, in one format. */
-export interface Place {
-  readonly name: string
-  /** The same for a tensor and all its views. */
-  readonly tensor: number
-  readonly type: number
-  readonly offset: number
-  /** Capacity. */
-  readonly rows: number
-  readonly cols: number
-  /** Floats between rows; 0 for int8 formats. */
-  readonly stride: number
-  readonly isPerOutput: boolean
 }
 
 /** One op of a plan, for people and tests. */
@@ -137,6 +87,22 @@ export interface Heads {
   readonly nHeads: number
   readonly nKvHeads: number
   readonly headDim: number
+}
+
+/** How rows are dealt out to experts. */
+export interface Mixture {
+  /** Experts of one row. */
+  readonly nUsed: number
+  /** The weights of a row's experts add up to `scale`; else they are what the softmax over all experts gives them. */
+  readonly isNormalised: boolean
+  readonly scale: number
+}
+
+/** Which experts each row goes to. */
+export interface Route {
+  readonly experts: Tensor // (rows, nUsed) of I32
+  readonly weights: Tensor // (rows, nUsed)
+  readonly nExperts: number
 }
 
 const TYPE_NAMES = new Map<number, string>(Object.entries(TENSOR_TYPES).map(([name, { id }]) => [id, name]))
@@ -195,7 +161,7 @@ export class GraphBuilder {
       const column = Math.ceil(end / COLUMN_ALIGNMENT) * COLUMN_ALIGNMENT
       end = column + rows
       const weight = this.weights.matrix(weightName, rows, x.cols)
-      weight.isStreamed = true
+      weight.nStreamed = 1
       parts.push({ weight, bias: bias === undefined ? undefined : this.weights.vector(bias, rows), column })
     }
     const out = this.#tensor(name, end, x.isPerOutput)
@@ -224,7 +190,7 @@ export class GraphBuilder {
   /** out += W x (+ bias), in place. */
   matmulAdd(out: Tensor, x: Tensor, weight: string, bias?: string): void {
     const matrix = this.weights.matrix(weight, out.cols, x.cols)
-    matrix.isStreamed = true
+    matrix.nStreamed = 1
     sameRows("matmul_add", out, x)
     const operands: Node["operands"] = {
       out: f32(out),
@@ -240,14 +206,56 @@ export class GraphBuilder {
   gateUp(x: Tensor, gate: MatrixRef, up: MatrixRef, nFfn: number): Tensor {
     const out = this.#tensor("gate_up", nFfn, x.isPerOutput)
     const [g, u] = [this.weights.matrix(gate, nFfn, x.cols), this.weights.matrix(up, nFfn, x.cols)]
-    if (g.type !== u.type) {
-      const [a, b] = [TYPE_NAMES.get(g.type), TYPE_NAMES.get(u.type)]
-      throw new UnsupportedError(`${g.name} is of type ${a}, ${u.name} of type ${b}: they have to be of one type`)
-    }
-    g.isStreamed = u.isStreamed = true
+    sameType(g, u)
+    g.nStreamed = u.nStreamed = 1
     const operands = { out: f32(out), in: this.#activation(x, formatFor(g)), gate: { weight: g }, up: { weight: u } }
     this.#add("gate_up", out, operands)
     return out
+  }
+
+  /** The nUsed experts of each row with the largest logits, and their weights. */
+  moeRoute(logits: Tensor, { nUsed, isNormalised, scale }: Mixture): Route {
+    const [nExperts, { isPerOutput }] = [logits.cols, logits]
+    if (nUsed < 1 || nUsed > nExperts) throw new ArgumentError(`moe_route: ${nUsed} of ${nExperts} experts for a row`)
+    const experts = this.#tensor("experts", nUsed, isPerOutput)
+    const weights = this.#tensor("weights of experts", nUsed, isPerOutput)
+    const operands = { in: f32(logits), experts: i32(experts), weights: f32(weights) }
+    this.#add("moe_route", logits, operands, { normalise: isNormalised ? 1 : 0 }, { scale })
+    return { experts, weights, nExperts }
+  }
+
+  /** silu(gate x) * (up x) of each row by each of its experts: a row for each slot. */
+  moeGateUp(x: Tensor, route: Route, gate: string, up: string, nFfn: number): Tensor {
+    const [g, u] = [gate, up].map((name) => this.#experts(name, nFfn, x.cols, route)) as [Weight, Weight]
+    sameType(g, u)
+    const out = this.#tensor("moe_gate_up", nFfn, x.isPerOutput, route.experts.cols)
+    const operands = { out: f32(out), in: this.#activation(x, formatFor(g)), experts: i32(route.experts) }
+    const weights = { gate: { weight: g }, up: { weight: u } }
+    this.#add("moe_gate_up", out, { ...operands, ...weights }, { n_experts: route.nExperts })
+    return out
+  }
+
+  /** W x of each slot by its expert. */
+  moeDown(x: Tensor, route: Route, weight: string, rows: number): Tensor {
+    const matrices = this.#experts(weight, rows, x.cols, route)
+    const out = this.#tensor("moe_down", rows, x.isPerOutput, x.slots)
+    const operands = { out: f32(out), in: this.#activation(x, formatFor(matrices)), experts: i32(route.experts) }
+    this.#add("moe_down", out, { ...operands, down: { weight: matrices } }, { n_experts: route.nExperts })
+    return out
+  }
+
+  /** x += the weighted sum of each row's slots, in place. */
+  moeCombine(x: Tensor, slots: Tensor, { experts, weights, nExperts }: Route): void {
+    sameRows("moe_combine", x, slots)
+    const operands = { x: f32(x), in: f32(slots), experts: i32(experts), weights: f32(weights) }
+    this.#add("moe_combine", x, operands, { n_experts: nExperts })
+    x.root.version++
+  }
+
+  #experts(name: string, rows: number, cols: number, { experts, nExperts }: Route): Weight {
+    const weight = this.weights.experts(name, rows, cols, nExperts)
+    weight.nStreamed = experts.cols
+    return weight
   }
 
   /** Cosines and sines of every position of the pass, for frequencies in radians per token. */
@@ -312,8 +320,8 @@ export class GraphBuilder {
 
   // ---- nodes ----
 
-  #tensor(name: string, cols: number, isPerOutput: boolean): Tensor {
-    return new Tensor(this.#nTensors++, name, cols, isPerOutput)
+  #tensor(name: string, cols: number, isPerOutput: boolean, slots = 1): Tensor {
+    return new Tensor(this.#nTensors++, name, cols, isPerOutput, slots)
   }
 
   #add(
@@ -332,14 +340,15 @@ export class GraphBuilder {
   }
 
   /** `x` in a format that a weight takes: asked of the norm that writes it, else of a quantisation of its present state. */
-  #activation(x: Tensor, format: Format): OperandRef {
+  #activation(x: Tensor, format: ActivationFormat): OperandRef {
     const root = x.root
     if (root !== x) throw new ArgumentError(`${x.name} is a view of ${root.name} and cannot be a matmul's input`)
-    const role = { [Type.F32]: "out_f32", [Type.ACT_Q8_32]: "out_q8_32", [Type.ACT_Q8_256]: "out_q8_256" }[format]
+    const role = ROLES[format]
     if (root.writer?.op.operation !== "rms_norm") {
       if (format === Type.F32) return f32(x)
       if (root.writer?.version !== root.version) {
-        root.writer = { op: this.#add("quantize", x, { in: f32(x) }), version: root.version }
+        const op = this.#add("quantize", x, { in: f32(x) }, x.slots > 1 ? { slots: x.slots } : {})
+        root.writer = { op, version: root.version }
       }
     }
     root.writer!.op.operands[role] = { tensor: x, format }
@@ -398,24 +407,23 @@ export class GraphBuilder {
   }
 
   #rowsOf(tensor: Tensor): number {
-    return tensor.isPerOutput ? this.limits.maxOutputs : this.limits.maxTokens
+    return tensor.slots * (tensor.isPerOutput ? this.limits.maxOutputs : this.limits.maxTokens)
   }
 
   #bytesOf(tensor: Tensor, format: Format): number {
     const rows = this.#rowsOf(tensor)
-    return format === Type.F32 ? 4 * rows * strideOf(tensor) : tensorBytes(format, Layout.ROWS, rows, tensor.cols)
+    return hasStride(format) ? 4 * rows * strideOf(tensor) : tensorBytes(format, Layout.ROWS, rows, tensor.cols)
   }
 
   #place(tensor: Tensor, format: Format): Place {
-    const isFloat = format === Type.F32
     return {
       name: tensor.name,
       tensor: tensor.root.id,
       type: format,
-      offset: tensor.root.storages.get(format)!.offset + (isFloat ? 4 * tensor.column : 0),
+      offset: tensor.root.storages.get(format)!.offset + (hasStride(format) ? 4 * tensor.column : 0),
       rows: this.#rowsOf(tensor),
       cols: tensor.cols,
-      stride: isFloat ? strideOf(tensor.root) : 0,
+      stride: hasStride(format) ? strideOf(tensor.root) : 0,
       isPerOutput: tensor.isPerOutput,
     }
   }
@@ -457,52 +465,24 @@ function f32(tensor: Tensor): OperandRef {
   return { tensor, format: Type.F32 }
 }
 
-/** Floats between rows: whole cache lines. */
-function strideOf(tensor: Tensor): number {
-  return Math.ceil(tensor.cols / COLUMN_ALIGNMENT) * COLUMN_ALIGNMENT
+function i32(tensor: Tensor): OperandRef {
+  return { tensor, format: Type.I32 }
 }
 
 /** The activation format of a weight's type; float activations are plain float rows. */
-function formatFor(weight: Weight): Format {
+function formatFor(weight: Weight): ActivationFormat {
   const type = activationType(weight.type)
-  return type === Type.ACT_F32 ? Type.F32 : (type as Format)
+  return type === Type.ACT_F32 ? Type.F32 : (type as ActivationFormat)
+}
+
+function sameType(gate: Weight, up: Weight): void {
+  if (gate.type === up.type) return
+  const [a, b] = [TYPE_NAMES.get(gate.type), TYPE_NAMES.get(up.type)]
+  throw new UnsupportedError(`${gate.name} is of type ${a}, ${up.name} of type ${b}: they have to be of one type`)
 }
 
 function sameRows(operation: string, a: Tensor, b: Tensor): void {
   if (a.isPerOutput === b.isPerOutput) return
   const [outputs, tokens] = a.isPerOutput ? [a, b] : [b, a]
   throw new ArgumentError(`${operation}: ${outputs.name} runs over outputs, ${tokens.name} over tokens`)
-}
-
-/** Views that lie side by side in one tensor as one view. */
-function joinAdjacent(tensors: readonly Tensor[]): Tensor[] {
-  const joined: Tensor[] = []
-  for (const tensor of tensors) {
-    const last = joined.at(-1)
-    if (last !== undefined && last.root === tensor.root && last.column + last.cols === tensor.column) {
-      const view = last.root.view(`${last.name}, ${tensor.name}`, last.column, last.cols + tensor.cols)
-      joined[joined.length - 1] = view
-    } else joined.push(tensor)
-  }
-  return joined
-}
-
-/** Gives each storage the lowest offset that is free during its life; returns the bytes of all. */
-function placeStorages(storages: readonly Storage[]): number {
-  let total = 0
-  let live: Storage[] = [] // by offset
-  for (const storage of [...storages].sort((a, b) => a.firstUse - b.firstUse)) {
-    live = live.filter((other) => other.lastUse >= storage.firstUse)
-    let offset = 0
-    let at = 0
-    for (; at < live.length; at++) {
-      const other = live[at]!
-      if (offset + storage.bytes <= other.offset) break
-      offset = align(other.offset + other.bytes)
-    }
-    storage.offset = offset
-    live.splice(at, 0, storage)
-    total = Math.max(total, align(offset + storage.bytes))
-  }
-  return total
 }

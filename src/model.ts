@@ -16,7 +16,7 @@ import { Buffer, checkInteger, Engine, type EngineInfo, KvCache, Program } from 
 import { Session } from "./session.ts"
 import { createTokenizer } from "./tokenizer/index.ts"
 import type { Tokenizer } from "./tokenizer/types.ts"
-import { loadWeights, readVector, WeightPlan } from "./weights.ts"
+import { loadWeights, readVector, streamedBytes, WeightPlan } from "./weights.ts"
 
 export interface LoadOptions {
   /** Threads; 0 or absent: one per physical core this process may use. */
@@ -54,8 +54,11 @@ export interface OpReport {
   /** false: before the first layer or behind the last one, and `layer` means nothing. */
   readonly isOfLayer: boolean
   readonly weights: readonly string[]
-  /** Weight bytes that each pass reads; not those of a table that is only gathered from. */
+  /** Weight bytes that a pass of one row reads: not those of a table that is only gathered from, nor of experts that the
+   * row does not go to. */
   readonly streamedBytes: number
+  /** Likewise of the largest pass, at most. */
+  readonly streamedBytesOfBatch: number
   /** Multiply-accumulates of its matrices for each row. */
   readonly macs: number
   /** Rows are those of logits, not the pass's tokens. */
@@ -118,7 +121,12 @@ export async function load(path: string, options: LoadOptions = {}): Promise<Mod
 /** Multiply-accumulates of an op's matrices for each row. */
 function macsOf({ operation, weights }: PlannedOp): number {
   if (operation === "embed") return 0
-  return weights.reduce((sum, { rows, cols, isStreamed }) => sum + (isStreamed ? rows * cols : 0), 0)
+  return weights.reduce((sum, { rows, cols, nStreamed }) => sum + nStreamed * rows * cols, 0)
+}
+
+/** Weight bytes that a pass of `nRows` rows reads for an op. */
+function streamedBytesOf({ operation, weights }: PlannedOp, nRows: number): number {
+  return operation === "embed" ? 0 : weights.reduce((sum, weight) => sum + streamedBytes(weight, nRows), 0)
 }
 
 function throwIfAborted(signal: AbortSignal | undefined): void {
@@ -164,7 +172,8 @@ export class Model {
   /** Rows of logits of one pass. */
   readonly maxOutputs: number
   readonly maxTopK: number
-  /** Weight bytes that a decoded token reads: a tied output matrix counts, a table that is only gathered from does not. */
+  /** Weight bytes that a decoded token reads: a tied output matrix counts, a table that is only gathered from does not, and
+   * of experts those that a token goes to. */
   readonly streamedBytes: number
   /** Weight bytes in memory. */
   readonly weightBytes: number
@@ -193,8 +202,7 @@ export class Model {
     this.maxTopK = settings.maxTopK
     this.weightBytes = weights.bytes
     this.streamedBytes = 0
-    for (const weight of weights.weights())
-      if (weight.isStreamed || weight.rows === 1) this.streamedBytes += weight.bytes
+    for (const weight of weights.weights()) this.streamedBytes += streamedBytes(weight)
     this.nParams = 0
     for (const { shape } of header.tensors.values()) this.nParams += shape.reduce((product, size) => product * size, 1)
     this.macsPerToken = 0
@@ -278,7 +286,9 @@ export class Model {
   /** Each op of the program for single tokens, or of that for batches where nThreadsBatch made a second one. */
   ops(kind: "decode" | "batch" = "decode"): OpReport[] {
     const { program, plan } = this.executorFor(kind === "decode" ? 1 : this.nUbatch)
-    const isOfLayer = plan.ops.map(({ weights }) => weights.some(({ name }) => name.startsWith("blk.")))
+    const isOfLayer = plan.ops.map(({ operation, weights }) => {
+      return operation === "moe_combine" || weights.some(({ name }) => name.startsWith("blk."))
+    })
     const [first, last] = [isOfLayer.indexOf(true), isOfLayer.lastIndexOf(true)]
     return plan.ops.map((op, index) => ({
       index,
@@ -286,7 +296,8 @@ export class Model {
       layer: op.layer,
       isOfLayer: index >= first && index <= last,
       weights: op.weights.map(({ name }) => name),
-      streamedBytes: op.operation === "embed" ? 0 : op.weights.reduce((sum, { bytes }) => sum + bytes, 0),
+      streamedBytes: streamedBytesOf(op, 1),
+      streamedBytesOfBatch: streamedBytesOf(op, this.nUbatch),
       macs: macsOf(op),
       isPerOutput: Object.values(op.places).some(({ isPerOutput }) => isPerOutput),
       slot: program.slot(index),

@@ -36,11 +36,14 @@ export interface Weight {
   /** Element type in memory: the file's for matrices, F32 for vectors. */
   readonly type: number
   readonly layout: number
-  /** Outputs; 1 for a vector. */
+  /** Outputs; 1 for a vector. Of one matrix where there are several. */
   readonly rows: number
   /** Inputs. */
   readonly cols: number
+  /** Of all matrices together. */
   readonly bytes: number
+  /** Matrices of one shape, one after the other: those of experts. Else 1. */
+  readonly nMatrices: number
   /** From the start of the weights buffer; set by WeightPlan.place(). */
   offset: number
   /** Where the values come from: the file, or computed here. */
@@ -49,8 +52,14 @@ export interface Weight {
   readonly firstRow: number
   /** The last op that reads it: places follow this order. */
   lastUse: number
-  /** A matrix that is read whole for every token, not gathered from. */
-  isStreamed: boolean
+  /** Of its matrices, how many are read whole for every token; 0: it is only gathered from. */
+  nStreamed: number
+}
+
+/** Bytes that a pass of `nRows` rows reads of a weight, at most: all of a vector or a matrix, of experts those that the rows
+ * go to, nothing of a table that is only gathered from. */
+export function streamedBytes({ bytes, rows, nMatrices, nStreamed }: Weight, nRows = 1): number {
+  return rows === 1 ? bytes : (bytes / nMatrices) * Math.min(nMatrices, nStreamed * nRows)
 }
 
 /** The tensors that a graph needs: asked for while it is built, placed once it is complete. */
@@ -91,6 +100,21 @@ export class WeightPlan {
     return this.#add({ name, type: info.type, layout: Layout.INTERLEAVED, rows, cols, bytes, source: info, firstRow })
   }
 
+  /** One matrix for each of `nExperts`, [cols, rows, nExperts] in the file: each is interleaved by itself. */
+  experts(name: string, rows: number, cols: number, nExperts: number): Weight {
+    const info = this.#find(name)
+    const { type, shape } = info
+    if (shape.length > 3 || shape[0] !== cols || (shape[1] ?? 1) !== rows || (shape[2] ?? 1) !== nExperts) {
+      throw new FormatError(
+        `${name} has shape [${shape.join(", ")}], the configuration needs [${cols}, ${rows}, ${nExperts}] (inputs, outputs, experts)`,
+      )
+    }
+    const bytes = nExperts * tensorBytes(type, Layout.INTERLEAVED, rows, cols)
+    this.#used.add(name)
+    const matrices = { name, type, layout: Layout.INTERLEAVED, rows, cols, bytes, source: info, firstRow: 0 }
+    return this.#weights.get(name) ?? this.#add(matrices, nExperts)
+  }
+
   /** A vector of `n` values, F32 in memory. */
   vector(name: string, n: number): Weight {
     const known = this.#weights.get(name)
@@ -117,8 +141,8 @@ export class WeightPlan {
     })
   }
 
-  #add(weight: Omit<Weight, "offset" | "lastUse" | "isStreamed">): Weight {
-    const added: Weight = { ...weight, offset: -1, lastUse: -1, isStreamed: false }
+  #add(weight: Omit<Weight, "offset" | "lastUse" | "nMatrices" | "nStreamed">, nMatrices = 1): Weight {
+    const added: Weight = { ...weight, nMatrices, offset: -1, lastUse: -1, nStreamed: 0 }
     this.#weights.set(weight.name, added)
     return added
   }
@@ -211,12 +235,14 @@ export async function loadWeights(
     let since = performance.now()
     progress.onProgress?.(0, plan.bytes)
     for (const weight of plan.weights()) {
-      if (progress.signal?.aborted) throw new CancelledError("loading was cancelled")
-      loadOne(weight, files, target, engine)
-      if (performance.now() - since < YIELD_MS) continue
-      progress.onProgress?.(weight.offset + weight.bytes, plan.bytes)
-      await new Promise((resume) => setImmediate(resume))
-      since = performance.now()
+      for (let i = 0; i < weight.nMatrices; i++) {
+        if (progress.signal?.aborted) throw new CancelledError("loading was cancelled")
+        loadMatrix(weight, i, files, target, engine)
+        if (performance.now() - since < YIELD_MS) continue
+        progress.onProgress?.(weight.offset + ((i + 1) * weight.bytes) / weight.nMatrices, plan.bytes)
+        await new Promise((resume) => setImmediate(resume))
+        since = performance.now()
+      }
     }
     progress.onProgress?.(plan.bytes, plan.bytes)
     return target
@@ -231,14 +257,15 @@ function rowsBytes({ type, firstRow, cols }: Weight): number {
   return firstRow === 0 ? 0 : tensorBytes(type, Layout.ROWS, firstRow, cols)
 }
 
-function loadOne(weight: Weight, files: readonly Buffer[], target: Buffer, engine: Engine): void {
-  const { source } = weight
+/** Matrix `i` of a weight, or its vector. */
+function loadMatrix(weight: Weight, i: number, files: readonly Buffer[], target: Buffer, engine: Engine): void {
+  const { source, nMatrices } = weight
   if (weight.layout === Layout.INTERLEAVED && !(source instanceof Float32Array)) {
     engine.repack({
       source: files[source.file]!,
-      sourceOffset: source.offset + rowsBytes(weight),
+      sourceOffset: source.offset + rowsBytes(weight) + (i * source.bytes) / nMatrices,
       target,
-      targetOffset: weight.offset,
+      targetOffset: weight.offset + (i * weight.bytes) / nMatrices,
       type: weight.type,
       rows: weight.rows,
       cols: weight.cols,

@@ -117,6 +117,24 @@ const anyTypes = (name: string): TensorTypeName => {
   return name.includes("token_embd") ? "BF16" : "Q4_0"
 }
 
+// Seeds are such that no choice of experts hangs on rounding: forward.ts says so where it does.
+const moe = { arch: "qwen3moe", tied: false } as const
+const twoOfFive = { ...moe, type: "F32", experts: { nExperts: 5, nUsed: 2, nFfn: 40 } } as const
+const MIXTURES: Record<string, Shape> = {
+  "2 of 5 experts, F32": twoOfFive,
+  "2 of 5 experts, softmax over all, scaled": {
+    ...twoOfFive,
+    metadata: { "qwen3moe.expert_weights_norm": false, "qwen3moe.expert_weights_scale": 2.5 },
+  },
+  "4 of 9 experts, BF16": { ...moe, type: "BF16", experts: { nExperts: 9, nUsed: 4, nFfn: 56 } },
+  "1 of 3 experts, Q4_1": { ...moe, type: "Q4_1", experts: { nExperts: 3, nUsed: 1, nFfn: 64 } },
+  "3 of 7 experts, Q8_0": { ...moe, type: "Q8_0", seed: 19, experts: { nExperts: 7, nUsed: 3, nFfn: 96 } },
+  "2 of 6 experts, Q4_K with Q6_K": {
+    ...moe,
+    ...{ type: "Q4_K", types: q4kMix, seed: 9, experts: { nExperts: 6, nUsed: 2, nFfn: 256 } },
+  },
+}
+
 // Rows of 576, 96 and 160 inputs are odd numbers of blocks of 32; 201 and 40 outputs are not whole groups of 16 rows.
 const SHAPES: Record<string, Shape> = {
   "Q4_K with Q6_K": { type: "Q4_K", types: q4kMix, tied: false },
@@ -150,6 +168,7 @@ const SHAPES: Record<string, Shape> = {
   "phi3, Q4_K, untied": { type: "Q4_K", arch: "phi3", tied: false, metadata: { "phi3.rope.dimension_count": 48 } },
   "phi3, rows that are no whole groups": { type: "F16", arch: "phi3", headDim: 24, nFfn: 75, nVocab: 131 },
   "phi3, a window of 9 keys": { type: "F32", arch: "phi3", metadata: { "phi3.attention.sliding_window": 9 } },
+  ...MIXTURES,
   "four layers": { type: "Q8_0", nLayers: 4 },
   "four layers, F32": { type: "F32", nLayers: 4 },
 }

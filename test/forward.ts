@@ -1,5 +1,5 @@
-// The architectures llama, qwen2, qwen3 and phi3 in float64, formula by formula, and how far the engine's number formats may
-// lead away from it.
+// The architectures llama, qwen2, qwen3, qwen3moe and phi3 in float64, formula by formula, and how far the engine's number
+// formats may lead away from it.
 //
 // The oracle of whole models: it shares the GGUF reader and dequantize() with the engine and nothing else. Every value
 // carries the variance of what the engine adds to it. Three things do: a matrix input is rounded to int8 (one step is
@@ -137,6 +137,52 @@ function gated(g: Moments, u: Moments): Moments {
       (slope * y) ** 2 * g.variances[i]! +
       (x * sigmoid) ** 2 * u.variances[i]! +
       (EXP + 3 * ROUNDING) * out.values[i]! ** 2
+  }
+  return out
+}
+
+/** How far apart the last expert that is chosen and the first that is not have to be, in standard deviations of the error
+ * of their difference, for the choice to be the same in every engine. */
+const CLEAR_CHOICE = 6
+
+/** The nUsed experts with the largest logits. Which they are must not hang on rounding: a choice that does is an error of
+ * whoever made the model, for nothing can be compared with it. */
+function chosen(logits: Moments, nUsed: number): number[] {
+  const { values, variances } = logits
+  const order = Array.from(values.keys()).sort((a, b) => values[b]! - values[a]!)
+  const [last, next] = [order[nUsed - 1]!, order[nUsed]]
+  if (next !== undefined) {
+    const gap = (values[last]! - values[next]!) / Math.sqrt(variances[last]! + variances[next]!)
+    if (!(gap > CLEAR_CHOICE)) {
+      throw new Error(`experts ${last} and ${next} are ${gap.toFixed(1)} deviations apart: take another seed`)
+    }
+  }
+  return order.slice(0, nUsed)
+}
+
+/** Sum of the chosen experts' results by their part in a softmax over the `among`. An error of a logit moves the sum
+ * towards or away from what its expert made, as in attention. */
+function mixed(logits: Moments, among: readonly number[], scale: number, made: ReadonlyMap<number, Moments>): Moments {
+  const max = among.reduce((a, e) => Math.max(a, logits.values[e]!), -Infinity)
+  const sizes = among.map((e) => Math.exp(logits.values[e]! - max))
+  const total = sizes.reduce((a, b) => a + b)
+  const cols = made.values().next().value!.values.length
+  const out = blank(cols)
+  for (let i = 0; i < cols; i++) {
+    let mean = 0
+    let rounded = 0
+    for (const [j, e] of among.entries()) {
+      mean += (sizes[j]! / total) * (made.get(e)?.values[i] ?? 0)
+      rounded += lost(mean)
+    }
+    let variance = ROUNDING * (rounded + (4 + among.length / 16) * mean * mean)
+    for (const [j, e] of among.entries()) {
+      const relative = logits.variances[e]! + ROUNDING * lost(logits.values[e]! - max) + EXP
+      const [value, own] = [made.get(e)?.values[i] ?? 0, made.get(e)?.variances[i] ?? 0]
+      variance += (sizes[j]! / total) ** 2 * (relative * (value - mean) ** 2 + own)
+    }
+    out.values[i] = scale * mean
+    out.variances[i] = scale * scale * variance
   }
   return out
 }
@@ -307,12 +353,14 @@ export class Forward {
     return values
   }
 
-  #matrix(name: string): Matrix {
+  /** A matrix, or that of one expert. */
+  #matrix(name: string, expert = 0): Matrix {
     const { type, shape } = this.#header.tensors.get(name)!
     const [cols, rows] = [shape[0]!, shape[1]!]
+    const weights = this.#vector(name).subarray(expert * rows * cols, (expert + 1) * rows * cols)
     const run = Object.values(TENSOR_TYPES).find(({ id }) => id === type)!.block
     const mantissaBits = type === TENSOR_TYPES.F16.id ? 10 : type === TENSOR_TYPES.BF16.id ? 7 : 23
-    return { weights: this.#vector(name), rows, cols, block: run === 1 ? 0 : run, mantissaBits, run }
+    return { weights, rows, cols, block: run === 1 ? 0 : run, mantissaBits, run }
   }
 
   #linear(name: string, x: Moments): Moments {
@@ -390,11 +438,24 @@ export class Forward {
   #feedForward(row: Moments, layer: number): Moments {
     const prefix = `blk.${layer}.ffn`
     const f = rmsNorm(row, this.#vector(`${prefix}_norm.weight`), this.#eps)
+    if (this.#has(`${prefix}_gate_inp.weight`)) return sum(row, this.#experts(f, prefix))
     const n = this.#number("feed_forward_length")
     const [gate, up] = this.#has(`${prefix}_gate.weight`)
       ? [this.#linear(`${prefix}_gate`, f), this.#linear(`${prefix}_up`, f)]
       : [this.#someRows(`${prefix}_up`, 0, n, f), this.#someRows(`${prefix}_up`, n, n, f)]
     return sum(row, this.#linear(`${prefix}_down`, gated(gate, up)))
+  }
+
+  #experts(f: Moments, prefix: string): Moments {
+    const logits = this.#linear(`${prefix}_gate_inp`, f)
+    const experts = chosen(logits, this.#number("expert_used_count"))
+    const through = (part: string, x: Moments, e: number) => {
+      return product(this.#matrix(`${prefix}_${part}_exps.weight`, e), x, this.#engine)
+    }
+    const made = experts.map((e) => [e, through("down", gated(through("gate", f, e), through("up", f, e)), e)] as const)
+    const isNormalised = this.#header.metadata.get(`${this.#arch}.expert_weights_norm`) !== false
+    const among = isNormalised ? experts : Array.from(logits.values.keys())
+    return mixed(logits, among, this.#number("expert_weights_scale", 1), new Map(made))
   }
 
   /** Tokens at positions 0, 1, 2 ... with a cache of the given type. */

@@ -4,7 +4,7 @@
 import { AsdslError } from "../src/errors.ts"
 import { TENSOR_TYPES } from "../src/gguf/types.ts"
 import { GraphBuilder } from "../src/graph.ts"
-import { Op, Operand, Params, Type } from "../src/native/abi.ts"
+import { OPERATIONS, Op, Operand, Params, Type } from "../src/native/abi.ts"
 import { Buffer, Engine, KvCache, Program } from "../src/native/handles.ts"
 import { WeightPlan } from "../src/weights.ts"
 
@@ -23,9 +23,10 @@ function pick<T>(values: readonly T[]): T {
 }
 
 const [DIM, FFN, VOCAB, TOKENS, OUTPUTS, TOP_K, CAPACITY] = [256, 512, 96, 24, 5, 7, 64]
+const [EXPERTS, USED] = [5, 2]
 const HEADS = { nHeads: 4, nKvHeads: 2, headDim: 64 }
 
-/** A pass of one layer whose matrices are of one type, with biases. */
+/** A pass of one layer whose matrices are of one type, with biases and, after its feed-forward, a mixture of experts. */
 function soundGraph(type: number): { records: Uint8Array; weightBytes: number; arenaBytes: number } {
   const shapes: Record<string, number[]> = {
     table: [DIM, VOCAB],
@@ -37,6 +38,10 @@ function soundGraph(type: number): { records: Uint8Array; weightBytes: number; a
     gate: [DIM, FFN],
     up: [DIM, FFN],
     down: [FFN, DIM],
+    router: [DIM, EXPERTS],
+    gate_exps: [DIM, 256, EXPERTS],
+    up_exps: [DIM, 256, EXPERTS],
+    down_exps: [256, DIM, EXPERTS],
     q_bias: [256],
     o_bias: [DIM],
   }
@@ -67,6 +72,11 @@ function soundGraph(type: number): { records: Uint8Array; weightBytes: number; a
   const y = g.gatherOutputs(x)
   g.matmulAdd(y, a, "o", "o_bias")
   g.matmulAdd(y, g.gateUp(g.rmsNorm(y, "norm", 1e-5), "gate", "up", FFN), "down")
+  const f = g.rmsNorm(y, "norm", 1e-5)
+  const [logitsOfExperts] = g.matmul("router", f, [{ name: "router", rows: EXPERTS }])
+  const route = g.moeRoute(logitsOfExperts!, { nUsed: USED, isNormalised: true, scale: 1 })
+  const slots = g.moeGateUp(f, route, "gate_exps", "up_exps", 256)
+  g.moeCombine(y, g.moeDown(slots, route, "down_exps", DIM), route)
   g.topK(g.matmul("logits", y, [{ name: "table", rows: VOCAB }])[0]!)
   const { records, arenaBytes } = g.build()
   return { records, weightBytes: weights.bytes, arenaBytes }
@@ -114,7 +124,7 @@ function mutate(records: Uint8Array): void {
         words.set(words.slice(op, op + perOp), random(nOps) * perOp)
         break
       case 5:
-        words[op] = random(14)
+        words[op] = random(OPERATIONS.length + 2)
         break
       default:
         words[at] = pick(WORDS)
@@ -136,6 +146,16 @@ function randomPass(program: Program, position: number): void {
     const at = random(4) === 0 ? random(words.length) : random(Params.bytes / 4)
     words[at] = pick([pick(WILD), pick(WORDS), random(2 ** 32)])
   }
+}
+
+/** The same word in a random part of the arena, as ids for example. */
+function scribble([, arena]: readonly Buffer[]): void {
+  if (arena === undefined) return
+  const view = arena.view(0, arena.bytes)
+  const words = new Uint32Array(view)
+  const begin = random(words.length)
+  words.fill(pick([pick(WILD), pick(WORDS), random(2 ** 32)]), begin, begin + 1024 * (1 + random(8)))
+  arena.forget(view)
 }
 
 /** Mostly a cache that fits the graph. */
@@ -167,6 +187,8 @@ for (let round = 0; round < rounds; round++) {
       using kv = randomCache()
       for (let pass = 0; pass < 4; pass++) {
         randomPass(program, kv.length)
+        // Which experts rows go to lies in the arena, where anybody may write: ranges of ops may find anything there.
+        if (random(8) === 0) scribble(table)
         const first = random(4) === 0 ? random(program.nOps) : 0
         const count = random(4) === 0 ? random(program.nOps + 2) : program.nOps - first
         attempt(() => program.run(random(20) === 0 ? undefined : kv, first, count), "ran", "failed")

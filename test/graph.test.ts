@@ -165,8 +165,8 @@ describe("weights", () => {
 
   test("an untied embedding is gathered from and not streamed", () => {
     const { weights } = planOf(llama(1, {}, { "output.weight": ["Q6_K", 512, 300] }))
-    const streamed = Object.fromEntries(weights.weights().map(({ name, isStreamed }) => [name, isStreamed]))
-    expect([streamed["token_embd.weight"], streamed["output.weight"]]).toEqual([false, true])
+    const streamed = Object.fromEntries(weights.weights().map(({ name, nStreamed }) => [name, nStreamed]))
+    expect([streamed["token_embd.weight"], streamed["output.weight"]]).toEqual([0, 1])
   })
 
   test("a tensor that the architecture does not have is named", () => {
@@ -331,7 +331,7 @@ describe("configurations", () => {
   refuse(
     "unknown architecture",
     { "general.architecture": "mamba" },
-    "architecture mamba is not supported; known: llama, phi3, qwen2, qwen3",
+    "architecture mamba is not supported; known: llama, phi3, qwen2, qwen3, qwen3moe",
     UnsupportedError,
   )
   refuse(

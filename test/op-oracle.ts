@@ -4,8 +4,9 @@
 // absolute terms; SLACK covers second-order terms and the polynomial of exp (relative error below 2^-21, simd_math.h).
 
 import type { Executor } from "../src/executor.ts"
-import type { Place, PlannedOp } from "../src/graph.ts"
+import type { PlannedOp } from "../src/graph.ts"
 import { OPERATIONS, Op, readField, Type, viewOf } from "../src/native/abi.ts"
+import type { Place } from "../src/tensors.ts"
 import type { Weight } from "../src/weights.ts"
 
 const EPS = 2 ** -24 // half an ulp, relative
@@ -39,6 +40,10 @@ export function readRows(executor: Executor, place: Place, nRows: number): Float
   const view = viewOf(bytes)
   return Array.from({ length: nRows }, (_, t) => {
     const row = new Float64Array(place.cols)
+    if (place.type === Type.I32) {
+      for (let i = 0; i < place.cols; i++) row[i] = view.getInt32(4 * (t * place.stride + i), true)
+      return row
+    }
     if (place.type === Type.F32) {
       for (let i = 0; i < place.cols; i++) row[i] = view.getFloat32(4 * (t * place.stride + i), true)
       return row
@@ -56,6 +61,12 @@ export function readRows(executor: Executor, place: Place, nRows: number): Float
 
 type Rows = Float64Array[]
 
+/** A row with the largest error that each value may have. */
+interface Row {
+  values: Float64Array
+  bounds: Float64Array
+}
+
 function blank(rows: Rows | number, cols: number): Rows {
   return Array.from({ length: typeof rows === "number" ? rows : rows.length }, () => new Float64Array(cols))
 }
@@ -63,7 +74,7 @@ function blank(rows: Rows | number, cols: number): Rows {
 const sigmoid = (x: number) => 1 / (1 + Math.exp(-x))
 
 /** W x with its bound; `w` is (rows, x.length). */
-function product(w: Float32Array, x: Float64Array, rows: number): { values: Float64Array; bounds: Float64Array } {
+function product(w: Float32Array, x: Float64Array, rows: number): Row {
   const cols = x.length
   const values = new Float64Array(rows)
   const bounds = new Float64Array(rows)
@@ -79,6 +90,53 @@ function product(w: Float32Array, x: Float64Array, rows: number): { values: Floa
     bounds[r] = (cols + SLACK) * EPS * size
   }
   return { values, bounds }
+}
+
+/** silu(gate x) * (up x) with its bound; the slope of silu is at most 1.1. */
+function gateUp(gate: Float32Array, up: Float32Array, x: Float64Array, nRows: number): Row {
+  const [g, u] = [product(gate, x, nRows), product(up, x, nRows)]
+  const values = g.values.map((y, i) => y * sigmoid(y) * u.values[i]!)
+  const bounds = g.values.map((y, i) => {
+    const silu = Math.abs(y * sigmoid(y))
+    const siluBound = 1.1 * g.bounds[i]! + (EXP_EPS + SLACK * EPS) * silu
+    return siluBound * (Math.abs(u.values[i]!) + u.bounds[i]!) + silu * u.bounds[i]! + EPS * Math.abs(values[i]!)
+  })
+  return { values, bounds }
+}
+
+function joined(rows: readonly Row[]): Expected {
+  return { values: rows.map((row) => row.values), bounds: rows.map((row) => row.bounds) }
+}
+
+function exactly(values: Rows): Expected {
+  return { values, bounds: values.map((row) => new Float64Array(row.length)) }
+}
+
+/** The slots of a pass by expert, then by row: ops.h. `place`: among the row's experts. */
+function slotsOf(experts: Rows): { row: number; place: number; expert: number }[] {
+  const slots = experts.flatMap((ids, row) => Array.from(ids, (expert, place) => ({ row, place, expert })))
+  return slots.sort((a, b) => a.expert - b.expert || a.row - b.row || a.place - b.place)
+}
+
+/** The experts of each row, exactly, and their weights. */
+function route(logits: Rows, nUsed: number, n: Record<string, number>): Record<string, Expected> {
+  const experts = logits.map((row) => {
+    const order = Array.from(row.keys()).sort((a, b) => row[b]! - row[a]! || a - b)
+    return Float64Array.from(order.slice(0, nUsed))
+  })
+  const values = logits.map((row, t) => {
+    const size = (ids: Iterable<number>) =>
+      [...ids].reduce((sum, id) => sum + Math.exp(row[id]! - row[experts[t]![0]!]!), 0)
+    const total = n.normalise === 1 ? size(experts[t]!) : size(row.keys())
+    return experts[t]!.map((id) => (n.scale! * size([id])) / total)
+  })
+  // An exponential of a difference, a sum of them, a quotient.
+  const relative = (row: Float64Array) => {
+    const spread = Math.max(...row) - Math.min(...row)
+    return 2 * EXP_EPS + (2 * spread + row.length + SLACK) * EPS
+  }
+  const bounds = values.map((row, t) => row.map((w) => relative(logits[t]!) * w))
+  return { experts: exactly(experts), weights: { values, bounds } }
 }
 
 /** The numbers of an op by name: integers and floats of its record. */
@@ -105,7 +163,7 @@ export function expectOp(context: OpContext): Record<string, Expected> {
     case "embed": {
       const { cols } = weights[0]!
       const values = tokens.map((token) => Float64Array.from(matrix(0).subarray(token * cols, (token + 1) * cols)))
-      return { out: { values, bounds: blank(values, cols) } } // exact
+      return { out: exactly(values) }
     }
     case "rms_norm": {
       const x = read("in")
@@ -114,7 +172,7 @@ export function expectOp(context: OpContext): Record<string, Expected> {
       return everyFormat(places, { values, bounds })
     }
     case "quantize":
-      return everyFormat(places, { values: read("in"), bounds: blank(nRows, places.in!.cols) })
+      return everyFormat(places, exactly(readRows(executor, places.in!, nRows * Math.max(n.slots!, 1))))
     case "matmul":
     case "matmul_add": {
       const matrices = weights.filter(({ rows }) => rows > 1)
@@ -132,21 +190,40 @@ export function expectOp(context: OpContext): Record<string, Expected> {
         }
         return { values, bounds }
       })
-      return { out: { values: rows.map((row) => row.values), bounds: rows.map((row) => row.bounds) } }
+      return { out: joined(rows) }
     }
     case "gate_up": {
-      const rows = read("in").map((x) => {
-        const [g, u] = [product(matrix(0), x, weights[0]!.rows), product(matrix(1), x, weights[1]!.rows)]
-        const values = g.values.map((gate, i) => gate * sigmoid(gate) * u.values[i]!)
-        // The slope of silu is at most 1.1.
-        const bounds = g.values.map((gate, i) => {
-          const silu = Math.abs(gate * sigmoid(gate))
-          const siluBound = 1.1 * g.bounds[i]! + (EXP_EPS + SLACK * EPS) * silu
-          return siluBound * (Math.abs(u.values[i]!) + u.bounds[i]!) + silu * u.bounds[i]! + EPS * Math.abs(values[i]!)
-        })
-        return { values, bounds }
-      })
-      return { out: { values: rows.map((row) => row.values), bounds: rows.map((row) => row.bounds) } }
+      return { out: joined(read("in").map((x) => gateUp(matrix(0), matrix(1), x, weights[0]!.rows))) }
+    }
+    case "moe_route":
+      return route(read("in"), places.experts!.cols, n)
+    case "moe_gate_up": {
+      const [x, { rows, cols }] = [read("in"), weights[0]!]
+      const slots = slotsOf(read("experts"))
+      const part = (i: number, expert: number) => matrix(i).subarray(expert * rows * cols, (expert + 1) * rows * cols)
+      return { out: joined(slots.map(({ row, expert }) => gateUp(part(0, expert), part(1, expert), x[row]!, rows))) }
+    }
+    case "moe_down": {
+      const { rows, cols } = weights[0]!
+      const slots = slotsOf(read("experts"))
+      const x = readRows(executor, places.in!, slots.length)
+      const part = (expert: number) => matrix(0).subarray(expert * rows * cols, (expert + 1) * rows * cols)
+      return { out: joined(slots.map(({ expert }, i) => product(part(expert), x[i]!, rows))) }
+    }
+    case "moe_combine": {
+      const slots = slotsOf(read("experts"))
+      const made = readRows(executor, places.in!, slots.length)
+      const w = read("weights")
+      const values = read("x")
+      const bounds = values.map((row) => row.map((y) => EPS * Math.abs(y)))
+      for (const [i, { row, place }] of slots.entries()) {
+        for (let j = 0; j < values[row]!.length; j++) {
+          const term = w[row]![place]! * made[i]![j]!
+          values[row]![j]! += term
+          bounds[row]![j]! += (w[row]!.length + 2) * EPS * Math.abs(term)
+        }
+      }
+      return { x: { values, bounds } }
     }
     case "rope_table": {
       const frequencies = matrix(0)
@@ -167,7 +244,7 @@ export function expectOp(context: OpContext): Record<string, Expected> {
     case "gather_outputs": {
       const all = readRows(executor, places.in!, tokens.length)
       const values = outputs.map((t) => all[t]!)
-      return { out: { values, bounds: blank(values, places.in!.cols) } } // exact
+      return { out: exactly(values) }
     }
     case "top_k":
       return {} // compared with the logits in session.test.ts

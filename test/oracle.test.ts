@@ -21,11 +21,11 @@ afterAll(() => rmSync(folder, { recursive: true }))
 function weightReader(model: Model): (weight: Weight) => Float32Array {
   const file = readFileSync(model.path)
   const known = new Map<Weight, Float32Array>()
-  const read = ({ source, firstRow, rows, cols }: Weight) => {
+  const read = ({ source, firstRow, rows, cols, nMatrices }: Weight) => {
     if (source instanceof Float32Array) return source
     const size = source.shape.reduce((product, length) => product * length, 1)
     const values = dequantize(source.type, file.subarray(source.offset, source.offset + source.bytes), size)
-    return values.subarray(firstRow * cols, (firstRow + rows) * cols)
+    return values.subarray(firstRow * cols, (firstRow + nMatrices * rows) * cols)
   }
   return (weight) => {
     if (!known.has(weight)) known.set(weight, read(weight))

@@ -23,6 +23,8 @@ const longRope = (nCtxOriginal: number) => ({
 })
 const factors = Array.from({ length: 16 }, (_, j) => Math.min(8, Math.max(1, (j - 4) * 1.1)))
 
+const moe = { ...narrow, arch: "qwen3moe", tied: false } as const
+
 export const PEER_MODELS: Readonly<Record<string, RandomModel>> = {
   f32: { ...narrow, seed: 101, type: "F32" },
   "f32-untied": { ...narrow, seed: 102, type: "F32", tied: false },
@@ -51,6 +53,15 @@ export const PEER_MODELS: Readonly<Record<string, RandomModel>> = {
   "phi3-long": { ...phi3, seed: 121, type: "F32", contextFactors: ofContext, metadata: longRope(64) },
   "phi3-short": { ...phi3, seed: 122, type: "F32", contextFactors: ofContext, nCtx: 8192, metadata: longRope(4096) },
   "phi3-q4_k": { ...wide, arch: "phi3", seed: 123, type: "Q4_K", metadata: { "phi3.rope.dimension_count": 48 } },
+  // Seeds with which no choice of experts hangs on rounding: forward.ts says so where it does.
+  qwen3moe: { ...moe, seed: 1, type: "F32", headDim: 48, experts: { nExperts: 5, nUsed: 2, nFfn: 40 } },
+  "qwen3moe-bf16": { ...moe, seed: 2, type: "BF16", headDim: 48, experts: { nExperts: 9, nUsed: 4, nFfn: 56 } },
+  "qwen3moe-q4_1": { ...moe, seed: 6, type: "Q4_1", experts: { nExperts: 3, nUsed: 1, nFfn: 64 } },
+  "qwen3moe-q8_0": { ...moe, seed: 13, type: "Q8_0", experts: { nExperts: 7, nUsed: 3, nFfn: 96 } },
+  "qwen3moe-q4_k-q6_k": {
+    ...{ ...wide, arch: "qwen3moe", tied: false, seed: 62, type: "Q4_K", types: q6k },
+    experts: { nExperts: 6, nUsed: 2, nFfn: 256 },
+  },
   "head-dim-64": { ...narrow, seed: 115, type: "F32", headDim: 64, nHeads: 4, nKvHeads: 2 },
 }
 

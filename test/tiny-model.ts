@@ -39,6 +39,20 @@ export const TINY_MODELS: Record<string, Omit<TinyModel, "path">> = {
   },
   "phi3, Q4_0": { type: "Q4_0", arch: "phi3", metadata: PHI3, contextFactors: factors(12) },
   "phi3, Q4_K, untied": { type: "Q4_K", arch: "phi3", metadata: PHI3, contextFactors: factors(12), tied: false },
+  "2 of 5 experts, F32": { type: "F32", arch: "qwen3moe", experts: { nExperts: 5, nUsed: 2, nFfn: 40 } },
+  "3 of 7 experts, Q8_0 with Q4_1": {
+    type: "Q8_0",
+    types: (name) => (name.includes("down_exps") ? "Q4_1" : "Q8_0"),
+    arch: "qwen3moe",
+    experts: { nExperts: 7, nUsed: 3, nFfn: 96 },
+  },
+  "4 of 6 experts, Q4_K with Q6_K": {
+    type: "Q4_K",
+    types: (name) => (/attn_v|ffn_down|output\.w/.test(name) ? "Q6_K" : "Q4_K"),
+    arch: "qwen3moe",
+    experts: { nExperts: 6, nUsed: 4, nFfn: 256 },
+  },
+  "1 of 3 experts, Q4_0": { type: "Q4_0", arch: "qwen3moe", experts: { nExperts: 3, nUsed: 1, nFfn: 64 } },
 }
 
 /** Writes a model: 200 tokens, 2 layers, 3 query heads to 1 key head of 32 (K-quants: 4 to 2 of 64), context 128. */

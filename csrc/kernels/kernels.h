@@ -52,6 +52,14 @@ typedef void kv_append_fn(const struct attention_job *job, int32_t begin, int32_
 typedef void top_k_fn(const float *logits, int32_t n, int32_t k, struct asdsl_row_stats *stats,
                       struct asdsl_candidate *candidates, void *scratch);
 
+/* One row of a router's logits -> the ids of its n_used largest and their weights: ops.h, moe_route. A row with NaN or
+ * an infinity has NaN weights, so that the fault shows; its ids are ids. */
+typedef void moe_route_fn(const float *logits, int32_t n_experts, int32_t n_used, int32_t normalise, float scale,
+                          int32_t *experts, float *weights);
+/* out += sum over i < n, in order, of weights[i] * row at[i] of rows */
+typedef void moe_combine_fn(const float *rows, size_t stride, const int32_t *at, const float *weights, int32_t n,
+                            int32_t cols, float *out);
+
 /* Operations per second probe: runs `iterations` of independent integer dots, returns multiply-accumulates done. */
 typedef double int8_peak_fn(int64_t iterations);
 
@@ -71,10 +79,12 @@ struct kernels {
     attention_fn *attention_chunks, *attention_merge;
     kv_append_fn *kv_append;
     top_k_fn *top_k;
+    moe_route_fn *moe_route;
+    moe_combine_fn *moe_combine;
     int8_peak_fn *int8_peak;
     /* "rms_norm.avx2": likewise */
     const char *quantize_q8_32_name, *quantize_q8_256_name, *rms_norm_name, *rope_head_name, *attention_chunks_name,
-        *attention_merge_name, *kv_append_name, *top_k_name, *int8_peak_name;
+        *attention_merge_name, *kv_append_name, *top_k_name, *moe_route_name, *moe_combine_name, *int8_peak_name;
 };
 
 /* table.c. NULL: this build or CPU lacks the level. The mask of usable levels comes from cpu.c. */

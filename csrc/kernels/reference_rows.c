@@ -1,10 +1,12 @@
-/* reference_rows.c: the oracle of norms, rotary embedding, attention and candidates: formula order, double precision.
+/* reference_rows.c: the oracle of norms, rotary embedding, attention, candidates and routing to experts: formula order,
+ * double precision.
  *
  * Never optimised. Attention reads the same cache as the fast kernels, so what is compared is the arithmetic.
  */
 #include "attention.h"
 #include "layout.h"
 #include <math.h>
+#include <stdbool.h>
 #include <stdlib.h>
 
 #define REFERENCE(name) name##_reference
@@ -14,6 +16,8 @@ rope_head_fn REFERENCE(rope_head);
 attention_fn REFERENCE(attention_chunks), REFERENCE(attention_merge);
 kv_append_fn REFERENCE(kv_append);
 top_k_fn REFERENCE(top_k);
+moe_route_fn REFERENCE(moe_route);
+moe_combine_fn REFERENCE(moe_combine);
 
 void REFERENCE(rms_norm)(const float *x, const float *weight, int32_t cols, float eps, float *out) {
     double sum = 0;
@@ -153,3 +157,37 @@ void REFERENCE(top_k)(const float *logits, int32_t n, int32_t k, struct asdsl_ro
 }
 
 size_t top_k_scratch_bytes(int32_t n) { return sizeof(struct asdsl_candidate) * (size_t)n; }
+
+/* ---- experts ---- */
+/* Each in turn the largest of those left; NaN is smaller than everything. */
+void REFERENCE(moe_route)(const float *logits, int32_t n_experts, int32_t n_used, int32_t normalise, float scale,
+                          int32_t *experts, float *weights) {
+    double total = 0, chosen = 0, largest = -INFINITY;
+    for (int32_t i = 0; i < n_used; i++) {
+        int32_t best = -1;
+        for (int32_t e = 0; e < n_experts; e++) {
+            bool taken = false;
+            for (int32_t j = 0; j < i; j++) taken |= experts[j] == e;
+            if (taken) continue;
+            if (best < 0 || logits[e] > logits[best] || (isnan(logits[best]) && !isnan(logits[e]))) best = e;
+        }
+        experts[i] = best;
+    }
+    for (int32_t e = 0; e < n_experts; e++) largest = fmax(largest, (double)logits[e]);
+    for (int32_t e = 0; e < n_experts; e++) total += exp((double)logits[e] - largest);
+    for (int32_t i = 0; i < n_used; i++) chosen += exp((double)logits[experts[i]] - largest);
+    for (int32_t e = 0; e < n_experts; e++)
+        if (!isfinite(logits[e])) total = chosen = NAN;
+    for (int32_t i = 0; i < n_used; i++) {
+        weights[i] = (float)(scale * exp((double)logits[experts[i]] - largest) / (normalise ? chosen : total));
+    }
+}
+
+void REFERENCE(moe_combine)(const float *rows, size_t stride, const int32_t *at, const float *weights, int32_t n,
+                            int32_t cols, float *out) {
+    for (int32_t j = 0; j < cols; j++) {
+        double sum = out[j];
+        for (int32_t i = 0; i < n; i++) sum += (double)weights[i] * rows[(size_t)at[i] * stride + (size_t)j];
+        out[j] = (float)sum;
+    }
+}

@@ -27,6 +27,8 @@
     X(attention_fn, attention_merge, L)                                                                                \
     X(kv_append_fn, kv_append, L)                                                                                      \
     X(top_k_fn, top_k, L)                                                                                              \
+    X(moe_route_fn, moe_route, L)                                                                                      \
+    X(moe_combine_fn, moe_combine, L)                                                                                  \
     X(int8_peak_fn, int8_peak, L)
 
 #define DECLARE_TYPE(TYPE, name, L)                                                                                    \

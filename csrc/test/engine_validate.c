@@ -40,7 +40,7 @@ static void refuse(const struct asdsl_op *op, const char *text, int line) {
     } while (0)
 
 static void test_operands(void) {
-    REFUSED(EMBED, "operation 12 is not known", op.code = ASDSL_OP_COUNT);
+    REFUSED(EMBED, "operation 16 is not known", op.code = ASDSL_OP_COUNT);
     REFUSED(EMBED, "operation 4294967295 is not known", op.code = UINT32_MAX);
     REFUSED(EMBED, "unknown flags 0x2", op.flags = 2);
     REFUSED(EMBED, "reserved is 7", op.reserved = 7);
@@ -111,6 +111,39 @@ static void test_shapes(void) {
     REFUSED(ATTENTION, "out overlaps q", o[1].offset = o[0].offset);
     REFUSED(GATHER_OUTPUTS, "in has 256 columns, out 192", o[0].cols = 192);
     REFUSED(TOP_K, "logits have 64 columns", o[0].cols = 64);
+}
+
+static void test_experts(void) {
+    REFUSED(QUANTIZE, "8 rows, a pass may have 16", op.i[0] = 2);
+    REFUSED(QUANTIZE, "-1 slots", op.i[0] = -1);
+    REFUSED(QUANTIZE, "1025 slots, 0 to 1024", op.i[0] = 1025, o[0].rows = o[1].rows = 8200, o[0].cols = o[1].cols = 32,
+            o[0].stride = 32, o[0].offset = o[1].offset = 0);
+    REFUSED(MOE_ROUTE, "2 ids, 1 weights", o[2].cols = 1);
+    REFUSED(MOE_ROUTE, "6 of 5 experts", o[1].cols = o[2].cols = 6, o[1].stride = o[2].stride = 6);
+    REFUSED(MOE_ROUTE, "normalise is 2", op.i[0] = 2);
+    REFUSED(MOE_ROUTE, "scale is 0", op.f[0] = 0);
+    REFUSED(MOE_ROUTE, "operand 1 (experts): type 0 does not fit", o[1].type = ASDSL_F32);
+    REFUSED(MOE_ROUTE, "operand 0 (in): type 26 does not fit", o[0].type = ASDSL_I32);
+    REFUSED(MOE_ROUTE, "experts overlaps in", o[1].offset = o[0].offset);
+    REFUSED(MOE_GATE_UP, "0 experts, 1 to 1024", op.i[0] = 0);
+    REFUSED(MOE_GATE_UP, "1025 experts", op.i[0] = 1025);
+    REFUSED(MOE_GATE_UP, "bytes at offset", op.i[0] = 1024);
+    REFUSED(MOE_GATE_UP, "2 of 1 experts", op.i[0] = 1);
+    REFUSED(MOE_GATE_UP, "out overlaps gate", o[3].offset = o[0].offset);
+    REFUSED(MOE_GATE_UP, "16 rows, a pass may have 24", o[2].cols = o[2].stride = 3);
+    REFUSED(MOE_GATE_UP, "a pass may have 34359738360", o[2].cols = UINT32_MAX);
+    REFUSED(MOE_GATE_UP, "gate is of type 8, up of type 2", o[4].type = ASDSL_Q4_0);
+    REFUSED(MOE_GATE_UP, "gate has 96 outputs, up 80", o[4].rows = 80);
+    REFUSED(MOE_GATE_UP, "weights have 80 outputs, out 96", o[3].rows = o[4].rows = 80);
+    REFUSED(MOE_GATE_UP, "is missing", o[4].buffer = ASDSL_NO_BUFFER);
+    REFUSED(MOE_DOWN, "weights have 64 inputs, activations 96", o[3].cols = 64);
+    REFUSED(MOE_DOWN, "weights have 240 outputs, out 256", o[3].rows = 240);
+    REFUSED(MOE_DOWN, "operand 1 (in): 8 rows, a pass may have 16", o[1].rows = 8);
+    REFUSED(MOE_COMBINE, "in has 240 columns, x 256", o[1].cols = 240);
+    REFUSED(MOE_COMBINE, "2 ids, 1 weights", o[3].cols = 1);
+    REFUSED(MOE_COMBINE, "2 of 1 experts", op.i[0] = 1);
+    REFUSED(MOE_COMBINE, "0 experts", op.i[0] = 0);
+    REFUSED(MOE_COMBINE, "x overlaps in", o[0].offset = o[1].offset);
 }
 
 static void test_accepted(void) {
@@ -184,7 +217,7 @@ static void mutate(struct asdsl_op *op) {
     case 2: op->layer = odd_number(op->layer); break;
     case 3: o->buffer = pick(4) ? pick(3) : ASDSL_NO_BUFFER; break;
     case 4:
-        o->type = pick(4) ? (uint32_t)(int32_t[]){0, 1, 2, 3, 8, 12, 14, 30, 100, 101, 102}[pick(11)] : pick(200);
+        o->type = pick(4) ? (uint32_t)(int32_t[]){0, 1, 2, 3, 8, 12, 14, 26, 30, 100, 101, 102}[pick(12)] : pick(200);
         break;
     case 5: o->offset += 64 * (uint64_t)pick(64); break;
     case 6: o->offset = pick(2) ? model.used - 64 * (uint64_t)pick(4096) : (uint64_t)odd_number(64) << pick(40); break;
@@ -258,6 +291,7 @@ int main(void) {
     test_accepted();
     test_operands();
     test_shapes();
+    test_experts();
     test_options();
     test_fuzz();
     for (int i = 0; i < 2; i++) CHECK(asdsl_release(buffers[i]) == ASDSL_OK, "%s", asdsl_last_error());

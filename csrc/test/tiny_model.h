@@ -4,6 +4,7 @@
 #include "../asdsl.h"
 #include "../ops.h"
 #include "check.h"
+#include <stdbool.h>
 #include <string.h>
 
 enum {
@@ -14,11 +15,14 @@ enum {
     KV_DIM = N_KV_HEADS * HEAD_DIM,
     QKV = DIM + 2 * KV_DIM,
     FFN = 512,
+    N_EXPERTS = 5,
+    N_USED = 2,
+    EXPERT_FFN = 96,
     VOCAB = 96,
     MAX_TOKENS_TINY = 8,
     MAX_OUTPUTS_TINY = 4,
     TOP_K_TINY = 5,
-    N_OPS_TINY = 18,
+    N_OPS_TINY = 24,
 };
 
 struct tiny_model {
@@ -32,8 +36,12 @@ static inline struct asdsl_operand tiny_operand(struct tiny_model *m, int32_t ty
                                                 uint32_t cols) {
     struct asdsl_operand o = {.type = (uint32_t)type, .rows = rows, .cols = cols, .layout = (uint32_t)layout};
     o.offset = m->used;
-    o.stride = type == ASDSL_F32 && layout == ASDSL_ROWS ? cols : 0;
-    m->used += ((uint64_t)asdsl_tensor_bytes(type, layout, (int32_t)rows, (int32_t)cols) + 63) / 64 * 64;
+    bool has_stride = (type == ASDSL_F32 || type == ASDSL_I32) && layout == ASDSL_ROWS;
+    o.stride = has_stride ? cols : 0;
+    m->used +=
+        ((uint64_t)asdsl_tensor_bytes(type == ASDSL_I32 ? ASDSL_F32 : type, layout, (int32_t)rows, (int32_t)cols) +
+         63) /
+        64 * 64;
     return o;
 }
 
@@ -43,6 +51,18 @@ static inline struct asdsl_operand tiny_rows(struct tiny_model *m, uint32_t cols
 
 static inline struct asdsl_operand tiny_weight(struct tiny_model *m, int32_t type, uint32_t rows, uint32_t cols) {
     return tiny_operand(m, type, ASDSL_INTERLEAVED, rows, cols);
+}
+
+/* A weight for each expert. */
+static inline struct asdsl_operand tiny_experts(struct tiny_model *m, int32_t type, uint32_t rows, uint32_t cols) {
+    struct asdsl_operand o = tiny_weight(m, type, rows * N_EXPERTS, cols); /* whole groups: nothing between experts */
+    o.rows = rows;
+    return o;
+}
+
+/* A row for each slot. */
+static inline struct asdsl_operand tiny_slots(struct tiny_model *m, int32_t type, uint32_t cols) {
+    return tiny_operand(m, type, ASDSL_ROWS, MAX_TOKENS_TINY * N_USED, cols);
 }
 
 /* Columns [first, first + cols) of float rows; first a multiple of 16. */
@@ -64,6 +84,31 @@ static inline int32_t tiny_find(const struct tiny_model *m, uint32_t code) {
     for (int32_t i = 0; i < N_OPS_TINY; i++)
         if (m->ops[i].code == code) return i;
     return -1;
+}
+
+/* x += experts of f, whose quantised form is act. */
+static inline void tiny_moe(struct tiny_model *m, int32_t *n, struct asdsl_operand x, struct asdsl_operand f,
+                            struct asdsl_operand act) {
+    struct asdsl_operand logits = tiny_rows(m, N_EXPERTS), weights = tiny_rows(m, N_USED);
+    struct asdsl_operand experts = tiny_operand(m, ASDSL_I32, ASDSL_ROWS, MAX_TOKENS_TINY, N_USED);
+    struct asdsl_operand hidden = tiny_slots(m, ASDSL_F32, EXPERT_FFN), made = tiny_slots(m, ASDSL_F32, DIM);
+    struct asdsl_operand act_slots = tiny_slots(m, ASDSL_ACT_Q8_32, EXPERT_FFN);
+    struct asdsl_op *op = tiny_op(m, n, ASDSL_OP_MATMUL);
+    op->operand[0] = logits, op->operand[1] = f, op->operand[2] = tiny_weight(m, ASDSL_F32, N_EXPERTS, DIM);
+    op = tiny_op(m, n, ASDSL_OP_MOE_ROUTE);
+    op->operand[0] = logits, op->operand[1] = experts, op->operand[2] = weights, op->i[0] = 1, op->f[0] = 1;
+    op = tiny_op(m, n, ASDSL_OP_MOE_GATE_UP);
+    op->operand[0] = hidden, op->operand[1] = act, op->operand[2] = experts, op->i[0] = N_EXPERTS;
+    op->operand[3] = tiny_experts(m, ASDSL_Q8_0, EXPERT_FFN, DIM);
+    op->operand[4] = tiny_experts(m, ASDSL_Q8_0, EXPERT_FFN, DIM);
+    op = tiny_op(m, n, ASDSL_OP_QUANTIZE);
+    op->operand[0] = hidden, op->operand[1] = act_slots, op->i[0] = N_USED;
+    op = tiny_op(m, n, ASDSL_OP_MOE_DOWN);
+    op->operand[0] = made, op->operand[1] = act_slots, op->operand[2] = experts, op->i[0] = N_EXPERTS;
+    op->operand[3] = tiny_experts(m, ASDSL_Q4_1, DIM, EXPERT_FFN);
+    op = tiny_op(m, n, ASDSL_OP_MOE_COMBINE);
+    op->operand[0] = x, op->operand[1] = made, op->operand[2] = experts, op->operand[3] = weights;
+    op->i[0] = N_EXPERTS;
 }
 
 static inline void tiny_layer(struct tiny_model *m, int32_t *n, struct asdsl_operand x, struct asdsl_operand act) {
@@ -103,6 +148,7 @@ static inline void tiny_layer(struct tiny_model *m, int32_t *n, struct asdsl_ope
     op->operand[0] = hidden, op->operand[2] = act_256;
     op = tiny_op(m, n, ASDSL_OP_MATMUL_ADD);
     op->operand[0] = x, op->operand[1] = act_256, op->operand[2] = tiny_weight(m, ASDSL_Q6_K, DIM, FFN);
+    tiny_moe(m, n, x, mixed, act);
 }
 
 static inline void tiny_model(struct tiny_model *m) {

@@ -2,7 +2,7 @@
 
 import { FormatError, UnsupportedError } from "../errors.ts"
 import type { GgufHeader, MetadataValue } from "../gguf/types.ts"
-import type { GraphBuilder } from "../graph.ts"
+import type { GraphBuilder, Mixture } from "../graph.ts"
 
 /** Facts of a model that the rest of asdsl may ask for. */
 export interface ModelConfig {
@@ -16,6 +16,8 @@ export interface ModelConfig {
   /** Dimensions of a head that are rotated. */
   readonly nRot: number
   readonly nFfn: number
+  /** Of a mixture of experts. */
+  readonly experts?: Experts
   readonly nVocab: number
   /** Context length the model was trained for. */
   readonly nCtxTrain: number
@@ -33,6 +35,13 @@ export interface ModelConfig {
   readonly isTied: boolean
 }
 
+/** Feed-forward networks of which each token goes through a few. */
+export interface Experts extends Mixture {
+  readonly nExperts: number
+  /** Width of one expert's feed-forward. */
+  readonly nFfn: number
+}
+
 export interface Architecture {
   /** Reads and checks the metadata. Throws before anything large is allocated. */
   config(metadata: Metadata): ModelConfig
@@ -45,6 +54,7 @@ export const MAX_DIM = 2 ** 24
 export const MAX_LAYERS = 65536
 export const MAX_HEADS = 65536
 export const MAX_HEAD_DIM = 1024
+export const MAX_EXPERTS = 1024
 
 /** The metadata of one architecture: keys are given without its prefix. */
 export class Metadata {
@@ -72,6 +82,12 @@ export class Metadata {
     const value = this.#scalar(key, fallback)
     if (value >= min && value <= max) return value
     throw new FormatError(`${this.arch}.${key} is ${value}, a number from ${min} to ${max} is needed`)
+  }
+
+  boolean(key: string, fallback: boolean): boolean {
+    const value = this.get(key) ?? fallback
+    if (typeof value === "boolean") return value
+    throw new FormatError(`${this.arch}.${key} is not true or false`)
   }
 
   string(key: string, fallback: string): string {

@@ -4,10 +4,11 @@
 import { FormatError, UnsupportedError } from "../errors.ts"
 import type { GraphBuilder } from "../graph.ts"
 import type { RowRange } from "../weights.ts"
-import { MAX_DIM, MAX_HEAD_DIM, MAX_HEADS, MAX_LAYERS, type Metadata, type ModelConfig } from "./config.ts"
+import { MAX_DIM, MAX_EXPERTS, MAX_HEAD_DIM, MAX_HEADS, MAX_LAYERS, type Metadata, type ModelConfig } from "./config.ts"
+import { addExperts } from "./experts.ts"
 
-/** Reads the metadata that all of them have. */
-export function decoderConfig(m: Metadata): ModelConfig {
+/** Reads the metadata that all of them have; an architecture with experts reads theirs itself. */
+export function decoderConfig(m: Metadata, hasExperts = false): ModelConfig {
   const nLayers = m.integer("block_count", 1, MAX_LAYERS)
   const dim = m.integer("embedding_length", 1, MAX_DIM)
   const nHeads = m.integer("attention.head_count", 1, MAX_HEADS)
@@ -29,8 +30,10 @@ export function decoderConfig(m: Metadata): ModelConfig {
   if (headDim % 2 !== 0 || nRot % 2 !== 0) {
     throw new FormatError(`${m.arch}: heads of ${headDim} with ${nRot} rotated; both have to be even`)
   }
-  const nExperts = m.integer("expert_count", 0, MAX_HEADS, 0)
-  if (nExperts > 0) throw new UnsupportedError(`${m.arch}: mixtures of experts (${nExperts}) are not supported`)
+  const nExperts = m.integer("expert_count", 0, MAX_EXPERTS, 0)
+  if (nExperts > 0 && !hasExperts) {
+    throw new UnsupportedError(`${m.arch}: mixtures of experts (${nExperts}) are not supported`)
+  }
   return {
     arch: m.arch,
     nLayers,
@@ -151,9 +154,12 @@ export function buildDecoder(g: GraphBuilder, c: ModelConfig, variant: DecoderVa
     }
     g.matmulAdd(x, a, `${blk}attn_output.weight`, bias(`${blk}attn_output.bias`))
     const f = g.rmsNorm(x, `${blk}ffn_norm.weight`, c.normEps)
-    const [gate, up] = matrices(blk, "ffn_up", ["ffn_gate", "ffn_up"], [c.nFfn, c.nFfn])
-    const u = g.gateUp(f, gate!, up!, c.nFfn)
-    g.matmulAdd(x, u, `${blk}ffn_down.weight`, bias(`${blk}ffn_down.bias`))
+    if (c.experts !== undefined) addExperts(g, c.experts, blk, x, f)
+    else {
+      const [gate, up] = matrices(blk, "ffn_up", ["ffn_gate", "ffn_up"], [c.nFfn, c.nFfn])
+      const u = g.gateUp(f, gate!, up!, c.nFfn)
+      g.matmulAdd(x, u, `${blk}ffn_down.weight`, bias(`${blk}ffn_down.bias`))
+    }
   }
   const y = g.rmsNorm(x, "output_norm.weight", c.normEps)
   const output = c.isTied ? "token_embd.weight" : "output.weight"

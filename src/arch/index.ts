@@ -8,8 +8,9 @@ import { llama } from "./llama.ts"
 import { phi3 } from "./phi3.ts"
 import { qwen2 } from "./qwen2.ts"
 import { qwen3 } from "./qwen3.ts"
+import { qwen3moe } from "./qwen3moe.ts"
 
-const ARCHITECTURES: Readonly<Record<string, Architecture>> = { llama, phi3, qwen2, qwen3 }
+const ARCHITECTURES: Readonly<Record<string, Architecture>> = { llama, phi3, qwen2, qwen3, qwen3moe }
 
 /** Names of the architectures that can be loaded. */
 export function knownArchitectures(): string[] {

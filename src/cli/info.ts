@@ -66,6 +66,8 @@ interface Architecture {
   readonly nKvHeads: number
   readonly headDim: number
   readonly nFfn: number
+  /** Of a mixture of experts: how many there are, how many a token goes through, and the width of one. */
+  readonly experts: { readonly nExperts: number; readonly nUsed: number; readonly nFfn: number } | null
   readonly nCtxTrain: number
   readonly isTied: boolean
   /** Weight bytes that a generated token reads. */
@@ -154,9 +156,10 @@ function vocabularyFacts(header: GgufHeader): ModelFacts["vocabulary"] {
 /** Streamed bytes follow from the graph, so the model is loaded with the shortest of contexts. */
 async function loadedFacts(path: string, values: Values<typeof flags>, bandwidth: number): Promise<Architecture> {
   using model = await loadFile(path, { ...loadOptions(values), nCtx: 1 })
-  const { nLayers, dim, nHeads, nKvHeads, headDim, nFfn, nCtxTrain, isTied } = model.config
+  const { nLayers, dim, nHeads, nKvHeads, headDim, nFfn, nCtxTrain, isTied, experts } = model.config
   return {
     ...{ nLayers, dim, nHeads, nKvHeads, headDim, nFfn, nCtxTrain, isTied },
+    experts: experts ? { nExperts: experts.nExperts, nUsed: experts.nUsed, nFfn: experts.nFfn } : null,
     streamedBytes: model.streamedBytes,
     kvBytesPerToken: 2 * 2 * nLayers * nKvHeads * headDim,
     macsPerToken: model.macsPerToken + model.macsPerOutput,
@@ -205,8 +208,11 @@ function modelTable(model: ModelFacts): string {
 }
 
 function architectureRows(facts: Architecture): [string, string][] {
+  const { experts } = facts
+  const feedForward =
+    experts === null ? `${facts.nFfn}` : `${experts.nUsed} of ${experts.nExperts} experts of ${experts.nFfn}`
   return [
-    ["layers", `${facts.nLayers} of width ${facts.dim}, feed-forward ${facts.nFfn}`],
+    ["layers", `${facts.nLayers} of width ${facts.dim}, feed-forward ${feedForward}`],
     ["heads", `${facts.nHeads} of ${facts.headDim}, ${facts.nKvHeads} for keys and values`],
     ["output matrix", facts.isTied ? "the embedding table" : "its own"],
     ["context", `${facts.nCtxTrain} tokens, ${formatBytes(facts.kvBytesPerToken)} of f16 keys and values each`],

@@ -53,18 +53,18 @@ function kindOf({ operation, weights }: OpReport): string {
   return [operation, names.map((name) => name.replace(/^blk\.\d+\.|\.weight$/g, "")).join("+")].join(" ").trim()
 }
 
-/** Weights are read once a pass, however many tokens it has. */
+/** Weights are read once a pass, however many tokens it has; of experts those that any of them goes to, at most all. */
 function workOfOp(model: Model, op: OpReport, test: SpeedTest, types: KvTypes): { bytes: number; macs: number } {
   const { nPrompt, nGen } = test
-  const nPasses = Math.ceil(nPrompt / model.nUbatch) + nGen
   if (op.operation === "attention") {
     const work = workOf(model, test, types)
     const { nLayers } = model.config
     return { bytes: (work.kvBytesPerToken * nGen) / nLayers, macs: work.attentionMacs / nLayers }
   }
   const nRows = op.isPerOutput ? (nPrompt > 0 ? 1 : 0) + nGen : nPrompt + nGen
-  const nReads = op.isPerOutput ? nRows : nPasses
-  return { bytes: op.streamedBytes * nReads, macs: op.macs * nRows }
+  const nBatches = op.isPerOutput ? 0 : Math.ceil(nPrompt / model.nUbatch)
+  const bytes = op.streamedBytesOfBatch * nBatches + op.streamedBytes * (op.isPerOutput ? nRows : nGen)
+  return { bytes, macs: op.macs * nRows }
 }
 
 type Row = Omit<ProfileRow, "what" | "slots"> & { kind: string; layer: string; slot: string }
