@@ -114,6 +114,24 @@ describe.skipIf(!hasDefaultModel)("in a pipe", () => {
     expect(named.stdout).toBe(`${(await chatml.say(PARIS).finish()).text}\n`)
   })
 
+  test("-o json: a line a reply, the library's result", async () => {
+    const args = ["-n", "8", "--temp", "0", "-o", "json", "-s", "5"]
+    const { stdout, exitCode } = await run([...CHAT, ...args], `${PARIS}\nThank you.\n`)
+    const lines = stdout
+      .trimEnd()
+      .split("\n")
+      .map((line) => JSON.parse(line))
+    using chat = model.chat({ system: "You are a helpful assistant.", temperature: 0, maxTokens: 8, seed: 5 })
+    for (const [i, said] of [PARIS, "Thank you."].entries()) {
+      const { tokens: _, promptMs, firstTokenMs, generationMs, ...rest } = await chat.say(said).finish()
+      expect(lines[i]).toMatchObject(rest)
+      expect(Object.keys(lines[i]).sort()).toEqual(
+        [...Object.keys(rest), "firstTokenMs", "generationMs", "promptMs"].sort(),
+      )
+    }
+    expect([lines.length, exitCode]).toEqual([2, 0])
+  })
+
   test("asdsl run continues a text as the library does", async () => {
     const prompt = "The Roman Empire reached its greatest extent under"
     const command = [...ASDSL, "run", "-p", prompt, "-n", "12", "--temp", "0"]

@@ -5,12 +5,12 @@ import { basename } from "node:path"
 import type { EngineClient } from "../chat/client.ts"
 import { AsdslError, ContextOverflowError } from "../errors.ts"
 import { type Command, group, text, toggle, UsageError, type Values } from "./arguments.ts"
-import { contextFlags, modelFlags, promptFlags, samplingFlags, threadFlags } from "./flags.ts"
+import { contextFlags, modelFlags, outputFlag, promptFlags, samplingFlags, threadFlags } from "./flags.ts"
 import { INTERRUPTED, Interrupts } from "./interrupt.ts"
 import { loadOptions, modelFile } from "./load.ts"
 import { generateOptions, generationFlags, promptText } from "./options.ts"
 import { runCommand, warn } from "./program.ts"
-import { dimmed, Footers, openClient, showReply } from "./reply.ts"
+import { dimmed, Footers, openClient, showReply, writeReply } from "./reply.ts"
 import { templateFlags, templateOptions } from "./template.ts"
 import { pipedTurns, terminalTurns } from "./turns.ts"
 
@@ -36,6 +36,7 @@ const flags = {
     verbose: toggle("-v, --verbose", { initial: false, help: "say on stderr how things are, in a pipe too" }),
   }),
   ...templateFlags,
+  ...outputFlag(["text", "json"]),
   ...generationFlags,
   ...contextFlags,
   ...threadFlags,
@@ -83,6 +84,7 @@ class Dialogue {
   readonly #client: EngineClient
   readonly #interrupts: Interrupts
   readonly #footers: Footers
+  readonly #isJson: boolean
   readonly #isSingle: boolean
   readonly #hasFooter: boolean
 
@@ -90,6 +92,7 @@ class Dialogue {
     this.#client = client
     this.#interrupts = interrupts
     this.#footers = new Footers(client)
+    this.#isJson = values.output === "json"
     this.#isSingle = values.singleTurn
     this.#hasFooter = values.singleTurn || values.verbose || process.stderr.isTTY === true
   }
@@ -97,10 +100,11 @@ class Dialogue {
   /** Whether the reply came to its own end. */
   async turn(said: string): Promise<boolean> {
     const client = this.#client
+    const show = this.#isJson ? writeReply : showReply
     try {
       const result = await this.#interrupts.during(
         () => client.abort(),
-        () => showReply((listener) => client.say(said, {}, listener)),
+        () => show((listener) => client.say(said, {}, listener)),
       )
       // A Ctrl-C that comes just too late for the reply is not meant for the program.
       if (this.#hasFooter) await this.#interrupts.during(nothing, () => this.#footers.show(result))

@@ -59,6 +59,17 @@ export async function showReply(
   }
 }
 
+/** Writes a whole reply as one line of JSON: a result without its tokens. */
+export async function writeReply(start: (listener: Listener) => Promise<GenerationResult>): Promise<GenerationResult> {
+  using status = new StatusLine()
+  const result = await start({
+    onProgress: (done, total) => status.show(`reading the prompt: ${done} of ${total} tokens`),
+  })
+  const { tokens: _, ...rest } = result
+  await writeOut(`${JSON.stringify(rest)}\n`)
+  return result
+}
+
 /** What a model thinks: dim on a terminal, nowhere else. */
 class Thoughts implements Disposable {
   #isOpen = false
