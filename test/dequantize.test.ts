@@ -67,7 +67,7 @@ test("what is no whole block is refused", () => {
  * what rounding the scales adds. */
 const TOLERANCE: Record<TensorTypeName, number> = {
   ...{ F32: 0, F16: 2 ** -11, BF16: 2 ** -8, Q8_0: 0.6 / 127, Q4_0: 1.01 / 8, Q4_1: 2 * (0.6 / 15) },
-  ...{ Q5_0: 1.01 / 16 },
+  ...{ Q5_0: 1.01 / 16, Q5_1: 2 * (0.6 / 31), IQ4_NL: (127 - 113 + 1) / 127 },
   ...{ Q4_K: 2 * (0.6 / 15 + 1 / 63), Q5_K: 2 * (0.6 / 31 + 1 / 63), Q6_K: 0.5 / 31 + 0.5 / 127 + 0.002 },
 }
 

@@ -34,6 +34,8 @@ export const PEER_MODELS: Readonly<Record<string, RandomModel>> = {
   q4_0: { ...narrow, seed: 106, type: "Q4_0" },
   q4_1: { ...narrow, seed: 107, type: "Q4_1", tied: false },
   q5_0: { ...narrow, seed: 120, type: "Q5_0" },
+  q5_1: { ...narrow, seed: 124, type: "Q5_1" },
+  iq4_nl: { ...narrow, seed: 125, type: "IQ4_NL", tied: false },
   "q5_k-q6_k": { ...wide, seed: 120, type: "Q5_K", types: (name) => (q6k(name) === "Q6_K" ? "Q6_K" : "Q5_K") },
   q6_k: { ...wide, seed: 108, type: "Q6_K" },
   "q4_k-q6_k": { ...wide, seed: 109, type: "Q4_K", types: q6k, tied: false },

@@ -13,6 +13,8 @@
  *   q5_0       records of 16 x 64, 704 bytes: d_a, d_b, a line of a's fifth bits, 4 lines of a, likewise of b; odd last
  *              block 384 bytes. Nibbles as q4_0's. Of the fifth bits, bit l of byte 4r + i is that of input 4l + i,
  *              bit 4 + l that of input 16 + 4l + i: two shifts bring them to where line l wants them
+ *   q5_1       records of 16 x 32, 384 bytes: f16 d[16], f16 m[16], a line of fifth bits, 4 lines, as q5_0's
+ *   iq4_nl     as q4_0; a nibble is an index into iq4_nl_values
  *   q8_0       records of 16 x 64, 1088 bytes: d_a, d_b, 8 lines of a, 8 lines of b; odd last block 576 bytes
  *   q4_k       records of 16 x 256, 2304 bytes: f16 d[16], f16 dmin[16]; a line of scale nibbles, a line of minimum
  *              nibbles, a line of 2-bit tops; then 4 lines for each sub-block of 32 inputs, as q4_1's.
@@ -35,6 +37,8 @@ enum {
     Q4_1_RECORD = 320,
     Q4_0_PAIR = 576,
     Q5_0_PAIR = 704,
+    Q5_1_RECORD = 384,
+    IQ4_NL_PAIR = Q4_0_PAIR,
     Q8_0_PAIR = 1088,
     Q4_K_RECORD = 2304,
     Q5_K_RECORD = 2816,
@@ -72,6 +76,8 @@ static inline uint64_t group_bytes(int32_t type, int32_t cols) {
     case ASDSL_F16:
     case ASDSL_BF16: return (32 * n + 63) / 64 * 64;
     case ASDSL_Q4_1: return n / 32 * Q4_1_RECORD;
+    case ASDSL_Q5_1: return n / 32 * Q5_1_RECORD;
+    case ASDSL_IQ4_NL:
     case ASDSL_Q4_0: return n / 64 * Q4_0_PAIR + (n / 32 & 1) * (LINE + 4 * LINE);
     case ASDSL_Q5_0: return n / 64 * Q5_0_PAIR + (n / 32 & 1) * (LINE + 5 * LINE);
     case ASDSL_Q8_0: return n / 64 * Q8_0_PAIR + (n / 32 & 1) * (LINE + 8 * LINE);
@@ -81,6 +87,10 @@ static inline uint64_t group_bytes(int32_t type, int32_t cols) {
     default: return 0;
     }
 }
+
+/* The weights of iq4_nl by nibble, before their scale (kvalues_iq4nl of ggml). Static, so that kernels have it as a
+ * constant. */
+static const int8_t iq4_nl_values[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
 
 /* One weight as its published formula sees it: scale * q + offset, every part exact in float (f16 times 6 or 8 bits).
  * Types without an offset have -0.0f there: adding it changes nothing, not even the sign of a zero. */
@@ -178,6 +188,13 @@ static inline struct element layout_element(int32_t type, const void *group, int
         at += pair * Q5_0_PAIR;
         return (struct element){f16_at(at + 32 * odd + 2 * r), -0.0f,
                                 five_bits_at(at + LINE + 5 * LINE * odd, r, i) - 16};
+    case ASDSL_Q5_1:
+        at += block * Q5_1_RECORD;
+        return (struct element){f16_at(at + 2 * r), f16_at(at + 32 + 2 * r), five_bits_at(at + LINE, r, i)};
+    case ASDSL_IQ4_NL:
+        at += pair * IQ4_NL_PAIR;
+        return (struct element){f16_at(at + 32 * odd + 2 * r), -0.0f,
+                                iq4_nl_values[nibble_at(at + LINE + 4 * LINE * odd, r, i)]};
     case ASDSL_Q8_0:
         at += pair * Q8_0_PAIR;
         return (struct element){f16_at(at + 32 * odd + 2 * r), -0.0f,

@@ -1,7 +1,8 @@
-/* matmul_q5.c: products of 5-bit weights in blocks of 32 (q5_0) with ACT_Q8_32 activations.
+/* matmul_q5.c: products of 5-bit weights in blocks of 32 (q5_0, q5_1) with ACT_Q8_32 activations.
  *
  * Inside a block the dot is an exact integer; between blocks a row's sum is
  *   q5_0   sum = fma(dot, d_w * d_a, sum)
+ *   q5_1   sum = fma(m_w, s_a, fma(dot, d_w * d_a, sum))
  * in block order. Compiled once per level.
  */
 #include "matmul_32.h"
@@ -54,8 +55,26 @@ SIMD_INLINE void q5_0_block(fv *sums, const uint8_t *scales, const uint8_t *line
     }
 }
 
+SIMD_INLINE void q5_1_block(fv *sums, const uint8_t *scales, const uint8_t *lines, const uint8_t *act, size_t stride,
+                            int n) {
+    dot5 dots[TILE_COLS];
+    UNROLL
+    for (int c = 0; c < n; c++) dots[c] = dot5_start(NULL);
+    dot_fives(dots, lines, act, stride, n);
+    fv d = fv_load_f16(scales), m = fv_load_f16(scales + 32);
+    UNROLL
+    for (int c = 0; c < n; c++) {
+        const uint8_t *a = act + (size_t)c * stride;
+        sums[c] = fv_fma(fv_from_i32(dot5_sum(dots[c], NULL)), fv_mul(d, set1_at(a + AT_D)), sums[c]);
+        sums[c] = fv_fma(m, set1_at(a + AT_S), sums[c]);
+    }
+}
+
 BODY(q5_0, PAIRS(q5_0, Q5_0_PAIR, 5))
+BODY(q5_1, SINGLES(q5_1, Q5_1_RECORD, 5))
 
 TILE_OF_BODY(q5_0)
+TILE_OF_BODY(q5_1)
 
 MATMUL_SLOTS(q5_0, ASDSL_Q5_0, TILES_NIBBLES)
+MATMUL_SLOTS(q5_1, ASDSL_Q5_1, TILES_NIBBLES)

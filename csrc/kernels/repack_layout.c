@@ -1,8 +1,8 @@
 /* repack_layout.c: rows as GGUF stores them <-> interleaved records (layout.h), both ways, lossless.
  *
- * Bytes move, and bits of K-quants and the fifth bits of q5_0 change places; nothing is rounded. Plain C: the work is
- * copies of 4 bytes, which compilers do well enough (well above the speed that a disk delivers). Padding rows are zero
- * bytes.
+ * Bytes move, and bits of K-quants and the fifth bits of q5_0 and q5_1 change places; nothing is rounded. Plain C: the
+ * work is copies of 4 bytes, which compilers do well enough (well above the speed that a disk delivers). Padding rows
+ * are zero bytes.
  */
 #include "layout.h"
 
@@ -69,6 +69,14 @@ REPACK_INLINE void block_q5_0(uint8_t *row, uint8_t *group, int32_t cols, int32_
     move(row, record + b % 2 * 32 + 2 * r, 2, to);
     move_fifth_bits(row + 2, lines, r, to);
     move_lines(row + 6, lines + LINE, r, 4, to);
+}
+REPACK_INLINE void block_q5_1(uint8_t *row, uint8_t *group, int32_t cols, int32_t r, int32_t b, int to) {
+    (void)cols;
+    uint8_t *record = group + (size_t)b * Q5_1_RECORD;
+    move(row, record + 2 * r, 2, to);
+    move(row + 2, record + 32 + 2 * r, 2, to);
+    move_fifth_bits(row + 4, record + LINE, r, to);
+    move_lines(row + 8, record + 2 * LINE, r, 4, to);
 }
 REPACK_INLINE void block_q8_0(uint8_t *row, uint8_t *group, int32_t cols, int32_t r, int32_t b, int to) {
     (void)cols;
@@ -205,6 +213,8 @@ REPACK(bf16, ASDSL_BF16, block_16bit, 1, 2, 128)
 REPACK(q4_0, ASDSL_Q4_0, block_q4_0, 32, 18, 16)
 REPACK(q4_1, ASDSL_Q4_1, block_q4_1, 32, 20, 16)
 REPACK(q5_0, ASDSL_Q5_0, block_q5_0, 32, 22, 16)
+REPACK(q5_1, ASDSL_Q5_1, block_q5_1, 32, 24, 16)
+REPACK(iq4_nl, ASDSL_IQ4_NL, block_q4_0, 32, 18, 16)
 REPACK(q8_0, ASDSL_Q8_0, block_q8_0, 32, 34, 8)
 REPACK(q4_k, ASDSL_Q4_K, block_q4_k, 256, 144, 2)
 REPACK(q5_k, ASDSL_Q5_K, block_q5_k, 256, 176, 2)
@@ -220,6 +230,8 @@ repack_fn *repack_for(int32_t type, int interleave) {
         CASE(ASDSL_Q4_0, q4_0);
         CASE(ASDSL_Q4_1, q4_1);
         CASE(ASDSL_Q5_0, q5_0);
+        CASE(ASDSL_Q5_1, q5_1);
+        CASE(ASDSL_IQ4_NL, iq4_nl);
         CASE(ASDSL_Q8_0, q8_0);
         CASE(ASDSL_Q4_K, q4_k);
         CASE(ASDSL_Q5_K, q5_k);

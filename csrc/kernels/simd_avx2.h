@@ -236,6 +236,11 @@ SIMD_INLINE w8 w8_load(const void *p) { return _mm256_xor_si256(bv_load(p), bv_s
 SIMD_INLINE dot8 dot8_start(const int32_t *minus128) { return simd_set1_at(minus128); }
 SIMD_INLINE dot8 dot8_add(dot8 acc, w8 w, av a) { return SIMD_DPBUSD(acc, w, a); }
 SIMD_INLINE iv dot8_sum(dot8 acc) { return acc; }
+/* Weights of 4-bit indices into a table. */
+SIMD_INLINE w8 w8_lookup(const int8_t *table, bv indices) {
+    __m128i unsigned_table = _mm_xor_si128(_mm_loadu_si128((const void *)table), _mm_set1_epi8((char)0x80));
+    return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(unsigned_table), indices);
+}
 
 typedef struct {
     iv low, high;
@@ -316,6 +321,11 @@ SIMD_INLINE dot8 dot8_add(dot8 acc, w8 w, av a) {
     return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
 SIMD_INLINE iv dot8_sum(dot8 acc) { return acc; }
+/* Weights of 4-bit indices into a table. */
+SIMD_INLINE w8 w8_lookup(const int8_t *table, bv indices) {
+    __m256i w = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128((const void *)table)), indices);
+    return (w8){w, _mm256_abs_epi8(w)};
+}
 
 /* dot4k: dot4's bound; the widening multiplication applies the 6-bit scale, which stands in both halves of a lane. */
 typedef __m256i dot4k;

@@ -148,6 +148,11 @@ SIMD_INLINE w8 w8_load(const void *p) { return _mm512_xor_si512(bv_load(p), bv_s
 SIMD_INLINE dot8 dot8_start(const int32_t *minus128) { return simd_set1_at(minus128); }
 SIMD_INLINE dot8 dot8_add(dot8 acc, w8 w, av a) { return _mm512_dpbusd_epi32(acc, w, a); }
 SIMD_INLINE iv dot8_sum(dot8 acc) { return acc; }
+/* Weights of 4-bit indices into a table. */
+SIMD_INLINE w8 w8_lookup(const int8_t *table, bv indices) {
+    __m128i unsigned_table = _mm_xor_si128(_mm_loadu_si128((const void *)table), _mm_set1_epi8((char)0x80));
+    return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(unsigned_table), indices);
+}
 
 /* dot4k: a line of nibbles against inputs of the low and of the high nibbles, then times a 6-bit scale. The high
  * nibbles stay where they are (16 w); both sums fit 16 bits (16 * 15 * 127 = 30480), so one shift by 12 puts the

@@ -236,6 +236,11 @@ SIMD_INLINE w8 w8_load(const void *p) { return bv_load(p); }
 SIMD_INLINE dot8 dot8_start(const int32_t *minus128) { return (void)minus128, iv_zero(); }
 SIMD_INLINE dot8 dot8_add(dot8 acc, w8 w, av a) { return simd_dot(acc, w, a); }
 SIMD_INLINE iv dot8_sum(dot8 acc) { return acc; }
+/* Weights of 4-bit indices into a table. */
+SIMD_INLINE w8 w8_lookup(const int8_t *table, bv indices) {
+    uint8x16_t values = vreinterpretq_u8_s8(vld1q_s8(table));
+    return (w8){vqtbl1q_u8(values, indices.lo), vqtbl1q_u8(values, indices.hi)};
+}
 
 /* Bytes of q4_k's scale lines (layout.h) as int16: of four rows each, byte `from`, then byte `then`. */
 SIMD_INLINE iv iv_pick_pairs(bv bytes, int from, int then) {

@@ -275,6 +275,12 @@ SIMD_INLINE dot8 dot8_add(dot8 acc, w8 w, av a) {
     return acc + simd_fold(products);
 }
 SIMD_INLINE iv dot8_sum(dot8 acc) { return acc; }
+/* Weights of 4-bit indices into a table. */
+SIMD_INLINE w8 w8_lookup(const int8_t *table, bv indices) {
+    w8 w;
+    for (int i = 0; i < 64; i++) w[i] = (uint8_t)table[indices[i]];
+    return w;
+}
 
 typedef dot4 dot4k;
 SIMD_INLINE dot4k dot4k_zero(void) { return dot4_start(NULL); }

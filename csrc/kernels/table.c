@@ -12,6 +12,8 @@
     X(ASDSL_Q4_0, q4_0, L)                                                                                             \
     X(ASDSL_Q4_1, q4_1, L)                                                                                             \
     X(ASDSL_Q5_0, q5_0, L)                                                                                             \
+    X(ASDSL_Q5_1, q5_1, L)                                                                                             \
+    X(ASDSL_IQ4_NL, iq4_nl, L)                                                                                         \
     X(ASDSL_Q8_0, q8_0, L)                                                                                             \
     X(ASDSL_Q4_K, q4_k, L)                                                                                             \
     X(ASDSL_Q5_K, q5_k, L)                                                                                             \

@@ -44,13 +44,16 @@ static void put_float(uint8_t *p, int32_t type, enum fill fill) {
 }
 
 /* Types with a second scale, of minima, after d. */
-static bool has_minima(int32_t type) { return type == ASDSL_Q4_1 || type == ASDSL_Q4_K || type == ASDSL_Q5_K; }
+static bool has_minima(int32_t type) {
+    return type == ASDSL_Q4_1 || type == ASDSL_Q5_1 || type == ASDSL_Q4_K || type == ASDSL_Q5_K;
+}
 
 /* A matrix in the ROWS layout. Quants and scale bytes are any bytes at all. */
 static void fill_rows(uint8_t *rows, const struct type_facts *t, size_t n_blocks, enum fill fill) {
     size_t bytes = n_blocks * (size_t)t->block_bytes;
     for (size_t i = 0; i < bytes; i++) rows[i] = fill == EXTREME ? 0xff : (uint8_t)next_u32();
     if (fill == EXTREME && t->type == ASDSL_Q8_0) memset(rows, 0x80, bytes); /* -128 */
+    if (fill == EXTREME && t->type == ASDSL_IQ4_NL) memset(rows, 0, bytes);  /* -127 */
     for (size_t b = 0; b < n_blocks; b++) {
         uint8_t *block = rows + b * (size_t)t->block_bytes;
         if (t->block == 1) {
@@ -309,8 +312,8 @@ static void check_not_finite(uint32_t usable) {
 }
 
 int main(void) {
-    static const int32_t types[] = {ASDSL_F32,  ASDSL_F16,  ASDSL_BF16, ASDSL_Q4_0, ASDSL_Q4_1,
-                                    ASDSL_Q5_0, ASDSL_Q8_0, ASDSL_Q4_K, ASDSL_Q5_K, ASDSL_Q6_K};
+    static const int32_t types[] = {ASDSL_F32,  ASDSL_F16,    ASDSL_BF16, ASDSL_Q4_0, ASDSL_Q4_1, ASDSL_Q5_0,
+                                    ASDSL_Q5_1, ASDSL_IQ4_NL, ASDSL_Q8_0, ASDSL_Q4_K, ASDSL_Q5_K, ASDSL_Q6_K};
     static const int32_t row_counts[] = {1, 15, 16, 17, 172, 192};
     struct asdsl_info info;
     if (asdsl_cpu_info(&info) != 0) return 1;

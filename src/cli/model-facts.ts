@@ -14,11 +14,13 @@ const FILE_TYPES = new Map<number, string>([
   [3, "Q4_1"],
   [7, "Q8_0"],
   [8, "Q5_0"],
+  [9, "Q5_1"],
   [14, "Q4_K - Small"],
   [15, "Q4_K - Medium"],
   [16, "Q5_K - Small"],
   [17, "Q5_K - Medium"],
   [18, "Q6_K"],
+  [25, "IQ4_NL - 4.5 bpw"],
   [32, "BF16"],
 ])
 

@@ -36,7 +36,12 @@ export function dequantize(type: number, bytes: Uint8Array, n: number): Float32A
   return y
 }
 
-// Source of the block formats: ggml-common.h of ggml-org/ggml (block_q4_0 to block_q6_K); all numbers little-endian.
+/** The weights of IQ4_NL by nibble, before their scale: kvalues_iq4nl of ggml-common.h. */
+export const IQ4_NL_VALUES: readonly number[] = [
+  -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113,
+]
+
+// Source of the block formats: ggml-common.h of ggml-org/ggml (block_q4_0 to block_q6_K, block_iq4_nl); all numbers little-endian.
 const READERS: Readonly<Record<TensorTypeName, BlockReader>> = {
   F32(view, at, y, o) {
     y[o] = view.getFloat32(at, true)
@@ -71,6 +76,21 @@ const READERS: Readonly<Record<TensorTypeName, BlockReader>> = {
   Q5_0(view, at, y, o) {
     const d = view.getFloat16(at, true)
     for (let j = 0; j < 32; j++) y[o + j] = d * (fiveBits(view, at + 2, j) - 16)
+  },
+  // d, m, the rest as in Q5_0
+  Q5_1(view, at, y, o) {
+    const d = view.getFloat16(at, true)
+    const m = view.getFloat16(at + 2, true)
+    for (let j = 0; j < 32; j++) y[o + j] = fround(d * fiveBits(view, at + 4, j)) + m
+  },
+  // d, quants as in Q4_0, indices into a table
+  IQ4_NL(view, at, y, o) {
+    const d = view.getFloat16(at, true)
+    for (let j = 0; j < 16; j++) {
+      const pair = view.getUint8(at + 2 + j)
+      y[o + j] = d * IQ4_NL_VALUES[pair & 15]!
+      y[o + j + 16] = d * IQ4_NL_VALUES[pair >> 4]!
+    }
   },
   // d, 32 quants
   Q8_0(view, at, y, o) {

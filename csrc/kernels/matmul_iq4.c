@@ -1,0 +1,38 @@
+/* matmul_iq4.c: products of weights that a table has for their nibbles (iq4_nl) with ACT_Q8_32 activations.
+ *
+ * Inside a block of 32 the dot is an exact integer; between blocks a row's sum is
+ *   iq4_nl   sum = fma(dot, d_w * d_a, sum)
+ * in block order. The table's values take 8 bits and a sign: past the lookup this is q8_0. Compiled once per level.
+ */
+#include "matmul_32.h"
+
+/* One block, LANES rows, n columns. scales: f16 of the rows; lines: their indices into iq4_nl_values. */
+SIMD_INLINE void iq4_nl_block(fv *sums, const uint8_t *scales, const uint8_t *lines, const uint8_t *act, size_t stride,
+                              int n) {
+    const bv nibble = bv_set1(15);
+    dot8 dots[TILE_COLS];
+    UNROLL
+    for (int c = 0; c < n; c++) dots[c] = dot8_start(i32_at(act + (size_t)c * stride + AT_MINUS128));
+    UNROLL
+    for (int i = 0; i < 8; i++) { /* inputs 4l .. 4l + 3 of the low nibbles, then of the high ones */
+        const int l = i / 2, high = i % 2;
+        bv x = bv_load(lines + LINE * l);
+        w8 w = w8_lookup(iq4_nl_values, bv_and(high ? bv_shr(x, 4) : x, nibble));
+        UNROLL
+        for (int c = 0; c < n; c++) {
+            dots[c] = dot8_add(dots[c], w, av_load(act + (size_t)c * stride + 16 * high + 4 * l));
+        }
+    }
+    fv d = fv_load_f16(scales);
+    UNROLL
+    for (int c = 0; c < n; c++) {
+        fv scale = fv_mul(d, set1_at(act + (size_t)c * stride + AT_D));
+        sums[c] = fv_fma(fv_from_i32(dot8_sum(dots[c])), scale, sums[c]);
+    }
+}
+
+BODY(iq4_nl, PAIRS(iq4_nl, IQ4_NL_PAIR, 4))
+
+TILE_OF_BODY(iq4_nl)
+
+MATMUL_SLOTS(iq4_nl, ASDSL_IQ4_NL, TILES_BYTES)
