@@ -101,6 +101,32 @@ const neon: Level = .{
     .macros = &.{"-DASDSL_NEED_NEON"},
 };
 
+const glibc_version: std.SemanticVersion = .{ .major = 2, .minor = 17, .patch = 0 };
+
+const CrossTarget = struct {
+    name: []const u8,
+    query: std.Target.Query,
+
+    fn init(name: []const u8, arch: std.Target.Cpu.Arch, os: std.Target.Os.Tag, abi: std.Target.Abi) CrossTarget {
+        return .{ .name = name, .query = .{
+            .cpu_arch = arch,
+            .os_tag = os,
+            .abi = abi,
+            .glibc_version = if (abi == .gnu and os == .linux) glibc_version else null,
+            .os_version_min = if (os == .macos) .{ .semver = .{ .major = 11, .minor = 0, .patch = 0 } } else null,
+            .cpu_model = .baseline,
+        } };
+    }
+};
+const cross_targets = [_]CrossTarget{
+    .init("linux-x64", .x86_64, .linux, .gnu),
+    .init("linux-x64-musl", .x86_64, .linux, .musl),
+    .init("linux-arm64", .aarch64, .linux, .gnu),
+    .init("macos-arm64", .aarch64, .macos, .none),
+    .init("macos-x64", .x86_64, .macos, .none),
+    .init("windows-x64", .x86_64, .windows, .gnu),
+};
+
 const Sanitizer = enum { none, undefined, address, thread };
 
 const Variant = struct {
@@ -140,7 +166,7 @@ fn buildAll(b: *std.Build) void {
         .cpu_arch = arch,
         .os_tag = os,
         .abi = if (os == .linux) .gnu else null,
-        .glibc_version = if (os == .linux) .{ .major = 2, .minor = 17, .patch = 0 } else null,
+        .glibc_version = if (os == .linux) glibc_version else null,
         .cpu_model = .baseline,
     } });
     const optimize = b.option(std.builtin.Optimize, "optimize", "Default: fast") orelse .fast;
@@ -150,16 +176,11 @@ fn buildAll(b: *std.Build) void {
 
     const variant: Variant = .{ .optimize = optimize, .evex = evex_library };
     const levels = levelObjects(b, sources, target, variant);
-    const root = engineModule(b, sources, target, variant, levels);
-    const library = b.addLibrary(.{
-        .name = if (evex_library) "asdsl_evex" else "asdsl",
-        .linkage = .dynamic,
-        .root_module = root,
-    });
-    library.bundle_compiler_rt = false; // nothing needs it, and it would be compiled for 20 s
-    library.bundle_ubsan_rt = false;
-    library.link_z_defs = true;
-    b.installArtifact(library);
+    const library_name = if (evex_library) "asdsl_evex" else "asdsl";
+    b.installArtifact(sharedLibrary(b, library_name, engineModule(b, sources, target, variant, levels)));
+
+    const cross = b.step("cross", "Install the library of every supported system below cross/");
+    addCross(b, cross, sources);
 
     const objects = b.step("objects", "Install each level's kernels as an object file (a test looks at their instructions)");
     for (levels) |object| {
@@ -253,7 +274,7 @@ const Sources = struct {
     }
 };
 
-/// The kernels, once per level: an object each.
+/// The kernels, once per level: an object each, or a static library where zig cannot make one object of several.
 fn levelObjects(b: *std.Build, sources: Sources, target: std.Build.ResolvedTarget, variant: Variant) []const *Compile {
     var objects: std.ArrayList(*Compile) = .empty;
     for (variant.levels(target.result.cpu.arch)) |level| {
@@ -264,7 +285,11 @@ fn levelObjects(b: *std.Build, sources: Sources, target: std.Build.ResolvedTarge
                 variant.flags(b), level.macros, &.{b.fmt("-DASDSL_LEVEL_NAME={s}", .{level.name})},
             }),
         });
-        append(b, &objects, b.addObject(.{ .name = b.fmt("kernels_{s}", .{level.name}), .root_module = module }));
+        const name = b.fmt("kernels_{s}", .{level.name});
+        append(b, &objects, if (target.result.ofmt == .elf)
+            b.addObject(.{ .name = name, .root_module = module })
+        else
+            b.addLibrary(.{ .name = name, .linkage = .static, .root_module = module }));
     }
     return objects.items;
 }
@@ -280,8 +305,33 @@ fn engineModule(
     const root = cModule(b, target, variant);
     root.addCSourceFiles(.{ .files = sources.common, .flags = variant.commonFlags(b) });
     root.addCSourceFiles(.{ .files = Sources.platform(target.result.os.tag), .flags = variant.commonFlags(b) });
-    for (levels) |object| root.addObject(object);
+    // WaitOnAddress and its like, of which kernel32 knows nothing.
+    if (target.result.os.tag == .windows) root.linkSystemLibrary("api-ms-win-core-synch-l1-2-0", .{});
+    for (levels) |level| if (level.kind == .obj) root.addObject(level) else root.linkLibrary(level);
     return root;
+}
+
+fn sharedLibrary(b: *std.Build, name: []const u8, root: *std.Build.Module) *Compile {
+    const library = b.addLibrary(.{ .name = name, .linkage = .dynamic, .root_module = root });
+    // Windows probes large stack frames by a function of it; elsewhere nothing needs it, and it is compiled for 20 s.
+    library.bundle_compiler_rt = root.resolved_target.?.result.os.tag == .windows;
+    library.bundle_ubsan_rt = false;
+    library.link_z_defs = true;
+    return library;
+}
+
+/// Each library as src/native/build.ts expects it on its system: cross/linux-x64/libasdsl.so and so on.
+fn addCross(b: *std.Build, step: *Step, sources: Sources) void {
+    for (cross_targets) |cross| {
+        const target = b.resolveTargetQuery(cross.query);
+        const root = engineModule(b, sources, target, .{}, levelObjects(b, sources, target, .{}));
+        const install = b.addInstallArtifact(sharedLibrary(b, "asdsl", root), .{
+            .dest_dir = .{ .override = .{ .custom = b.fmt("cross/{s}", .{cross.name}) } },
+            .pdb_dir = .disabled,
+            .implib_dir = .disabled,
+        });
+        step.dependOn(&install.step);
+    }
 }
 
 fn cModule(b: *std.Build, target: std.Build.ResolvedTarget, variant: Variant) *std.Build.Module {
