@@ -162,11 +162,13 @@ fn buildAll(b: *std.Build) void {
     // Never the CPU of the machine that builds. glibc 2.17 is what any Linux of the last ten years has.
     const arch = b.graph.host.result.cpu.arch;
     const os = b.graph.host.result.os.tag;
+    // A machine whose C library is musl runs a Bun that is linked to it.
+    const abi: ?std.Target.Abi = if (os != .linux) null else if (b.graph.host.result.abi.isMusl()) .musl else .gnu;
     const target = b.standardTargetOptions(.{ .default_target = .{
         .cpu_arch = arch,
         .os_tag = os,
-        .abi = if (os == .linux) .gnu else null,
-        .glibc_version = if (os == .linux) glibc_version else null,
+        .abi = abi,
+        .glibc_version = if (abi == .gnu) glibc_version else null,
         .cpu_model = .baseline,
     } });
     const optimize = b.option(std.builtin.Optimize, "optimize", "Default: fast") orelse .fast;

@@ -54,7 +54,8 @@ function installPackages() {
 function installer() {
   if (process.versions.bun) return [process.execPath, "install", "--frozen-lockfile"]
   const npm = process.env.npm_execpath
-  const program = npm?.endsWith("npm-cli.js") ? [process.execPath, npm] : ["npm"]
+  const named = process.platform === "win32" ? ["cmd.exe", "/c", "npm"] : ["npm"] // there it is a script of cmd's
+  const program = npm?.endsWith("npm-cli.js") ? [process.execPath, npm] : named
   return [...program, "ci", "--include=dev", "--no-audit", "--no-fund", "--loglevel=error"]
 }
 

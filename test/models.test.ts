@@ -306,11 +306,12 @@ describe("resolveModel", () => {
     for (const { name } of knownModels) expect(error.message).toContain(name)
   })
 
-  test("the cache is $ASDSL_MODELS, else ~/.cache/asdsl", () => {
+  test("the cache is $ASDSL_MODELS, else where the system keeps such files", () => {
     setVariables({ ASDSL_MODELS: "/somewhere" })
     expect(cacheFolder()).toBe("/somewhere")
     setVariables({ ASDSL_MODELS: undefined })
-    expect(cacheFolder()).toBe(join(homedir(), ".cache", "asdsl"))
+    const windows = process.platform === "win32" ? process.env.LOCALAPPDATA : undefined
+    expect(cacheFolder()).toBe(join(windows ?? join(homedir(), ".cache"), "asdsl"))
   })
 })
 

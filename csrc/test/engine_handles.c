@@ -2,13 +2,10 @@
  *
  * Oracle: the contract in asdsl.h and the counts of objects destroyed.
  */
-#if !defined(_GNU_SOURCE)
-#define _GNU_SOURCE /* pthread_barrier_t */
-#endif
 #include "../asdsl.h"
 #include "../handles.h"
+#include "../platform.h"
 #include "check.h"
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -71,15 +68,21 @@ static void test_exhaustion(void) {
 
 /* ---- many threads, one handle ---- */
 static struct shared {
-    pthread_barrier_t start;
+    atomic_int met;
     _Atomic asdsl_handle handle;
     atomic_int closed, pinned;
 } shared;
 
-static void *use_and_close(void *argument) {
+/* All threads and main: none goes on before the last has come. */
+static void meet(void) {
+    int everybody = THREADS + 1, mine = atomic_fetch_add(&shared.met, 1);
+    while (atomic_load(&shared.met) < (mine / everybody + 1) * everybody) thread_yield();
+}
+
+static void use_and_close(void *argument) {
     (void)argument;
     for (int round = 0; round < ROUNDS; round++) {
-        pthread_barrier_wait(&shared.start);
+        meet();
         asdsl_handle h = atomic_load(&shared.handle);
         struct object *object = handle_pin(h, OBJECT_KV, "test");
         if (object) {
@@ -91,45 +94,41 @@ static void *use_and_close(void *argument) {
             CHECK(object->kind == OBJECT_KV, "destroyed under a pin");
             handle_unpin(h);
         }
-        pthread_barrier_wait(&shared.start);
+        meet();
     }
-    return NULL;
 }
 
 static void test_concurrent_close(void) {
-    pthread_t threads[THREADS];
-    pthread_barrier_init(&shared.start, NULL, THREADS + 1);
-    for (int i = 0; i < THREADS; i++) pthread_create(&threads[i], NULL, use_and_close, NULL);
+    struct thread threads[THREADS];
+    for (int i = 0; i < THREADS; i++) CHECK(thread_start(&threads[i], use_and_close, NULL), "%s", platform_error());
     for (int round = 0; round < ROUNDS; round++) {
         int before = atomic_load(&destroyed);
         atomic_store(&shared.closed, 0);
         atomic_store(&shared.handle, open_one());
-        pthread_barrier_wait(&shared.start);
-        pthread_barrier_wait(&shared.start);
+        meet();
+        meet();
         CHECK(atomic_load(&shared.closed) == 1, "closed %d times", atomic_load(&shared.closed));
         CHECK(atomic_load(&destroyed) == before + 1, "destroyed %d times", atomic_load(&destroyed) - before);
     }
-    for (int i = 0; i < THREADS; i++) pthread_join(threads[i], NULL);
+    for (int i = 0; i < THREADS; i++) thread_join(&threads[i]);
     CHECK(atomic_load(&shared.pinned) > 0, "no thread ever got in");
-    pthread_barrier_destroy(&shared.start);
 }
 
 /* The text is the calling thread's own. */
-static void *fail_otherwise(void *argument) {
+static void fail_otherwise(void *argument) {
     (void)argument;
     CHECK(asdsl_last_error()[0] == 0, "a fresh thread has the error of another: %s", asdsl_last_error());
     asdsl_buffer_create(-1);
-    return NULL;
 }
 
 static void test_error_texts(void) {
     char before[512];
-    pthread_t thread;
+    struct thread thread;
     asdsl_release(0x12345678);
     snprintf(before, sizeof before, "%s", asdsl_last_error());
     CHECK(strstr(before, "0x12345678"), "%s", before);
-    pthread_create(&thread, NULL, fail_otherwise, NULL);
-    pthread_join(thread, NULL);
+    CHECK(thread_start(&thread, fail_otherwise, NULL), "%s", platform_error());
+    thread_join(&thread);
     CHECK(strcmp(before, asdsl_last_error()) == 0, "%s became %s", before, asdsl_last_error());
 }
 

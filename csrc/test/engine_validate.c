@@ -2,11 +2,9 @@
  *
  * Oracles: the words of the error; the bytes after every buffer, which no accepted record may change.
  */
-#if !defined(_GNU_SOURCE)
-#define _GNU_SOURCE /* mkstemp, fdopen */
-#endif
 #include "../asdsl.h"
 #include "../program.h"
+#include "temporary.h"
 #include "tiny_model.h"
 #include <math.h>
 #include <stdio.h>
@@ -273,11 +271,11 @@ static void test_fuzz(void) {
 }
 
 int main(void) {
-    char path[] = "/tmp/asdsl-validate-XXXXXX";
+    char path[600];
     struct asdsl_engine_options options = {.n_threads = 2, .level = ASDSL_LEVEL_AUTO, .spin_us = -1, .pin = 1};
     tiny_model(&model);
-    int file = mkstemp(path);
-    FILE *stream = file >= 0 ? fdopen(file, "wb") : NULL;
+    temporary_path(path);
+    FILE *stream = temporary_open(path, "wb");
     if (!stream) return 1;
     for (uint64_t i = 0; i < model.used; i++) fputc(0, stream);
     fclose(stream);
@@ -285,7 +283,6 @@ int main(void) {
     buffers[0] = asdsl_buffer_create((double)model.used);
     buffers[1] = asdsl_buffer_map(path);
     kv = asdsl_kv_create(&model.kv);
-    remove(path);
     CHECK(engine && buffers[0] && buffers[1] && kv, "%s", asdsl_last_error());
     tiny_fill(&model, asdsl_buffer_data(buffers[0]), 3);
     test_accepted();
@@ -295,6 +292,7 @@ int main(void) {
     test_options();
     test_fuzz();
     for (int i = 0; i < 2; i++) CHECK(asdsl_release(buffers[i]) == ASDSL_OK, "%s", asdsl_last_error());
+    temporary_remove(path);
     CHECK(asdsl_release(kv) == ASDSL_OK && asdsl_release(engine) == ASDSL_OK, "%s", asdsl_last_error());
     return check_report("engine_validate");
 }

@@ -29,9 +29,15 @@ export const knownModels = manifest.models as readonly KnownModel[]
 
 export const defaultModelName: string = manifest.default
 
-/** Models and everything derived from them: $ASDSL_MODELS, else ~/.cache/asdsl. */
+/**
+ * Models and everything derived from them: $ASDSL_MODELS, else asdsl in the system's place for such files: ~/.cache,
+ * on Windows %LOCALAPPDATA%.
+ */
 export function cacheFolder(): string {
-  return process.env.ASDSL_MODELS || join(homedir(), ".cache", "asdsl")
+  const { ASDSL_MODELS, LOCALAPPDATA } = process.env
+  if (ASDSL_MODELS) return ASDSL_MODELS
+  const caches = process.platform === "win32" && LOCALAPPDATA ? LOCALAPPDATA : join(homedir(), ".cache")
+  return join(caches, "asdsl")
 }
 
 /** Where the file of a known model is, or will be once fetched. */

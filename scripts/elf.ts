@@ -1,4 +1,5 @@
-// The parts of a 64-bit little-endian ELF file that tests look at: sections, symbols, versions of libraries' symbols.
+// The parts of a 64-bit little-endian ELF file that tests and scripts/cross.ts look at: sections, symbols, what it needs of
+// other libraries.
 // Source: the System V ABI, chapter 4, and the Linux Standard Base, "Symbol Versioning".
 
 export interface Section {
@@ -25,10 +26,13 @@ const SYMBOL_BYTES = 24
 
 export class Elf {
   readonly sections: Section[] = []
+  /** 62: x86-64, 183: AArch64. */
+  readonly machine: number
 
   constructor(file: Uint8Array) {
     const view = new DataView(file.buffer, file.byteOffset, file.byteLength)
     if (view.getUint32(0) !== 0x7f454c46 || file[4] !== 2 || file[5] !== 1) throw new Error("not a 64-bit ELF file")
+    this.machine = view.getUint16(18, true)
     const offset = Number(view.getBigUint64(0x28, true))
     const entryBytes = view.getUint16(0x3a, true)
     const names: number[] = []
@@ -75,9 +79,30 @@ export class Elf {
     })
   }
 
-  /** Names of the symbol versions that the library needs of others: "GLIBC_2.17". */
+  /** Names of the functions that the library shows to others. */
+  exported(): string[] {
+    const shown = this.symbols(".dynsym").filter((s) => s.section !== 0 && !s.isLocal && !s.isHidden)
+    return shown.map((symbol) => symbol.name)
+  }
+
+  /** The libraries that it needs. */
+  neededLibraries(): string[] {
+    const { bytes, link } = this.section(".dynamic")
+    const strings = this.sections[link]!.bytes
+    const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+    const libraries: string[] = []
+    for (let at = 0; at < bytes.length; at += 16) {
+      const isNeeded = view.getBigInt64(at, true) === 1n // DT_NEEDED
+      if (isNeeded) libraries.push(text(strings, Number(view.getBigUint64(at + 8, true))))
+    }
+    return libraries
+  }
+
+  /** Names of the symbol versions that the library needs of others: "GLIBC_2.17". musl knows no versions. */
   neededVersions(): string[] {
-    const { bytes, link, info } = this.section(".gnu.version_r")
+    const section = this.sections.find((each) => each.name === ".gnu.version_r")
+    if (!section) return []
+    const { bytes, link, info } = section
     const strings = this.sections[link]!.bytes
     const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
     const versions: string[] = []

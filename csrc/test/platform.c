@@ -1,0 +1,169 @@
+/* platform.c: what platform.h promises, on the system that runs this.
+ *
+ * Oracles: the contract in platform.h; the C library's own view of a file's bytes.
+ */
+#if !defined(_GNU_SOURCE)
+#define _GNU_SOURCE /* mkfifo */
+#endif
+#include "../platform.h"
+#include "check.h"
+#include "temporary.h"
+#include <string.h>
+#if !defined(_WIN32)
+#include <sys/stat.h>
+#endif
+
+/* ---- memory ---- */
+static void test_pages(void) {
+    for (size_t bytes = 1; bytes < 40u << 20; bytes = bytes * 5 + 1) {
+        uint8_t *pages = pages_allocate(bytes);
+        CHECK(pages && (uintptr_t)pages % 4096 == 0, "%zu bytes at %p", bytes, (void *)pages);
+        if (!pages) return;
+        uint32_t any = 0;
+        for (size_t i = 0; i < bytes; i++) any |= pages[i];
+        CHECK(any == 0, "%zu bytes are not zero", bytes);
+        memset(pages, 1, bytes);
+        pages_free(pages, bytes);
+    }
+    pages_free(NULL, 1);
+    CHECK(!pages_allocate(0) && !pages_allocate(SIZE_MAX) && !pages_allocate(SIZE_MAX / 4), "impossible sizes");
+    CHECK(platform_memory_bytes() > 1 << 20, "%g bytes of memory", platform_memory_bytes());
+}
+
+/* ---- files ---- */
+static void refuse(const char *path, const char *text) {
+    struct mapped_file file;
+    CHECK(!file_map(path, &file), "%s was mapped", path);
+    CHECK(strstr(platform_error(), text), "%s: \"%s\" was expected, not \"%s\"", path, text, platform_error());
+}
+
+static void test_refused_files(void) {
+    char path[600];
+    temporary_path(path);
+#if defined(_WIN32)
+    refuse(path, "(error 2)");
+    refuse("", "(error 3)");
+    refuse("NUL", "not a regular file");
+    refuse("\xff\xfe", "is no path in UTF-8");
+#else
+    refuse(path, "No such file");
+    refuse("", "No such file");
+    refuse("/dev/null", "not a regular file");
+    CHECK(mkfifo(path, 0600) == 0, "mkfifo");
+    refuse(path, "not a regular file"); /* and does not wait for a writer */
+    remove(path);
+#endif
+    refuse(".", "is a folder");
+}
+
+static void test_files(void) {
+    static const size_t sizes[] = {0,     1,     4032,  4033,  4095,   4096,   12288,  61440,   65472,
+                                   65473, 65535, 65536, 65537, 131071, 131072, 200000, 1048576, 3000001};
+    char path[600];
+    temporary_path(path);
+    for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
+        FILE *stream = temporary_open(path, "wb");
+        if (!stream) abort();
+        for (size_t i = 0; i < sizes[s]; i++) fputc((int)(i % 251), stream);
+        fclose(stream);
+        struct mapped_file file;
+        if (sizes[s] == 0) {
+            refuse(path, "is empty");
+            continue;
+        }
+        bool mapped = file_map(path, &file);
+        CHECK(mapped && file.bytes == sizes[s], "%zu bytes: %s", sizes[s], platform_error());
+        if (!mapped) continue;
+        const uint8_t *data = file.data;
+        size_t wrong = 0;
+        for (size_t i = 0; i < sizes[s] + FILE_PADDING; i++) wrong += data[i] != (i < sizes[s] ? i % 251 : 0);
+        CHECK(wrong == 0, "a file of %zu bytes: %zu differ", sizes[s], wrong);
+        file_unmap(&file);
+    }
+    temporary_remove(path);
+}
+
+/* ---- threads ---- */
+enum { THREADS = 4, ROUNDS = 20000 };
+
+static struct {
+    struct mutex lock;
+    int counted; /* under the lock, and not atomic */
+    atomic_uint word;
+    atomic_int awake;
+} shared;
+
+static void count_often(void *argument) {
+    (void)argument;
+    for (int i = 0; i < ROUNDS; i++) {
+        mutex_lock(&shared.lock);
+        shared.counted++;
+        mutex_unlock(&shared.lock);
+    }
+}
+
+static void sleep_in_turns(void *argument) {
+    (void)argument;
+    for (unsigned seen = 0; seen < 50; seen++) {
+        while (atomic_load(&shared.word) == seen) word_wait(&shared.word, seen);
+        atomic_fetch_add(&shared.awake, 1);
+    }
+}
+
+static void start_all(struct thread threads[THREADS], void (*main)(void *argument)) {
+    for (int i = 0; i < THREADS; i++) CHECK(thread_start(&threads[i], main, NULL), "%s", platform_error());
+}
+
+static void test_threads(void) {
+    struct thread threads[THREADS];
+    start_all(threads, count_often);
+    for (int i = 0; i < THREADS; i++) thread_join(&threads[i]);
+    CHECK(shared.counted == THREADS * ROUNDS, "%d of %d under the mutex", shared.counted, THREADS * ROUNDS);
+    start_all(threads, sleep_in_turns);
+    for (int round = 1; round <= 50; round++) {
+        atomic_fetch_add(&shared.word, 1);
+        word_wake_all(&shared.word);
+        while (atomic_load(&shared.awake) < round * THREADS) thread_yield();
+    }
+    for (int i = 0; i < THREADS; i++) thread_join(&threads[i]);
+    word_wait(&shared.word, 49); /* no longer the word: comes back at once */
+}
+
+/* ---- cores ---- */
+static void test_cores(void) {
+    static struct core core[MAX_CORES];
+    struct affinity before, pinned, after;
+    int32_t n = platform_cores(core);
+    bool known = affinity_get(&before);
+    CHECK(n >= 1 && n <= MAX_CORES && platform_quota_cores() >= 0, "%d cores, quota %g", n, platform_quota_cores());
+    for (int32_t i = 0; i < n; i++) {
+        CHECK(core[i].id >= 0 && core[i].id < MAX_CORES && (i == 0 || core[i].id > core[i - 1].id), "core %d", i);
+        CHECK(core[i].physical >= 0 && core[i].physical < MAX_CORES, "core %d: physical %d", i, core[i].physical);
+        if (!known || !affinity_has(&before, core[i].id)) continue;
+        CHECK(thread_pin(core[i].id) && affinity_get(&pinned), "core %d", core[i].id);
+        for (int32_t j = 0; j < MAX_CORES; j++) CHECK(affinity_has(&pinned, j) == (j == core[i].id), "core %d", j);
+    }
+    if (!known) return;
+    CHECK(affinity_set(&before) && affinity_get(&after), "%s", "the affinity from before was refused");
+    CHECK(memcmp(&before, &after, sizeof before) == 0, "the affinity was not restored");
+    CHECK(!thread_pin(-1) && !thread_pin(MAX_CORES), "impossible cores");
+}
+
+static void test_clock(void) {
+    double since = clock_ns(), last = since;
+    while (last - since < 2e6) {
+        double now = clock_ns();
+        CHECK(now >= last && now - last < 60e9, "%g ns after %g ns", now, last);
+        last = now;
+    }
+}
+
+int main(void) {
+    test_pages();
+    test_refused_files();
+    test_files();
+    test_threads();
+    test_cores();
+    test_clock();
+    return check_report("platform");
+}
