@@ -140,7 +140,7 @@ function main(): number {
     const verdict = wrong.length === 0 ? `${facts.exported.length} functions` : `FAILED: ${wrong.join("; ")}`
     const what = `${name}/${system[0].file}`.padEnd(32)
     console.log(`${what}${bytes.length.toLocaleString("en-US").padStart(11)} bytes  ${verdict}`)
-    console.log(`${"".padEnd(32)}needs ${[...facts.neededLibraries, ...facts.versions].join(", ")}`)
+    console.log(`${"".padEnd(32)}needs ${[...new Set([...facts.neededLibraries, ...facts.versions])].join(", ")}`)
   }
   return failed === 0 ? 0 : 1
 }
