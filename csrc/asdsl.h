@@ -61,10 +61,13 @@ enum asdsl_type {
     ASDSL_Q5_0 = 6,
     ASDSL_Q5_1 = 7,
     ASDSL_Q8_0 = 8,
+    ASDSL_Q2_K = 10,
+    ASDSL_Q3_K = 11,
     ASDSL_Q4_K = 12,
     ASDSL_Q5_K = 13,
     ASDSL_Q6_K = 14,
     ASDSL_IQ4_NL = 20,
+    ASDSL_IQ4_XS = 23,
     ASDSL_I32 = 26, /* ids of experts */
     ASDSL_BF16 = 30,
     /* Activations: what a matmul reads. The format is a function of the weight type alone. */

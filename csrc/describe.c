@@ -19,9 +19,10 @@
                            V(ASDSL_E_UNSUPPORTED) V(ASDSL_E_CANCELLED) V(ASDSL_E_STATE))                               \
     ENUM(asdsl_level, V(ASDSL_LEVEL_PORTABLE) V(ASDSL_LEVEL_AVX2) V(ASDSL_LEVEL_AVXVNNI) V(ASDSL_LEVEL_AVX512)         \
                           V(ASDSL_LEVEL_NEON) V(ASDSL_LEVEL_REFERENCE) V(ASDSL_LEVEL_AUTO))                            \
-    ENUM(asdsl_type, V(ASDSL_F32) V(ASDSL_F16) V(ASDSL_Q4_0) V(ASDSL_Q4_1) V(ASDSL_Q5_0) V(ASDSL_Q5_1) V(ASDSL_Q8_0)   \
-                         V(ASDSL_Q4_K) V(ASDSL_Q5_K) V(ASDSL_Q6_K) V(ASDSL_IQ4_NL) V(ASDSL_I32) V(ASDSL_BF16)          \
-                             V(ASDSL_ACT_F32) V(ASDSL_ACT_Q8_32) V(ASDSL_ACT_Q8_256))                                  \
+    ENUM(asdsl_type,                                                                                                   \
+         V(ASDSL_F32) V(ASDSL_F16) V(ASDSL_Q4_0) V(ASDSL_Q4_1) V(ASDSL_Q5_0) V(ASDSL_Q5_1) V(ASDSL_Q8_0) V(ASDSL_Q2_K) \
+             V(ASDSL_Q3_K) V(ASDSL_Q4_K) V(ASDSL_Q5_K) V(ASDSL_Q6_K) V(ASDSL_IQ4_NL) V(ASDSL_IQ4_XS) V(ASDSL_I32)      \
+                 V(ASDSL_BF16) V(ASDSL_ACT_F32) V(ASDSL_ACT_Q8_32) V(ASDSL_ACT_Q8_256))                                \
     ENUM(asdsl_layout, V(ASDSL_ROWS) V(ASDSL_INTERLEAVED))                                                             \
     ENUM(asdsl_op_flags, V(ASDSL_ROWS_OUTPUTS))                                                                        \
     ENUM(asdsl_probe_kind, V(ASDSL_PROBE_READ_BANDWIDTH) V(ASDSL_PROBE_INT8_PEAK))

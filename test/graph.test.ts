@@ -258,7 +258,7 @@ describe("shapes that do not fit", () => {
     "unknown tensor type",
     (g) => g.embed("t", 4, 32),
     new UnsupportedError(
-      "t has tensor type 17, which is not supported; known: F32 (0), F16 (1), Q4_0 (2), Q4_1 (3), Q5_0 (6), Q5_1 (7), Q8_0 (8), Q4_K (12), Q5_K (13), Q6_K (14), IQ4_NL (20), BF16 (30)",
+      "t has tensor type 17, which is not supported; known: F32 (0), F16 (1), Q4_0 (2), Q4_1 (3), Q5_0 (6), Q5_1 (7), Q8_0 (8), Q2_K (10), Q3_K (11), Q4_K (12), Q5_K (13), Q6_K (14), IQ4_NL (20), IQ4_XS (23), BF16 (30)",
     ),
     { t: [17, 32, 4] },
   )

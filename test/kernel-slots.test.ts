@@ -57,6 +57,7 @@ test("the activation format is a function of the weight type alone", async () =>
     ...{ F32: "floats", F16: "floats", BF16: "floats" },
     ...{ Q4_0: "quantize_q8_32", Q4_1: "quantize_q8_32", Q8_0: "quantize_q8_32" },
     ...{ Q5_0: "quantize_q8_32", Q5_1: "quantize_q8_32", IQ4_NL: "quantize_q8_32" },
-    ...{ Q4_K: "quantize_q8_256", Q5_K: "quantize_q8_256", Q6_K: "quantize_q8_256" },
+    ...{ Q2_K: "quantize_q8_256", Q3_K: "quantize_q8_256", Q4_K: "quantize_q8_256" },
+    ...{ Q5_K: "quantize_q8_256", Q6_K: "quantize_q8_256", IQ4_XS: "quantize_q8_256" },
   })
 })

@@ -2,12 +2,21 @@
 #include "layout.h"
 
 static const struct type_facts facts[] = {
-    {"f32", ASDSL_F32, 1, 4, ASDSL_ACT_F32},          {"f16", ASDSL_F16, 1, 2, ASDSL_ACT_F32},
-    {"bf16", ASDSL_BF16, 1, 2, ASDSL_ACT_F32},        {"q4_0", ASDSL_Q4_0, 32, 18, ASDSL_ACT_Q8_32},
-    {"q4_1", ASDSL_Q4_1, 32, 20, ASDSL_ACT_Q8_32},    {"q5_0", ASDSL_Q5_0, 32, 22, ASDSL_ACT_Q8_32},
-    {"q5_1", ASDSL_Q5_1, 32, 24, ASDSL_ACT_Q8_32},    {"iq4_nl", ASDSL_IQ4_NL, 32, 18, ASDSL_ACT_Q8_32},
-    {"q8_0", ASDSL_Q8_0, 32, 34, ASDSL_ACT_Q8_32},    {"q4_k", ASDSL_Q4_K, 256, 144, ASDSL_ACT_Q8_256},
-    {"q5_k", ASDSL_Q5_K, 256, 176, ASDSL_ACT_Q8_256}, {"q6_k", ASDSL_Q6_K, 256, 210, ASDSL_ACT_Q8_256},
+    {"f32", ASDSL_F32, 1, 4, ASDSL_ACT_F32},
+    {"f16", ASDSL_F16, 1, 2, ASDSL_ACT_F32},
+    {"bf16", ASDSL_BF16, 1, 2, ASDSL_ACT_F32},
+    {"q4_0", ASDSL_Q4_0, 32, 18, ASDSL_ACT_Q8_32},
+    {"q4_1", ASDSL_Q4_1, 32, 20, ASDSL_ACT_Q8_32},
+    {"q5_0", ASDSL_Q5_0, 32, 22, ASDSL_ACT_Q8_32},
+    {"q5_1", ASDSL_Q5_1, 32, 24, ASDSL_ACT_Q8_32},
+    {"iq4_nl", ASDSL_IQ4_NL, 32, 18, ASDSL_ACT_Q8_32},
+    {"q8_0", ASDSL_Q8_0, 32, 34, ASDSL_ACT_Q8_32},
+    {"q2_k", ASDSL_Q2_K, 256, 84, ASDSL_ACT_Q8_256},
+    {"q3_k", ASDSL_Q3_K, 256, 110, ASDSL_ACT_Q8_256},
+    {"q4_k", ASDSL_Q4_K, 256, 144, ASDSL_ACT_Q8_256},
+    {"q5_k", ASDSL_Q5_K, 256, 176, ASDSL_ACT_Q8_256},
+    {"q6_k", ASDSL_Q6_K, 256, 210, ASDSL_ACT_Q8_256},
+    {"iq4_xs", ASDSL_IQ4_XS, 256, 136, ASDSL_ACT_Q8_256},
 };
 
 const struct type_facts *type_facts(int32_t type) {

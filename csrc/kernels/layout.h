@@ -24,8 +24,18 @@
  *              Byte 4r + i of the five has inputs 4f + i of row r, f = 0 .. 7: the low 5 bits of the lines are those
  *              of f = 0, 1, 3, 4, 6; the top three, t0 .. t4, make the others: f = 2 is t0 | (t1 & 3) << 3,
  *              5 is t2 | (t3 & 3) << 3, 7 is t4 | (t1 >> 2) << 3 | (t3 >> 2) << 4
- *   q6_k       header: f16 d[16] for each block of 256, padded to whole lines; then records of 3328 bytes: 32 lines ql,
- *              16 lines qh (the bytes of a GGUF block, in order), 4 lines of int8 scales (4 of each row)
+ *   q2_k       records of 16 x 256, 1344 bytes: f16 d[16], f16 dmin[16]; 4 lines of a scale (low nibble) and a minimum
+ *              each: of line t, byte 4j + r' of quarter L (as q4_k's) is that of sub-block 4t + j of 16 inputs; then a
+ *              line for each sub-block: byte 4r + i has inputs 4f + i in bits 2f, f = 0 .. 3
+ *   q3_k       header: f16 d[16] for each block of 256, padded to whole lines; then records of 1728 bytes: 3 lines of
+ *              6-bit scales, quarters as q4_k's: low nibble sub-block j or 4 + j of 16, high nibble 8 + j or 12 + j;
+ *              bits 2t of the third line the tops of sub-blocks 4t + j; then 3 lines for each 32 inputs. Byte 4r + i of
+ *              the three has inputs 4f + i: f = 0, 2, 4 in bits 0-2, f = 1, 3, 5 in bits 3-5 of each line, f = 6 in
+ *              bits 6-7 of the first and bit 6 of the third, f = 7 in bits 6-7 of the second and bit 7 of the third
+ *   iq4_xs     records of 16 x 256, 2176 bytes: f16 d[16], u16 scales_h[16]; a line of scales_l (both the bits of a
+ * GGUF block, as they are); then 4 lines for each sub-block of 32 inputs, as q4_1's q6_k       header: f16 d[16] for
+ * each block of 256, padded to whole lines; then records of 3328 bytes: 32 lines ql, 16 lines qh (the bytes of a GGUF
+ * block, in order), 4 lines of int8 scales (4 of each row)
  */
 #ifndef ASDSL_LAYOUT_H
 #define ASDSL_LAYOUT_H
@@ -43,6 +53,9 @@ enum {
     Q4_K_RECORD = 2304,
     Q5_K_RECORD = 2816,
     Q6_K_RECORD = 3328,
+    Q2_K_RECORD = 1344,
+    Q3_K_RECORD = 1728,
+    IQ4_XS_RECORD = 2176,
 };
 
 /* ACT_Q8_32: one per 32 inputs. x is about d * q; q in -127 .. 127. Integer sums are of q. */
@@ -83,13 +96,16 @@ static inline uint64_t group_bytes(int32_t type, int32_t cols) {
     case ASDSL_Q8_0: return n / 64 * Q8_0_PAIR + (n / 32 & 1) * (LINE + 8 * LINE);
     case ASDSL_Q4_K: return n / 256 * Q4_K_RECORD;
     case ASDSL_Q5_K: return n / 256 * Q5_K_RECORD;
+    case ASDSL_Q2_K: return n / 256 * Q2_K_RECORD;
+    case ASDSL_Q3_K: return header_bytes(cols) + n / 256 * Q3_K_RECORD;
+    case ASDSL_IQ4_XS: return n / 256 * IQ4_XS_RECORD;
     case ASDSL_Q6_K: return header_bytes(cols) + n / 256 * Q6_K_RECORD;
     default: return 0;
     }
 }
 
-/* The weights of iq4_nl by nibble, before their scale (kvalues_iq4nl of ggml). Static, so that kernels have it as a
- * constant. */
+/* The weights of iq4_nl and iq4_xs by nibble, before their scale (kvalues_iq4nl of ggml). Static, so that kernels have
+ * it as a constant. */
 static const int8_t iq4_nl_values[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
 
 /* One weight as its published formula sees it: scale * q + offset, every part exact in float (f16 times 6 or 8 bits).
@@ -156,6 +172,30 @@ static inline struct element q5_k_element(const uint8_t *record, int32_t r, int3
     return e;
 }
 
+static inline struct element q2_k_element(const uint8_t *record, int32_t r, int32_t i) {
+    int32_t sub = i / 16, both = record[LINE + sub / 4 * LINE + r / 4 * 16 + sub % 4 * 4 + r % 4];
+    int32_t q = record[5 * LINE + sub * LINE + 4 * r + i % 4] >> i % 16 / 4 * 2 & 3;
+    return (struct element){f16_at(record + 2 * r) * (float)(both & 15),
+                            -(f16_at(record + 32 + 2 * r) * (float)(both >> 4)), q};
+}
+
+static inline struct element q3_k_element(const uint8_t *group, int32_t cols, int32_t r, int32_t k) {
+    const uint8_t *record = group + header_bytes(cols) + (size_t)k / 256 * Q3_K_RECORD;
+    int32_t i = k % 256, sub = i / 16, at = r / 4 * 16 + sub % 4 * 4 + r % 4, f = i % 32 / 4;
+    int32_t scale = record[sub / 4 % 2 * LINE + at] >> sub / 8 * 4 & 15;
+    scale |= (record[2 * LINE + at] >> sub / 4 * 2 & 3) << 4;
+    const uint8_t *x = record + 3 * LINE + i / 32 * 3 * LINE + 4 * r + i % 4;
+    int32_t q = f < 6 ? x[f / 2 * LINE] >> f % 2 * 3 & 7 : x[(f - 6) * LINE] >> 6 | (x[2 * LINE] >> f & 1) << 2;
+    return (struct element){f16_at(group + (size_t)k / 256 * 32 + 2 * r) * (float)(scale - 32), -0.0f, q - 4};
+}
+
+static inline struct element iq4_xs_element(const uint8_t *record, int32_t r, int32_t i) {
+    int32_t j = i / 32, scale = record[LINE + 4 * r + j / 2] >> j % 2 * 4 & 15;
+    scale |= (int32_t)(u16_at(record + 32 + 2 * r) >> 2 * j & 3) << 4;
+    return (struct element){f16_at(record + 2 * r) * (float)(scale - 32), -0.0f,
+                            iq4_nl_values[nibble_at(record + 2 * LINE + 4 * LINE * j, r, i % 32)]};
+}
+
 static inline struct element q6_k_element(const uint8_t *group, int32_t cols, int32_t r, int32_t k) {
     const uint8_t *d = group + (size_t)k / 256 * 32 + 2 * r;
     const uint8_t *record = group + header_bytes(cols) + (size_t)k / 256 * Q6_K_RECORD;
@@ -201,6 +241,9 @@ static inline struct element layout_element(int32_t type, const void *group, int
                                 (int8_t)at[LINE + 8 * LINE * odd + (size_t)i / 4 * LINE + 4 * r + i % 4]};
     case ASDSL_Q4_K: return q4_k_element(at + (size_t)k / 256 * Q4_K_RECORD, r, k % 256);
     case ASDSL_Q5_K: return q5_k_element(at + (size_t)k / 256 * Q5_K_RECORD, r, k % 256);
+    case ASDSL_Q2_K: return q2_k_element(at + (size_t)k / 256 * Q2_K_RECORD, r, k % 256);
+    case ASDSL_Q3_K: return q3_k_element(at, cols, r, k);
+    case ASDSL_IQ4_XS: return iq4_xs_element(at + (size_t)k / 256 * IQ4_XS_RECORD, r, k % 256);
     case ASDSL_Q6_K: return q6_k_element(at, cols, r, k);
     default: return (struct element){0};
     }

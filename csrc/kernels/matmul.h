@@ -21,26 +21,31 @@ enum { TILE_COLS = 8, TILE_HALVES_TO = 8 }; /* 32 registers; one half is the who
 #define TILES_NIBBLES TILES_8
 #define TILES_BYTES TILES_8
 #define TILES_FLOATS TILES_8
+#define TILES_BITS TILES_8
 #elif defined(__AVXVNNI__) || defined(ASDSL_EVEX_AS_AVXVNNI)
 enum { TILE_COLS = 6, TILE_HALVES_TO = 3 }; /* 16 registers: float sums of both halves up to three columns */
 #define TILES_NIBBLES TILES_6
 #define TILES_BYTES TILES_6
 #define TILES_FLOATS TILES_4
+#define TILES_BITS TILES_4
 #elif defined(__AVX2__)
 enum { TILE_COLS = 6, TILE_HALVES_TO = 3 };
 #define TILES_NIBBLES TILES_6
 #define TILES_BYTES TILES_4
 #define TILES_FLOATS TILES_4
+#define TILES_BITS TILES_4
 #elif defined(SIMD_NEON)
 enum { TILE_COLS = 6, TILE_HALVES_TO = 3 }; /* 32 registers of 4 rows: sums and dots of 8 rows take 4 a column */
 #define TILES_NIBBLES TILES_6
 #define TILES_BYTES TILES_6
 #define TILES_FLOATS TILES_6
+#define TILES_BITS TILES_6
 #else
 enum { TILE_COLS = 2, TILE_HALVES_TO = 2 };
 #define TILES_NIBBLES TILES_2
 #define TILES_BYTES TILES_2
 #define TILES_FLOATS TILES_2
+#define TILES_BITS TILES_2
 #endif
 enum {
     HALVES = KERNEL_ROWS / LANES,

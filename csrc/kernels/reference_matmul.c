@@ -73,6 +73,9 @@ TYPE(iq4_nl, ASDSL_IQ4_NL)
 TYPE(q8_0, ASDSL_Q8_0)
 TYPE(q4_k, ASDSL_Q4_K)
 TYPE(q5_k, ASDSL_Q5_K)
+TYPE(q2_k, ASDSL_Q2_K)
+TYPE(q3_k, ASDSL_Q3_K)
+TYPE(iq4_xs, ASDSL_IQ4_XS)
 TYPE(q6_k, ASDSL_Q6_K)
 
 /* ---- activations: the rule of quantize.c in scalars ---- */

@@ -173,6 +173,72 @@ REPACK_INLINE void block_q5_k(uint8_t *row, uint8_t *group, int32_t cols, int32_
         if (to) q5_k_to_lines(w, x);
     }
 }
+/* Scale bytes of row r <-> bytes 4j + r % 4 of its quarter in n lines. */
+REPACK_INLINE void move_scale_bytes(uint8_t *row, uint8_t *lines, int32_t r, int32_t n, int to) {
+    for (int32_t i = 0; i < 4 * n; i++) move(row + i, lines + i / 4 * LINE + r / 4 * 16 + i % 4 * 4 + r % 4, 1, to);
+}
+/* A GGUF block: 16 scale bytes, 64 bytes of quants, d, dmin. Of each 128 inputs, 32 bytes hold inputs i, i + 32, i + 64
+ * and i + 96 in their bits 0, 2, 4 and 6: a line gathers what four words have in one place. */
+REPACK_INLINE void block_q2_k(uint8_t *row, uint8_t *group, int32_t cols, int32_t r, int32_t b, int to) {
+    (void)cols;
+    uint8_t *record = group + (size_t)b * Q2_K_RECORD, *lines = record + 5 * LINE + 4 * r;
+    move(row + 80, record + 2 * r, 2, to);
+    move(row + 82, record + 32 + 2 * r, 2, to);
+    move_scale_bytes(row, record + LINE, r, 4, to);
+    for (int32_t i = 0; i < 4; i++) { /* 64 inputs: sub-blocks of 16 of one parity in a half */
+        uint8_t *words = row + 16 + i / 2 * 32 + i % 2 * 16, *line = lines + (i / 2 * 8 + i % 2) * LINE;
+        uint32_t from[4];
+        for (int32_t f = 0; f < 4; f++) from[f] = word_at(to ? words + 4 * f : line + 2 * LINE * f);
+        for (int32_t f = 0; f < 4; f++) { /* a transposition of pairs of bits: its own inverse */
+            uint32_t word = 0;
+            for (int32_t g = 0; g < 4; g++) word |= (from[g] >> 2 * f & BYTES(3)) << 2 * g;
+            set_word(to ? line + 2 * LINE * f : words + 4 * f, word);
+        }
+    }
+}
+/* Three lines of q3_k (layout.h) of row r <-> words of inputs 4f .. 4f + 3, f = 0 .. 7, a byte each. */
+REPACK_INLINE void q3_k_to_lines(const uint32_t *w, uint8_t *x) {
+    uint32_t tops = (w[6] >> 2 & BYTES(1)) | (w[7] >> 2 & BYTES(1)) << 1;
+    set_word(x, w[0] | w[1] << 3 | (w[6] & BYTES(3)) << 6);
+    set_word(x + LINE, w[2] | w[3] << 3 | (w[7] & BYTES(3)) << 6);
+    set_word(x + 2 * LINE, w[4] | w[5] << 3 | tops << 6);
+}
+REPACK_INLINE void q3_k_from_lines(const uint8_t *x, uint32_t *w) {
+    uint32_t tops = word_at(x + 2 * LINE) >> 6;
+    for (int32_t f = 0; f < 6; f++) w[f] = word_at(x + f / 2 * LINE) >> f % 2 * 3 & BYTES(7);
+    w[6] = (word_at(x) >> 6 & BYTES(3)) | (tops & BYTES(1)) << 2;
+    w[7] = (word_at(x + LINE) >> 6 & BYTES(3)) | (tops >> 1 & BYTES(1)) << 2;
+}
+/* A GGUF block: 32 bytes whose bit m is the third of 32 inputs, 64 bytes of two bits as in q2_k, 12 scale bytes, d. */
+REPACK_INLINE void block_q3_k(uint8_t *row, uint8_t *group, int32_t cols, int32_t r, int32_t b, int to) {
+    uint8_t *record = group + header_bytes(cols) + (size_t)b * Q3_K_RECORD, *lines = record + 3 * LINE + 4 * r;
+    uint32_t w[8];
+    move(row + 108, group + (size_t)b * 32 + 2 * r, 2, to);
+    move_scale_bytes(row + 96, record, r, 3, to);
+    if (!to) memset(row, 0, 32 + 64);
+    for (int32_t m = 0; m < 8; m++) {
+        uint8_t *low = row + 32 + m / 4 * 32, *x = lines + 3 * LINE * m;
+        int32_t shift = m % 4 * 2;
+        if (!to) q3_k_from_lines(x, w);
+        for (int32_t f = 0; f < 8; f++) {
+            if (to) {
+                w[f] = (word_at(low + 4 * f) >> shift & BYTES(3)) | (word_at(row + 4 * f) >> m & BYTES(1)) << 2;
+            } else {
+                set_word(low + 4 * f, word_at(low + 4 * f) | (w[f] & BYTES(3)) << shift);
+                set_word(row + 4 * f, word_at(row + 4 * f) | (w[f] >> 2 & BYTES(1)) << m);
+            }
+        }
+        if (to) q3_k_to_lines(w, x);
+    }
+}
+/* A GGUF block: d, scales_h[2], scales_l[4], 16 bytes for each sub-block. */
+REPACK_INLINE void block_iq4_xs(uint8_t *row, uint8_t *group, int32_t cols, int32_t r, int32_t b, int to) {
+    (void)cols;
+    uint8_t *record = group + (size_t)b * IQ4_XS_RECORD;
+    move(row, record + 2 * r, 2, to);
+    move(row + 2, record + 32 + 2 * r, 2, to);
+    move_lines(row + 4, record + LINE, r, 33, to);
+}
 /* A GGUF block: ql[128], qh[64], int8 scales[16], d. */
 REPACK_INLINE void block_q6_k(uint8_t *row, uint8_t *group, int32_t cols, int32_t r, int32_t b, int to) {
     uint8_t *record = group + header_bytes(cols) + (size_t)b * Q6_K_RECORD;
@@ -218,6 +284,9 @@ REPACK(iq4_nl, ASDSL_IQ4_NL, block_q4_0, 32, 18, 16)
 REPACK(q8_0, ASDSL_Q8_0, block_q8_0, 32, 34, 8)
 REPACK(q4_k, ASDSL_Q4_K, block_q4_k, 256, 144, 2)
 REPACK(q5_k, ASDSL_Q5_K, block_q5_k, 256, 176, 2)
+REPACK(q2_k, ASDSL_Q2_K, block_q2_k, 256, 84, 2)
+REPACK(q3_k, ASDSL_Q3_K, block_q3_k, 256, 110, 2)
+REPACK(iq4_xs, ASDSL_IQ4_XS, block_iq4_xs, 256, 136, 2)
 REPACK(q6_k, ASDSL_Q6_K, block_q6_k, 256, 210, 2)
 
 repack_fn *repack_for(int32_t type, int interleave) {
@@ -235,6 +304,9 @@ repack_fn *repack_for(int32_t type, int interleave) {
         CASE(ASDSL_Q8_0, q8_0);
         CASE(ASDSL_Q4_K, q4_k);
         CASE(ASDSL_Q5_K, q5_k);
+        CASE(ASDSL_Q2_K, q2_k);
+        CASE(ASDSL_Q3_K, q3_k);
+        CASE(ASDSL_IQ4_XS, iq4_xs);
         CASE(ASDSL_Q6_K, q6_k);
     default: return NULL;
     }

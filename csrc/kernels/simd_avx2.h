@@ -125,6 +125,10 @@ SIMD_INLINE void i32x16_store_i8(int8_t *p, i32x16 a) {
     __m128i hi8 = _mm_unpacklo_epi32(_mm256_castsi256_si128(hi), _mm256_extracti128_si256(hi, 1));
     _mm_storeu_si128((__m128i *)p, _mm_unpacklo_epi64(lo8, hi8));
 }
+/* Each lane, which must fit, as one of 16 int16. */
+SIMD_INLINE void i32x16_store_i16(int16_t *p, i32x16 a) {
+    _mm256_storeu_si256((void *)p, _mm256_permute4x64_epi64(_mm256_packs_epi32(a.lo, a.hi), 0xd8));
+}
 /* Sum of all lanes. */
 SIMD_INLINE int32_t i32x16_sum(i32x16 a) {
     __m256i b = _mm256_add_epi32(a.lo, a.hi);
@@ -202,6 +206,9 @@ SIMD_INLINE iv iv_pick_pairs(bv bytes, int from, int then) {
     __m128i rows = _mm_setr_epi32(f, f + 0x10001, f + 0x20002, f + 0x30003);
     return _mm256_shuffle_epi8(bytes, _mm256_broadcastsi128_si256(rows));
 }
+SIMD_INLINE iv iv_sub_pairs(iv pairs, int x) { return _mm256_sub_epi16(pairs, _mm256_set1_epi16((short)x)); }
+/* Byte j of each row's four, signed, as dot8_scaled wants it. */
+SIMD_INLINE iv dot8_scale(bv line, int j) { return _mm256_srai_epi32(_mm256_slli_epi32(line, 24 - 8 * j), 24); }
 
 #if defined(__AVXVNNI__) || defined(ASDSL_EVEX_AS_AVXVNNI)
 
@@ -241,6 +248,9 @@ SIMD_INLINE w8 w8_lookup(const int8_t *table, bv indices) {
     __m128i unsigned_table = _mm_xor_si128(_mm_loadu_si128((const void *)table), _mm_set1_epi8((char)0x80));
     return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(unsigned_table), indices);
 }
+SIMD_INLINE iv dot8_scaled(iv total, dot8 acc, iv scale) {
+    return _mm256_add_epi32(total, _mm256_mullo_epi32(acc, scale));
+}
 
 typedef struct {
     iv low, high;
@@ -264,10 +274,15 @@ SIMD_INLINE iv dot5k_scaled(iv total, dot5k acc, iv scale) {
     return _mm256_add_epi32(total, _mm256_mullo_epi32(acc, scale));
 }
 
+SIMD_INLINE iv dot4_scale(bv bytes, int j, int minus) {
+    return _mm256_sub_epi16(iv_pick_pairs(bytes, j, SIMD_NO_BYTE), _mm256_set1_epi32(minus));
+}
+SIMD_INLINE iv dot4_scaled(iv total, dot4 acc, iv scale) { return SIMD_DPWSSD(total, acc, scale); }
+
 typedef iv dot6;
 SIMD_INLINE dot6 dot6_start(const int32_t *minus32, const int16_t *pairs) { return (void)pairs, simd_set1_at(minus32); }
 SIMD_INLINE dot6 dot6_add(dot6 acc, bv w, av a) { return SIMD_DPBUSD(acc, w, a); }
-SIMD_INLINE iv dot6_scale(bv line, int j) { return _mm256_srai_epi32(_mm256_slli_epi32(line, 24 - 8 * j), 24); }
+SIMD_INLINE iv dot6_scale(bv line, int j) { return dot8_scale(line, j); }
 SIMD_INLINE iv dot6_scaled(iv total, dot6 acc, iv scale) {
     return _mm256_add_epi32(total, _mm256_mullo_epi32(acc, scale));
 }
@@ -326,6 +341,9 @@ SIMD_INLINE w8 w8_lookup(const int8_t *table, bv indices) {
     __m256i w = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128((const void *)table)), indices);
     return (w8){w, _mm256_abs_epi8(w)};
 }
+SIMD_INLINE iv dot8_scaled(iv total, dot8 acc, iv scale) {
+    return _mm256_add_epi32(total, _mm256_mullo_epi32(acc, scale));
+}
 
 /* dot4k: dot4's bound; the widening multiplication applies the 6-bit scale, which stands in both halves of a lane. */
 typedef __m256i dot4k;
@@ -350,6 +368,12 @@ SIMD_INLINE dot5k dot5k_zero(void) { return _mm256_setzero_si256(); }
 SIMD_INLINE dot5k dot5k_add(dot5k acc, bv w, av a) { return dot4_add(acc, w, a); }
 SIMD_INLINE iv dot5k_scale(bv bytes, int j) { return iv_pick_pairs(bytes, j, j); }
 SIMD_INLINE iv dot5k_scaled(iv total, dot5k acc, iv scale) {
+    return _mm256_add_epi32(total, _mm256_madd_epi16(acc, scale));
+}
+
+/* Byte j of each row's four in scale lines, less `minus`, for the dot4 of a sub-block of 16. */
+SIMD_INLINE iv dot4_scale(bv bytes, int j, int minus) { return iv_sub_pairs(iv_pick_pairs(bytes, j, j), minus); }
+SIMD_INLINE iv dot4_scaled(iv total, dot4 acc, iv scale) {
     return _mm256_add_epi32(total, _mm256_madd_epi16(acc, scale));
 }
 

@@ -62,6 +62,8 @@ SIMD_INLINE f32x16 f32x16_from_bits(i32x16 a) { return _mm512_castsi512_ps(a); }
 SIMD_INLINE i32x16 f32x16_bits(f32x16 a) { return _mm512_castps_si512(a); }
 /* The low byte of each lane, 16 bytes. */
 SIMD_INLINE void i32x16_store_i8(int8_t *p, i32x16 a) { _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(a)); }
+/* Each lane, which must fit, as one of 16 int16. */
+SIMD_INLINE void i32x16_store_i16(int16_t *p, i32x16 a) { _mm256_storeu_si256((void *)p, _mm512_cvtepi32_epi16(a)); }
 /* Sum of all lanes. */
 SIMD_INLINE int32_t i32x16_sum(i32x16 a) { return _mm512_reduce_add_epi32(a); }
 
@@ -153,6 +155,13 @@ SIMD_INLINE w8 w8_lookup(const int8_t *table, bv indices) {
     __m128i unsigned_table = _mm_xor_si128(_mm_loadu_si128((const void *)table), _mm_set1_epi8((char)0x80));
     return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(unsigned_table), indices);
 }
+/* Byte j of each row's four, signed, as dot8_scaled wants it. */
+SIMD_INLINE iv dot8_scale(bv line, int j) {
+    return _mm512_srai_epi32(_mm512_slli_epi32(line, 24 - 8 * (unsigned)j), 24);
+}
+SIMD_INLINE iv dot8_scaled(iv total, dot8 acc, iv scale) {
+    return _mm512_add_epi32(total, _mm512_mullo_epi32(acc, scale));
+}
 
 /* dot4k: a line of nibbles against inputs of the low and of the high nibbles, then times a 6-bit scale. The high
  * nibbles stay where they are (16 w); both sums fit 16 bits (16 * 15 * 127 = 30480), so one shift by 12 puts the
@@ -180,6 +189,8 @@ SIMD_INLINE iv iv_pick_pairs(bv bytes, int from, int then) {
     return _mm512_shuffle_epi8(bytes, _mm512_broadcast_i32x4(_mm_setr_epi32(f, f + 0x10001, f + 0x20002, f + 0x30003)));
 }
 
+SIMD_INLINE iv iv_sub_pairs(iv pairs, int x) { return _mm512_sub_epi16(pairs, _mm512_set1_epi16((short)x)); }
+
 /* dot5k: weights 0 .. 31, DOT5K_STEPS steps of 4 inputs, then times byte j of q4_k's scale lines. */
 enum { DOT5K_STEPS = 8 };
 typedef iv dot5k;
@@ -190,14 +201,18 @@ SIMD_INLINE iv dot5k_scaled(iv total, dot5k acc, iv scale) {
     return _mm512_add_epi32(total, _mm512_mullo_epi32(acc, scale));
 }
 
+/* Byte j of each row's four in scale lines, less `minus`, for the dot4 of a sub-block of 16 with weights 0 .. 7: that
+ * is at most 16 * 7 * 127 = 14224, so a 16-bit dot of its low half is the product; the scale's high half is 0. */
+SIMD_INLINE iv dot4_scale(bv bytes, int j, int minus) {
+    return _mm512_sub_epi16(iv_pick_pairs(bytes, j, SIMD_NO_BYTE), _mm512_set1_epi32(minus));
+}
+SIMD_INLINE iv dot4_scaled(iv total, dot4 acc, iv scale) { return _mm512_dpwssd_epi32(total, acc, scale); }
+
 /* dot6: weights 0 .. 63, 4 steps of 4 inputs, then times a signed 8-bit scale. minus32: where the sum starts. */
 typedef iv dot6;
 SIMD_INLINE dot6 dot6_start(const int32_t *minus32, const int16_t *pairs) { return (void)pairs, simd_set1_at(minus32); }
 SIMD_INLINE dot6 dot6_add(dot6 acc, bv w, av a) { return _mm512_dpbusd_epi32(acc, w, a); }
-/* Byte j of each row's four, as dot6_scaled wants it. */
-SIMD_INLINE iv dot6_scale(bv line, int j) {
-    return _mm512_srai_epi32(_mm512_slli_epi32(line, 24 - 8 * (unsigned)j), 24);
-}
+SIMD_INLINE iv dot6_scale(bv line, int j) { return dot8_scale(line, j); }
 SIMD_INLINE iv dot6_scaled(iv total, dot6 acc, iv scale) {
     return _mm512_add_epi32(total, _mm512_mullo_epi32(acc, scale));
 }

@@ -131,6 +131,10 @@ SIMD_INLINE void i32x16_store_i8(int8_t *p, i32x16 a) {
     int16x8_t hi = vcombine_s16(vmovn_s32(a.val[2]), vmovn_s32(a.val[3]));
     vst1q_s8(p, vcombine_s8(vmovn_s16(lo), vmovn_s16(hi)));
 }
+/* Each lane, which must fit, as one of 16 int16. */
+SIMD_INLINE void i32x16_store_i16(int16_t *p, i32x16 a) {
+    for (int i = 0; i < 4; i++) vst1_s16(p + 4 * i, vmovn_s32(a.val[i]));
+}
 /* Sum of all lanes. */
 SIMD_INLINE int32_t i32x16_sum(i32x16 a) {
     return vaddvq_s32(vaddq_s32(vaddq_s32(a.val[0], a.val[1]), vaddq_s32(a.val[2], a.val[3])));
@@ -241,6 +245,13 @@ SIMD_INLINE w8 w8_lookup(const int8_t *table, bv indices) {
     uint8x16_t values = vreinterpretq_u8_s8(vld1q_s8(table));
     return (w8){vqtbl1q_u8(values, indices.lo), vqtbl1q_u8(values, indices.hi)};
 }
+/* Byte j of each row's four, signed, as dot8_scaled wants it. */
+SIMD_INLINE iv dot8_scale(bv line, int j) {
+    int32x4_t up = vdupq_n_s32(24 - 8 * j);
+    return (iv){vshrq_n_s32(vshlq_s32(vreinterpretq_s32_u8(line.lo), up), 24),
+                vshrq_n_s32(vshlq_s32(vreinterpretq_s32_u8(line.hi), up), 24)};
+}
+SIMD_INLINE iv dot8_scaled(iv total, dot8 acc, iv scale) { return simd_mla(total, acc, scale); }
 
 /* Bytes of q4_k's scale lines (layout.h) as int16: of four rows each, byte `from`, then byte `then`. */
 SIMD_INLINE iv iv_pick_pairs(bv bytes, int from, int then) {
@@ -276,6 +287,18 @@ SIMD_INLINE iv simd_first(iv pairs) {
 }
 SIMD_INLINE iv dot4k_scaled(iv total, dot4k acc, iv scale) { return simd_mla(total, acc, simd_first(scale)); }
 
+SIMD_INLINE iv iv_sub_pairs(iv pairs, int x) {
+    int16x8_t all = vdupq_n_s16((int16_t)x);
+    return (iv){vreinterpretq_s32_s16(vsubq_s16(vreinterpretq_s16_s32(pairs.lo), all)),
+                vreinterpretq_s32_s16(vsubq_s16(vreinterpretq_s16_s32(pairs.hi), all))};
+}
+
+/* Byte j of each row's four in scale lines, less `minus`, for the dot4 of a sub-block of 16. */
+SIMD_INLINE iv dot4_scale(bv bytes, int j, int minus) {
+    return simd_first(iv_sub_pairs(iv_pick_pairs(bytes, j, j), minus));
+}
+SIMD_INLINE iv dot4_scaled(iv total, dot4 acc, iv scale) { return simd_mla(total, acc, scale); }
+
 /* dot5k: weights 0 .. 31, DOT5K_STEPS steps of 4 inputs, then times byte j of q4_k's scale lines. */
 enum { DOT5K_STEPS = 8 };
 typedef iv dot5k;
@@ -288,10 +311,5 @@ SIMD_INLINE iv dot5k_scaled(iv total, dot5k acc, iv scale) { return simd_mla(tot
 typedef iv dot6;
 SIMD_INLINE dot6 dot6_start(const int32_t *minus32, const int16_t *pairs) { return (void)pairs, simd_set1_at(minus32); }
 SIMD_INLINE dot6 dot6_add(dot6 acc, bv w, av a) { return simd_dot(acc, w, a); }
-/* Byte j of each row's four, as dot6_scaled wants it. */
-SIMD_INLINE iv dot6_scale(bv line, int j) {
-    int32x4_t up = vdupq_n_s32(24 - 8 * j);
-    return (iv){vshrq_n_s32(vshlq_s32(vreinterpretq_s32_u8(line.lo), up), 24),
-                vshrq_n_s32(vshlq_s32(vreinterpretq_s32_u8(line.hi), up), 24)};
-}
+SIMD_INLINE iv dot6_scale(bv line, int j) { return dot8_scale(line, j); }
 SIMD_INLINE iv dot6_scaled(iv total, dot6 acc, iv scale) { return simd_mla(total, acc, scale); }

@@ -135,6 +135,8 @@ SIMD_INLINE i32x16 f32x16_to_i32(f32x16 a) {
 }
 /* The low byte of each lane, 16 bytes. */
 SIMD_INLINE void i32x16_store_i8(int8_t *p, i32x16 a) { SIMD_EACH p[i] = (int8_t)a[i]; }
+/* Each lane, which must fit, as one of 16 int16. */
+SIMD_INLINE void i32x16_store_i16(int16_t *p, i32x16 a) { SIMD_EACH p[i] = (int16_t)a[i]; }
 /* Sum of all lanes. */
 SIMD_INLINE int32_t i32x16_sum(i32x16 a) {
     uint32_t sum = 0;
@@ -281,6 +283,9 @@ SIMD_INLINE w8 w8_lookup(const int8_t *table, bv indices) {
     for (int i = 0; i < 64; i++) w[i] = (uint8_t)table[indices[i]];
     return w;
 }
+/* Byte j of each row's four, signed, as dot8_scaled wants it. */
+SIMD_INLINE iv dot8_scale(bv line, int j) { return (iv)((u32x16)line << (uint32_t)(24 - 8 * j)) >> 24; }
+SIMD_INLINE iv dot8_scaled(iv total, dot8 acc, iv scale) { return total + acc * scale; }
 
 typedef dot4 dot4k;
 SIMD_INLINE dot4k dot4k_zero(void) { return dot4_start(NULL); }
@@ -290,8 +295,9 @@ SIMD_INLINE dot4k dot4k_add_low(dot4k acc, bv w, av a) { return simd_madd(acc, w
 SIMD_INLINE dot4k dot4k_add_high(dot4k acc, bv w, av a) { return simd_madd(acc, w, a); }
 /* Scales are int16 pairs in a lane; dot4k's are alike, the low one will do. */
 SIMD_INLINE iv dot4k_scaled(iv total, dot4k acc, iv scale) { return total + simd_fold(acc) * (scale & 0xffff); }
-/* acc + a[0] * b[0] + a[1] * b[1] of int16 pairs (a not negative); b from memory, the same for every row. */
-SIMD_INLINE iv iv_dot_pairs(iv acc, iv a, const int16_t *b) { return acc + (a & 0xffff) * b[0] + (a >> 16) * b[1]; }
+/* acc + a[0] * b[0] + a[1] * b[1] of int16 pairs; b from memory, the same for every row. */
+SIMD_INLINE iv simd_first(iv pairs) { return (iv)((u32x16)pairs << 16) >> 16; }
+SIMD_INLINE iv iv_dot_pairs(iv acc, iv a, const int16_t *b) { return acc + simd_first(a) * b[0] + (a >> 16) * b[1]; }
 /* Bytes of q4_k's scale lines (layout.h) as int16: byte `from` of each row's four low in the lane, `then` high. */
 SIMD_INLINE iv iv_pick_pairs(bv bytes, int from, int then) {
     iv pairs;
@@ -301,6 +307,14 @@ SIMD_INLINE iv iv_pick_pairs(bv bytes, int from, int then) {
     }
     return pairs;
 }
+
+SIMD_INLINE iv iv_sub_pairs(iv pairs, int x) {
+    return (iv)(((u32x16)pairs - (uint32_t)x) & 0xffff) | (iv)((u32x16)((pairs >> 16) - x) << 16);
+}
+
+/* Byte j of each row's four in scale lines, less `minus`, for the dot4 of a sub-block of 16. */
+SIMD_INLINE iv dot4_scale(bv bytes, int j, int minus) { return (iv_pick_pairs(bytes, j, j) & 0xffff) - minus; }
+SIMD_INLINE iv dot4_scaled(iv total, dot4 acc, iv scale) { return total + simd_fold(acc) * scale; }
 
 enum { DOT5K_STEPS = 8 };
 typedef dot4 dot5k;
@@ -318,5 +332,5 @@ SIMD_INLINE dot6 dot6_start(const int32_t *minus32, const int16_t *pairs) {
     return acc;
 }
 SIMD_INLINE dot6 dot6_add(dot6 acc, bv w, av a) { return simd_madd(acc, w, a); }
-SIMD_INLINE iv dot6_scale(bv line, int j) { return (iv)((u32x16)(simd_u8x64)line << (uint32_t)(24 - 8 * j)) >> 24; }
+SIMD_INLINE iv dot6_scale(bv line, int j) { return dot8_scale(line, j); }
 SIMD_INLINE iv dot6_scaled(iv total, dot6 acc, iv scale) { return total + simd_fold(acc) * scale; }

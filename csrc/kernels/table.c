@@ -17,6 +17,9 @@
     X(ASDSL_Q8_0, q8_0, L)                                                                                             \
     X(ASDSL_Q4_K, q4_k, L)                                                                                             \
     X(ASDSL_Q5_K, q5_k, L)                                                                                             \
+    X(ASDSL_Q2_K, q2_k, L)                                                                                             \
+    X(ASDSL_Q3_K, q3_k, L)                                                                                             \
+    X(ASDSL_IQ4_XS, iq4_xs, L)                                                                                         \
     X(ASDSL_Q6_K, q6_k, L)
 
 /* X(function type, slot) */

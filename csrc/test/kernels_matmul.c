@@ -45,7 +45,12 @@ static void put_float(uint8_t *p, int32_t type, enum fill fill) {
 
 /* Types with a second scale, of minima, after d. */
 static bool has_minima(int32_t type) {
-    return type == ASDSL_Q4_1 || type == ASDSL_Q5_1 || type == ASDSL_Q4_K || type == ASDSL_Q5_K;
+    return type == ASDSL_Q4_1 || type == ASDSL_Q5_1 || type == ASDSL_Q2_K || type == ASDSL_Q4_K || type == ASDSL_Q5_K;
+}
+
+/* Where a block's d is. */
+static int scale_offset(int32_t type) {
+    return type == ASDSL_Q2_K ? 80 : type == ASDSL_Q3_K ? 108 : type == ASDSL_Q6_K ? 208 : 0;
 }
 
 /* A matrix in the ROWS layout. Quants and scale bytes are any bytes at all. */
@@ -59,8 +64,10 @@ static void fill_rows(uint8_t *rows, const struct type_facts *t, size_t n_blocks
         if (t->block == 1) {
             put_float(block, t->type, fill);
         } else {
-            put_f16(block + (t->type == ASDSL_Q6_K ? 208 : 0), fill);
-            if (has_minima(t->type)) put_f16(block + 2, fill);
+            bool is_zero_extreme = t->type == ASDSL_Q3_K || t->type == ASDSL_IQ4_XS; /* the least scale and weight */
+            if (fill == EXTREME && is_zero_extreme && b % 2 == 0) memset(block, 0, (size_t)t->block_bytes);
+            put_f16(block + scale_offset(t->type), fill);
+            if (has_minima(t->type)) put_f16(block + scale_offset(t->type) + 2, fill);
             if (fill == EXTREME && t->type == ASDSL_Q6_K) memset(block + 192, 0x80, 16);
         }
     }
@@ -312,8 +319,9 @@ static void check_not_finite(uint32_t usable) {
 }
 
 int main(void) {
-    static const int32_t types[] = {ASDSL_F32,  ASDSL_F16,    ASDSL_BF16, ASDSL_Q4_0, ASDSL_Q4_1, ASDSL_Q5_0,
-                                    ASDSL_Q5_1, ASDSL_IQ4_NL, ASDSL_Q8_0, ASDSL_Q4_K, ASDSL_Q5_K, ASDSL_Q6_K};
+    static const int32_t types[] = {ASDSL_F32,  ASDSL_F16,  ASDSL_BF16,   ASDSL_Q4_0, ASDSL_Q4_1,
+                                    ASDSL_Q5_0, ASDSL_Q5_1, ASDSL_IQ4_NL, ASDSL_Q8_0, ASDSL_Q2_K,
+                                    ASDSL_Q3_K, ASDSL_Q4_K, ASDSL_Q5_K,   ASDSL_Q6_K, ASDSL_IQ4_XS};
     static const int32_t row_counts[] = {1, 15, 16, 17, 172, 192};
     struct asdsl_info info;
     if (asdsl_cpu_info(&info) != 0) return 1;

@@ -36,12 +36,12 @@ export function dequantize(type: number, bytes: Uint8Array, n: number): Float32A
   return y
 }
 
-/** The weights of IQ4_NL by nibble, before their scale: kvalues_iq4nl of ggml-common.h. */
+/** The weights of IQ4_NL and IQ4_XS by nibble, before their scale: kvalues_iq4nl of ggml-common.h. */
 export const IQ4_NL_VALUES: readonly number[] = [
   -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113,
 ]
 
-// Source of the block formats: ggml-common.h of ggml-org/ggml (block_q4_0 to block_q6_K, block_iq4_nl); all numbers little-endian.
+// Source of the block formats: ggml-common.h of ggml-org/ggml (block_q4_0 to block_iq4_xs); all numbers little-endian.
 const READERS: Readonly<Record<TensorTypeName, BlockReader>> = {
   F32(view, at, y, o) {
     y[o] = view.getFloat32(at, true)
@@ -97,6 +97,28 @@ const READERS: Readonly<Record<TensorTypeName, BlockReader>> = {
     const d = view.getFloat16(at, true)
     for (let j = 0; j < 32; j++) y[o + j] = d * view.getInt8(at + 2 + j)
   },
+  // 16 bytes of a scale (low 4 bits) and a minimum each, 64 bytes of 4 quants (pairOfBits), d, dmin
+  Q2_K(view, at, y, o) {
+    const d = view.getFloat16(at + 80, true)
+    const dmin = view.getFloat16(at + 82, true)
+    for (let i = 0; i < 256; i++) {
+      const both = view.getUint8(at + (i >> 4))
+      y[o + i] = fround(fround(d * (both & 15)) * pairOfBits(view, at + 16, i)) - fround(dmin * (both >> 4))
+    }
+  },
+  // 32 bytes whose bit i / 32 is the third of weight i, 64 bytes of the lower two (pairOfBits), 12 bytes of sixteen 6-bit
+  // scales, each 32 too large: low 4 bits in bytes 0-7 (low, then high halves), high 2 bits in bytes 8-11; d. Each quant
+  // is 4 too large.
+  Q3_K(view, at, y, o) {
+    const d = view.getFloat16(at + 108, true)
+    for (let i = 0; i < 256; i++) {
+      const sub = i >> 4
+      const low = (view.getUint8(at + 96 + (sub & 7)) >> ((sub >> 3) * 4)) & 15
+      const high = (view.getUint8(at + 104 + (sub & 3)) >> ((sub >> 2) * 2)) & 3
+      const third = (view.getUint8(at + (i & 31)) >> (i >> 5)) & 1
+      y[o + i] = fround(d * ((low | (high << 4)) - 32)) * ((pairOfBits(view, at + 32, i) | (third << 2)) - 4)
+    }
+  },
   // d, dmin, 12 bytes of eight 6-bit scales and minima, 128 bytes of 2 quants: 32 bytes hold two sub-blocks of 32
   Q4_K(view, at, y, o) {
     scaledSubBlocks(view, at, y, o, (sub, j) => (view.getUint8(at + 16 + (sub >> 1) * 32 + j) >> ((sub & 1) * 4)) & 15)
@@ -122,6 +144,18 @@ const READERS: Readonly<Record<TensorTypeName, BlockReader>> = {
       y[o + i] = scale * ((low | (high << 4)) - 32)
     }
   },
+  // d, 2 bytes of the high 2 bits and 4 of the low 4 bits of eight 6-bit scales, each 32 too large, then 16 bytes for
+  // each sub-block of 32: byte j holds weight j (low) and j + 16 (high), both by their places in a table
+  IQ4_XS(view, at, y, o) {
+    const d = view.getFloat16(at, true)
+    const tops = view.getUint16(at + 2, true)
+    for (let i = 0; i < 256; i++) {
+      const sub = i >> 5
+      const low = (view.getUint8(at + 4 + (sub >> 1)) >> ((sub & 1) * 4)) & 15
+      const scale = fround(d * ((low | (((tops >> (2 * sub)) & 3) << 4)) - 32))
+      y[o + i] = scale * IQ4_NL_VALUES[(view.getUint8(at + 8 + sub * 16 + (i & 15)) >> ((i & 16) >> 2)) & 15]!
+    }
+  },
 }
 
 const scratch = new DataView(new ArrayBuffer(4))
@@ -130,6 +164,11 @@ const scratch = new DataView(new ArrayBuffer(4))
 function fiveBits(view: DataView, at: number, j: number): number {
   const fifth = (view.getUint32(at, true) >>> j) & 1
   return ((view.getUint8(at + 4 + (j & 15)) >> ((j >> 4) * 4)) & 15) | (fifth << 4)
+}
+
+/** Q2_K and Q3_K: the two bits of weight i. Of each 128 weights, byte j of 32 holds j, j + 32, j + 64 and j + 96. */
+function pairOfBits(view: DataView, at: number, i: number): number {
+  return (view.getUint8(at + (i >> 7) * 32 + (i & 31)) >> (((i >> 5) & 3) * 2)) & 3
 }
 
 /** Q4_K and Q5_K: d, dmin and the scales of eight sub-blocks of 32 weights, whose quants `quant` reads. */
