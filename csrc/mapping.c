@@ -8,7 +8,7 @@
 #include "platform.h"
 #include <stdlib.h>
 
-_Static_assert(FILE_PADDING >= BUFFER_PADDING, "kernels may read past the end of a file");
+_Static_assert((int)FILE_PADDING >= (int)BUFFER_PADDING, "kernels may read past the end of a file");
 
 static void mapping_destroy(struct object *object) {
     struct buffer *buffer = (struct buffer *)object;
