@@ -61,7 +61,7 @@ void worker_barrier(struct worker *w);
 /* Runners. run_matmul.c: */
 step_runner run_embed, run_quantize, run_matmul, run_matmul_add, run_gate_up;
 /* run_rows.c: */
-step_runner run_rms_norm, run_rope_table, run_rope, run_gather_outputs, run_top_k;
+step_runner run_rms_norm, run_rms_norm_add, run_rope_table, run_rope, run_gather_outputs, run_top_k;
 /* run_moe.c: */
 step_runner run_moe_route, run_moe_gate_up, run_moe_down, run_moe_combine;
 /* Per-thread scratch of an operation over slots: run_moe.c */

@@ -33,6 +33,7 @@ _Static_assert(offsetof(struct program, object) == 0, "asdsl.c sees a program as
 
 #define KIND_embed .run = run_embed, .small = true
 #define KIND_rms_norm .run = run_rms_norm, .small = true
+#define KIND_rms_norm_add .run = run_rms_norm_add, .small = true
 #define KIND_quantize .run = run_quantize, .small = true
 #define KIND_matmul .run = run_matmul
 #define KIND_matmul_add .run = run_matmul_add

@@ -72,11 +72,13 @@ static void run_parts(struct step *step, const struct part *parts, int32_t n, st
 
 void run_matmul(struct step *step, struct worker *w) {
     struct part parts[MAX_WEIGHTS];
+    enum matmul_epilogue epilogue = step->op->f[0] > 0 ? EPILOGUE_SOFTCAP : EPILOGUE_STORE;
     int32_t n = 0;
     size_t column = 0;
     for (int32_t i = 0; i < MAX_WEIGHTS; i++) {
         if (!step->at[2 + i]) continue;
-        parts[n++] = part_of(step, 2 + i, -1, 5 + i, column, EPILOGUE_STORE);
+        parts[n] = part_of(step, 2 + i, -1, 5 + i, column, epilogue);
+        parts[n++].job.softcap = step->op->f[0];
         column += step->op->operand[2 + i].rows;
     }
     run_parts(step, parts, n, w);
@@ -88,7 +90,7 @@ void run_matmul_add(struct step *step, struct worker *w) {
 }
 
 void run_gate_up(struct step *step, struct worker *w) {
-    struct part part = part_of(step, 2, 3, -1, 0, EPILOGUE_SILU_MUL);
+    struct part part = part_of(step, 2, 3, -1, 0, step->op->i[0] == 1 ? EPILOGUE_GELU_MUL : EPILOGUE_SILU_MUL);
     run_parts(step, &part, 1, w);
 }
 
@@ -96,13 +98,15 @@ void run_embed(struct step *step, struct worker *w) {
     const struct asdsl_operand *out = &step->op->operand[0], *table = &step->op->operand[1];
     const int32_t *tokens =
         (const int32_t *)(const void *)((const uint8_t *)step->params + step->params->tokens_offset);
-    int32_t begin, end;
+    int32_t begin, end, cols = (int32_t)table->cols;
+    float scale = step->op->f[0];
     if (w->index == 0) step->slot = step->k->type[table->type].gather_row_name;
     work_begin(w, step->rows, 4);
     while (work_next(w, &begin, &end))
         for (int32_t t = begin; t < end; t++) {
-            step->k->type[table->type].gather_row(step->at[1], (int32_t)table->rows, (int32_t)table->cols, tokens[t],
-                                                  (float *)step->at[0] + (size_t)t * out->stride);
+            float *row = (float *)step->at[0] + (size_t)t * out->stride;
+            step->k->type[table->type].gather_row(step->at[1], (int32_t)table->rows, cols, tokens[t], row);
+            for (int32_t i = 0; i < cols && scale != 1; i++) row[i] *= scale;
         }
 }
 

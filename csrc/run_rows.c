@@ -42,6 +42,16 @@ void run_rms_norm(struct step *step, struct worker *w) {
         }
 }
 
+void run_rms_norm_add(struct step *step, struct worker *w) {
+    int32_t cols = (int32_t)step->op->operand[0].cols, begin, end;
+    if (w->index == 0) step->slot = step->k->rms_norm_add_name;
+    work_begin(w, step->rows, ROWS_AT_ONCE);
+    while (work_next(w, &begin, &end))
+        for (int32_t t = begin; t < end; t++) {
+            step->k->rms_norm_add(row_of(step, 1, t), step->at[2], cols, step->op->f[0], row_of(step, 0, t));
+        }
+}
+
 /* Angles in double: at position 100,000 a float angle is off by 0.004 rad, and every layer would see it. */
 void run_rope_table(struct step *step, struct worker *w) {
     const struct asdsl_op *op = step->op;

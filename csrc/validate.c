@@ -13,7 +13,7 @@
 enum role {
     ABSENT,
     IN_F32,  /* float rows, read */
-    OUT_F32, /* float rows, written (rope, matmul_add: and read) */
+    OUT_F32, /* float rows, written (rope, matmul_add, rms_norm_add: and read) */
     IN_ACT,  /* rows in the activation type of a weight */
     OUT_Q8_32,
     OUT_Q8_256,
@@ -30,6 +30,7 @@ enum role {
 static const uint8_t roles[ASDSL_OP_COUNT][8] = {
     [ASDSL_OP_EMBED] = {OUT_F32, WEIGHT},
     [ASDSL_OP_RMS_NORM] = {IN_F32, VECTOR, OUT_F32 | OPTIONAL, OUT_Q8_32 | OPTIONAL, OUT_Q8_256 | OPTIONAL},
+    [ASDSL_OP_RMS_NORM_ADD] = {OUT_F32, IN_F32, VECTOR},
     [ASDSL_OP_QUANTIZE] = {IN_F32 | SLOTS, OUT_Q8_32 | OPTIONAL | SLOTS, OUT_Q8_256 | OPTIONAL | SLOTS},
     [ASDSL_OP_MATMUL] = {OUT_F32, IN_ACT, WEIGHT, WEIGHT | OPTIONAL, WEIGHT | OPTIONAL, VECTOR | OPTIONAL,
                          VECTOR | OPTIONAL, VECTOR | OPTIONAL},
@@ -267,7 +268,9 @@ static const char *missing_kernel(const struct kernels *k, const struct asdsl_op
     int32_t q8 = op->code == ASDSL_OP_RMS_NORM ? 3 : 1;
     if (norm_or_quantize && is_present(&op->operand[q8]) && !k->quantize_q8_32) return "q8_32 activations";
     if (norm_or_quantize && is_present(&op->operand[q8 + 1]) && !k->quantize_q8_256) return "q8_256 activations";
-    bool lacks = (op->code == ASDSL_OP_RMS_NORM && !k->rms_norm) || (op->code == ASDSL_OP_ROPE && !k->rope_head) ||
+    bool lacks = (op->code == ASDSL_OP_RMS_NORM && !k->rms_norm) ||
+                 (op->code == ASDSL_OP_RMS_NORM_ADD && !k->rms_norm_add) ||
+                 (op->code == ASDSL_OP_ROPE && !k->rope_head) ||
                  (op->code == ASDSL_OP_KV_APPEND && !k->kv_append) ||
                  (op->code == ASDSL_OP_ATTENTION && (!k->attention_chunks || !k->attention_merge)) ||
                  (op->code == ASDSL_OP_TOP_K && !k->top_k) || (op->code == ASDSL_OP_MOE_ROUTE && !k->moe_route) ||
@@ -288,8 +291,9 @@ static bool check_record(const struct asdsl_op *op, char *why, size_t why_bytes)
             REFUSE("float %d is %g, the operation has none there (0)", i, (double)op->f[i]);
         }
     }
-    bool any_rows = op->code == ASDSL_OP_RMS_NORM || op->code == ASDSL_OP_QUANTIZE || op->code == ASDSL_OP_MATMUL ||
-                    op->code == ASDSL_OP_MATMUL_ADD || op->code == ASDSL_OP_GATE_UP || op->code == ASDSL_OP_MOE_ROUTE ||
+    bool any_rows = op->code == ASDSL_OP_RMS_NORM || op->code == ASDSL_OP_RMS_NORM_ADD ||
+                    op->code == ASDSL_OP_QUANTIZE || op->code == ASDSL_OP_MATMUL || op->code == ASDSL_OP_MATMUL_ADD ||
+                    op->code == ASDSL_OP_GATE_UP || op->code == ASDSL_OP_MOE_ROUTE ||
                     op->code == ASDSL_OP_MOE_GATE_UP || op->code == ASDSL_OP_MOE_DOWN ||
                     op->code == ASDSL_OP_MOE_COMBINE || op->code == ASDSL_OP_GATHER_OUTPUTS ||
                     op->code == ASDSL_OP_TOP_K;

@@ -9,6 +9,7 @@ bool validate_embed(const struct asdsl_op *op, program_limits *options, char *wh
     if (table->rows < (uint32_t)options->n_vocab) {
         REFUSE("the table has %u rows, the vocabulary %d tokens", table->rows, options->n_vocab);
     }
+    if (!(op->f[0] > 0)) REFUSE("scale is %g", (double)op->f[0]);
     return true;
 }
 
@@ -31,6 +32,15 @@ bool validate_rms_norm(const struct asdsl_op *op, program_limits *options, char 
         if (op->operand[i].cols != in->cols) REFUSE("in has %u columns, out %u", in->cols, op->operand[i].cols);
     }
     if (!any) REFUSE("has no output");
+    return true;
+}
+
+bool validate_rms_norm_add(const struct asdsl_op *op, program_limits *options, char *why, size_t why_bytes) {
+    const struct asdsl_operand *out = &op->operand[0], *in = &op->operand[1], *weight = &op->operand[2];
+    (void)options;
+    if (out->cols != in->cols) REFUSE("in has %u columns, out %u", in->cols, out->cols);
+    if (weight->cols != in->cols) REFUSE("weight has %u values, a row of %u columns needs %u", weight->cols, in->cols, in->cols);
+    if (!(op->f[0] >= 0)) REFUSE("eps is %g", (double)op->f[0]);
     return true;
 }
 
@@ -81,6 +91,7 @@ bool validate_matmul(const struct asdsl_op *op, program_limits *options, char *w
     if (out->cols != outputs) {
         REFUSE("weights have %llu outputs, out %u columns", (unsigned long long)outputs, out->cols);
     }
+    if (!(op->f[0] >= 0)) REFUSE("softcap is %g", (double)op->f[0]); /* matmul_add has none: 0 */
     return true;
 }
 
@@ -94,6 +105,7 @@ static bool check_gate_up(const struct asdsl_op *op, int32_t gate_index, char *w
     if (!check_product(in, gate, why, why_bytes) || !check_product(in, up, why, why_bytes)) return false;
     if (gate->type != up->type) REFUSE("gate is of type %u, up of type %u", gate->type, up->type);
     if (gate->rows != up->rows) REFUSE("gate has %u outputs, up %u", gate->rows, up->rows);
+    if (op->i[0] < 0 || op->i[0] > 1) REFUSE("activation %d is not known, 0 and 1 are", op->i[0]);
     if (out->cols != gate->rows) REFUSE("weights have %u outputs, out %u columns", gate->rows, out->cols);
     return true;
 }

@@ -2,7 +2,7 @@
  *
  * Slots know addresses and ranges; they know nothing of threads, operands, programs or handles. Every slot of every
  * level computes the same bits: integers inside a block, one FMA chain per row in block order between blocks, one
- * canonical 16-lane order in reductions, one polynomial for exp (simd.h). Levels differ in speed only.
+ * canonical 16-lane order in reductions, one polynomial for exp (simd_math.h). Levels differ in speed only.
  * reference.c fills the same table with naive double-precision code: the oracle, within a derived bound.
  *
  * Each .c file in this folder (reference.c, table.c apart) is compiled once per level; KERNEL(name) appends the level.
@@ -20,10 +20,12 @@ enum matmul_epilogue {
     EPILOGUE_STORE,    /* out  = W x (+ bias) */
     EPILOGUE_ADD,      /* out += W x (+ bias) */
     EPILOGUE_SILU_MUL, /* out  = silu(W x) * (W2 x) */
+    EPILOGUE_GELU_MUL, /* out  = gelu(W x) * (W2 x), gelu in its tanh form */
+    EPILOGUE_SOFTCAP,  /* out  = softcap * tanh((W x (+ bias)) / softcap) */
 };
 
 struct matmul_job {
-    const void *w, *w2;  /* interleaved weights; w2 the up matrix of SILU_MUL, else NULL */
+    const void *w, *w2;  /* interleaved weights; w2 the up matrix of SILU_MUL and GELU_MUL, else NULL */
     int32_t rows, cols;  /* outputs, inputs */
     const void *act;     /* n rows in the ACT type of the weight type */
     size_t act_stride;   /* bytes between rows, = activation_row_bytes(type, cols) */
@@ -32,6 +34,7 @@ struct matmul_job {
     size_t out_stride;   /* floats */
     const float *bias;   /* (rows) or NULL */
     enum matmul_epilogue epilogue;
+    float softcap;       /* of SOFTCAP */
 };
 
 /* Row groups [begin, end) of 16 rows, all n columns. scratch: matmul_scratch_bytes(), 64-byte aligned, per thread. */
@@ -74,7 +77,7 @@ struct kernels {
     const char *level; /* "avx2" */
     struct type_kernels type[32]; /* by weight asdsl_type (< 32); unsupported: NULL slots */
     quantize_row_fn *quantize_q8_32, *quantize_q8_256;
-    rms_norm_fn *rms_norm;
+    rms_norm_fn *rms_norm, *rms_norm_add; /* out = norm; out += norm, out not x */
     rope_head_fn *rope_head;
     attention_fn *attention_chunks, *attention_merge;
     kv_append_fn *kv_append;
@@ -83,8 +86,9 @@ struct kernels {
     moe_combine_fn *moe_combine;
     int8_peak_fn *int8_peak;
     /* "rms_norm.avx2": likewise */
-    const char *quantize_q8_32_name, *quantize_q8_256_name, *rms_norm_name, *rope_head_name, *attention_chunks_name,
-        *attention_merge_name, *kv_append_name, *top_k_name, *moe_route_name, *moe_combine_name, *int8_peak_name;
+    const char *quantize_q8_32_name, *quantize_q8_256_name, *rms_norm_name, *rms_norm_add_name, *rope_head_name,
+        *attention_chunks_name, *attention_merge_name, *kv_append_name, *top_k_name, *moe_route_name,
+        *moe_combine_name, *int8_peak_name;
 };
 
 /* table.c. NULL: this build or CPU lacks the level. The mask of usable levels comes from cpu.c. */

@@ -73,6 +73,20 @@ SIMD_INLINE void prefetch_lines(const uint8_t *at, int32_t bytes) {
     for (int32_t i = 0; i < bytes; i += LINE) SIMD_PREFETCH(at + i);
 }
 
+/* y: the product of a group's rows, live of them, with one column. */
+static inline f32x16 matmul_epilogue(const struct matmul_job *job, f32x16 y, const float *sums2, const float *out,
+                                     int32_t live) {
+    f32x16 cap = f32x16_set1(job->softcap);
+    switch (job->epilogue) {
+    case EPILOGUE_STORE: break;
+    case EPILOGUE_ADD: return f32x16_add(f32x16_load_n(out, live), y);
+    case EPILOGUE_SILU_MUL: return f32x16_mul(f32x16_silu(y), f32x16_load(sums2));
+    case EPILOGUE_GELU_MUL: return f32x16_mul(f32x16_gelu(y), f32x16_load(sums2));
+    case EPILOGUE_SOFTCAP: return f32x16_mul(cap, f32x16_tanh(f32x16_div(y, cap)));
+    }
+    return y;
+}
+
 /* sums of one or two weights -> out, columns [t0, t0 + n), rows of group g. Rows past the matrix are not written. */
 static inline void matmul_finish(const struct matmul_job *job, int32_t g, int32_t t0, int32_t n, const float *sums,
                                  const float *sums2) {
@@ -82,11 +96,7 @@ static inline void matmul_finish(const struct matmul_job *job, int32_t g, int32_
         float *out = job->out + (size_t)(t0 + c) * job->out_stride + row;
         f32x16 y = f32x16_load(sums + c * KERNEL_ROWS);
         if (job->bias) y = f32x16_add(y, bias);
-        if (job->epilogue == EPILOGUE_SILU_MUL) {
-            y = f32x16_mul(f32x16_silu(y), f32x16_load(sums2 + c * KERNEL_ROWS));
-        } else if (job->epilogue == EPILOGUE_ADD) {
-            y = f32x16_add(f32x16_load_n(out, live), y);
-        }
+        y = matmul_epilogue(job, y, sums2 + c * KERNEL_ROWS, out, live);
         if (live == KERNEL_ROWS) {
             f32x16_storeu(out, y);
         } else {
@@ -113,7 +123,7 @@ static inline void matmul_run(const struct matmul_job *job, int32_t begin, int32
                 t.group = (const uint8_t *)job->w + (size_t)g * stride;
                 t.sums = sums;
                 tiles[n](&t);
-                if (job->epilogue == EPILOGUE_SILU_MUL) {
+                if (job->w2) {
                     t.group = (const uint8_t *)job->w2 + (size_t)g * stride;
                     t.sums = sums2;
                     tiles[n](&t);
@@ -126,7 +136,7 @@ static inline void matmul_run(const struct matmul_job *job, int32_t begin, int32
 
 /* Groups whose records (both weights') take up to 128 KB, a part of any second cache; 8 at most. */
 static inline int32_t matmul_block(const struct matmul_job *job, int32_t type) {
-    uint64_t bytes = group_bytes(type, job->cols) * (job->epilogue == EPILOGUE_SILU_MUL ? 2 : 1);
+    uint64_t bytes = group_bytes(type, job->cols) * (job->w2 ? 2 : 1);
     uint64_t groups = (128 << 10) / (bytes ? bytes : 1);
     return groups < 1 ? 1 : groups > 8 ? 8 : (int32_t)groups;
 }

@@ -62,7 +62,7 @@ static int32_t few_columns(const struct matmul_job *job, int32_t begin, int32_t 
         t.group = (const uint8_t *)job->w + (size_t)begin * stride;
         t.sums = sums;
         groups(&t, stride);
-        if (job->epilogue == EPILOGUE_SILU_MUL) {
+        if (job->w2) {
             t.group = (const uint8_t *)job->w2 + (size_t)begin * stride;
             t.sums = sums2;
             groups(&t, stride);

@@ -30,6 +30,9 @@ static double dot(int32_t type, const struct matmul_job *job, const void *w, int
     return sum;
 }
 
+/* With the tanh in it, as published: Hendrycks and Gimpel 2016, "Gaussian Error Linear Units". */
+static double gelu(double x) { return 0.5 * x * (1 + tanh(sqrt(2 / acos(-1)) * (x + 0.044715 * x * x * x))); }
+
 static void matmul(int32_t type, const struct matmul_job *job, int32_t begin, int32_t end) {
     int32_t stop = end <= job->rows / KERNEL_ROWS ? end * KERNEL_ROWS : job->rows;
     for (int32_t row = begin * KERNEL_ROWS; row < stop; row++)
@@ -38,6 +41,8 @@ static void matmul(int32_t type, const struct matmul_job *job, int32_t begin, in
             double y = dot(type, job, job->w, row, t) + (job->bias ? (double)job->bias[row] : 0);
             if (job->epilogue == EPILOGUE_ADD) y += *out;
             if (job->epilogue == EPILOGUE_SILU_MUL) y = y / (1 + exp(-y)) * dot(type, job, job->w2, row, t);
+            if (job->epilogue == EPILOGUE_GELU_MUL) y = gelu(y) * dot(type, job, job->w2, row, t);
+            if (job->epilogue == EPILOGUE_SOFTCAP) y = job->softcap * tanh(y / job->softcap);
             *out = (float)y;
         }
 }

@@ -11,7 +11,7 @@
 
 #define REFERENCE(name) name##_reference
 
-rms_norm_fn REFERENCE(rms_norm);
+rms_norm_fn REFERENCE(rms_norm), REFERENCE(rms_norm_add);
 rope_head_fn REFERENCE(rope_head);
 attention_fn REFERENCE(attention_chunks), REFERENCE(attention_merge);
 kv_append_fn REFERENCE(kv_append);
@@ -19,11 +19,20 @@ top_k_fn REFERENCE(top_k);
 moe_route_fn REFERENCE(moe_route);
 moe_combine_fn REFERENCE(moe_combine);
 
-void REFERENCE(rms_norm)(const float *x, const float *weight, int32_t cols, float eps, float *out) {
+static double rms(const float *x, int32_t cols, float eps) {
     double sum = 0;
     for (int32_t i = 0; i < cols; i++) sum += (double)x[i] * x[i];
-    double scale = 1 / sqrt(sum / cols + eps);
+    return sqrt(sum / cols + eps);
+}
+
+void REFERENCE(rms_norm)(const float *x, const float *weight, int32_t cols, float eps, float *out) {
+    double scale = 1 / rms(x, cols, eps);
     for (int32_t i = 0; i < cols; i++) out[i] = (float)(x[i] * scale * weight[i]);
+}
+
+void REFERENCE(rms_norm_add)(const float *x, const float *weight, int32_t cols, float eps, float *out) {
+    double scale = 1 / rms(x, cols, eps);
+    for (int32_t i = 0; i < cols; i++) out[i] = (float)(out[i] + x[i] * scale * weight[i]);
 }
 
 void REFERENCE(rope_head)(float *x, const float *table, int32_t n_rot, int32_t mode) {

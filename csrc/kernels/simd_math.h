@@ -1,4 +1,4 @@
-/* simd_math.h: exp, silu and tanh, written once in the vocabulary of simd.h, so that every level gives the same bits.
+/* simd_math.h: exp, silu, gelu and tanh, written once in the vocabulary of simd.h, so that every level gives the same bits.
  * Included by simd.h, last. Coefficients: minimax fits of our own (weighted least squares, iterated), float32.
  */
 /* e^x, relative error below 2e-7. 0 below -87.3365 (no subnormal results); saturates at e^88.37 = 2.4e38; NaN stays. */
@@ -23,6 +23,13 @@ SIMD_INLINE f32x16 f32x16_exp(f32x16 x) {
 /* x / (1 + e^-x) */
 SIMD_INLINE f32x16 f32x16_silu(f32x16 x) {
     return f32x16_div(x, f32x16_add(f32x16_set1(1.0f), f32x16_exp(f32x16_neg(x))));
+}
+
+/* x / 2 (1 + tanh(a (x + b x^3))) with a = sqrt(2 / pi), b = 0.044715. (1 + tanh t) / 2 = 1 / (1 + e^-2t), which loses
+ * nothing where tanh is near -1: x / (1 + e^-(x (2a + 2ab x^2))). */
+SIMD_INLINE f32x16 f32x16_gelu(f32x16 x) {
+    f32x16 inner = f32x16_fma(f32x16_mul(x, x), f32x16_set1(0x1.2444f2p-4f), f32x16_set1(0x1.988454p+0f));
+    return f32x16_div(x, f32x16_add(f32x16_set1(1.0f), f32x16_exp(f32x16_neg(f32x16_mul(x, inner)))));
 }
 
 /* tanh x, relative error below 5e-7: an odd polynomial up to 0.6, beyond it 1 - 2 / (e^2|x| + 1). */

@@ -27,6 +27,7 @@
     X(quantize_row_fn, quantize_q8_32, L)                                                                              \
     X(quantize_row_fn, quantize_q8_256, L)                                                                             \
     X(rms_norm_fn, rms_norm, L)                                                                                        \
+    X(rms_norm_fn, rms_norm_add, L)                                                                                    \
     X(rope_head_fn, rope_head, L)                                                                                      \
     X(attention_fn, attention_chunks, L)                                                                               \
     X(attention_fn, attention_merge, L)                                                                                \

@@ -38,7 +38,7 @@ static void refuse(const struct asdsl_op *op, const char *text, int line) {
     } while (0)
 
 static void test_operands(void) {
-    REFUSED(EMBED, "operation 16 is not known", op.code = ASDSL_OP_COUNT);
+    REFUSED(EMBED, "operation 17 is not known", op.code = ASDSL_OP_COUNT);
     REFUSED(EMBED, "operation 4294967295 is not known", op.code = UINT32_MAX);
     REFUSED(EMBED, "unknown flags 0x2", op.flags = 2);
     REFUSED(EMBED, "reserved is 7", op.reserved = 7);
@@ -74,6 +74,7 @@ static void test_operands(void) {
 static void test_shapes(void) {
     REFUSED(EMBED, "out has 192 columns, the table 256", o[0].cols = 192);
     REFUSED(EMBED, "the table has 95 rows, the vocabulary 96", o[1].rows = 95);
+    REFUSED(EMBED, "scale is 0", op.f[0] = 0);
     REFUSED(RMS_NORM, "weight has 192 values", o[1].cols = 192);
     REFUSED(RMS_NORM, "3 heads do not divide 256", op.i[0] = 3);
     REFUSED(RMS_NORM, "-1 heads", op.i[0] = -1);
@@ -81,6 +82,10 @@ static void test_shapes(void) {
     REFUSED(RMS_NORM, "no output", o[3].buffer = ASDSL_NO_BUFFER);
     REFUSED(RMS_NORM, "in has 256 columns, out 128", o[3].cols = 128);
     REFUSED(RMS_NORM, "out_f32 overlaps in", o[2] = o[0], o[2].offset += 64);
+    REFUSED(RMS_NORM_ADD, "in has 256 columns, out 192", o[0].cols = 192);
+    REFUSED(RMS_NORM_ADD, "weight has 192 values, a row of 256 columns needs 256", o[2].cols = 192);
+    REFUSED(RMS_NORM_ADD, "eps is -1", op.f[0] = -1);
+    REFUSED(RMS_NORM_ADD, "out overlaps in", o[0] = o[1]);
     REFUSED(QUANTIZE, "no output", o[1].buffer = ASDSL_NO_BUFFER);
     REFUSED(MATMUL, "weights have 128 inputs, activations 256", o[3].cols = 128);
     REFUSED(MATMUL, "take activations of type 101, not 0", o[1] = model.ops[0].operand[0]);
@@ -90,8 +95,11 @@ static void test_shapes(void) {
     REFUSED(MATMUL, "w2 without w1", o[3].buffer = o[6].buffer = ASDSL_NO_BUFFER);
     REFUSED(MATMUL, "out overlaps in", o[0].offset = o[1].offset);
     REFUSED(MATMUL, "out overlaps w0", o[0].offset = o[2].offset);
+    REFUSED(MATMUL, "softcap is -2", op.f[0] = -2);
+    REFUSED(MATMUL_ADD, "float 0 is 1", op.f[0] = 1);
     REFUSED(MATMUL_ADD, "operand 3 (-): not an operand", o[3] = o[2]);
     REFUSED(GATE_UP, "gate is of type 8, up of type 2", o[3].type = ASDSL_Q4_0);
+    REFUSED(GATE_UP, "activation 2 is not known", op.i[0] = 2);
     REFUSED(GATE_UP, "gate has 512 outputs, up 496", o[3].rows = 496);
     REFUSED(ROPE_TABLE, "frequencies need 32", o[1].cols = 16);
     REFUSED(ROPE, "head_dim is 63", op.i[2] = 63);

@@ -22,32 +22,44 @@ static uint64_t state = 0x9e3779b97f4a7c15u;
 static float uniform(void) { return (float)(int32_t)random_u32(&state) * 0x1p-31f; }
 
 /* ---- norms ---- */
-static void test_rms_norm(void) {
+/* out: what the row has before. A norm may run in place, one that adds may not. */
+static void test_norm(bool adds, int32_t cols, float size, int tail) {
     const struct kernels *oracle = kernels_for(ASDSL_LEVEL_REFERENCE);
+    size_t bytes = 4 * (size_t)cols;
+    struct guarded x = guarded_alloc(bytes, tail), w = guarded_alloc(bytes, 0), y = guarded_alloc(bytes, tail);
+    struct guarded before = guarded_alloc(bytes, 0), expected = guarded_alloc(bytes, 0);
+    struct guarded golden = guarded_alloc(bytes, 0);
+    float *in = (float *)(void *)x.data, *weight = (float *)(void *)w.data, *out = (float *)(void *)y.data;
+    float *start = (float *)(void *)before.data, *wanted = (float *)(void *)expected.data;
+    for (int32_t i = 0; i < cols; i++) in[i] = uniform() * size, weight[i] = uniform(), start[i] = uniform();
+    if (!adds) memcpy(start, in, bytes);
+    memcpy(wanted, start, bytes);
+    (adds ? oracle->rms_norm_add : oracle->rms_norm)(in, weight, cols, 1e-5f, wanted);
+    for (int l = 0; l < N_LEVELS; l++) {
+        if (!(usable >> levels[l] & 1)) continue;
+        const struct kernels *k = kernels_for(levels[l]);
+        memcpy(out, start, bytes);
+        (adds ? k->rms_norm_add : k->rms_norm)(adds ? in : out, weight, cols, 1e-5f, out);
+        if (l == 0) memcpy(golden.data, out, bytes);
+        CHECK(memcmp(golden.data, out, bytes) == 0, "rms_norm%s of %d at level %d: other bits", adds ? "_add" : "",
+              cols, levels[l]);
+    }
+    for (int32_t i = 0; i < cols; i++) {
+        /* A chain of cols / 16 sums and 4 folds, half of it after the root, then four roundings, and that of the sum. */
+        double want = wanted[i], norm = adds ? want - (double)start[i] : want;
+        CHECK(fabs((double)out[i] - want) <= (cols / 16 + 10) * EPS * fabs(norm) + 2 * EPS * adds * fabs(want),
+              "rms_norm%s of %d: %g, not %g", adds ? "_add" : "", cols, (double)out[i], want);
+    }
+    guarded_free(&x), guarded_free(&w), guarded_free(&y), guarded_free(&before), guarded_free(&expected);
+    guarded_free(&golden);
+}
+
+static void test_rms_norm(void) {
     static const float sizes[] = {1.0f, 1e-6f, 1e15f, 0.0f};
     for (int32_t cols = 1; cols <= 600; cols += cols < 70 ? 1 : 53)
         for (size_t s = 0; s < 4; s++) {
-            struct guarded x = guarded_alloc(4 * (size_t)cols, s % 2), w = guarded_alloc(4 * (size_t)cols, 0);
-            struct guarded y = guarded_alloc(4 * (size_t)cols, s % 2), expected = guarded_alloc(4 * (size_t)cols, 0);
-            struct guarded golden = guarded_alloc(4 * (size_t)cols, 0);
-            float *in = (float *)(void *)x.data, *weight = (float *)(void *)w.data, *out = (float *)(void *)y.data;
-            for (int32_t i = 0; i < cols; i++) in[i] = uniform() * sizes[s], weight[i] = uniform();
-            oracle->rms_norm(in, weight, cols, 1e-5f, (float *)(void *)expected.data);
-            for (int l = 0; l < N_LEVELS; l++) {
-                if (!(usable >> levels[l] & 1)) continue;
-                memcpy(out, in, y.bytes);
-                kernels_for(levels[l])->rms_norm(out, weight, cols, 1e-5f, out); /* in place, as programs may */
-                if (l == 0) memcpy(golden.data, out, y.bytes);
-                CHECK(memcmp(golden.data, out, y.bytes) == 0, "rms_norm of %d at level %d: other bits", cols,
-                      levels[l]);
-            }
-            for (int32_t i = 0; i < cols; i++) {
-                double want = ((float *)(void *)expected.data)[i];
-                /* A chain of cols / 16 sums and 4 folds, half of it after the root, then four roundings. */
-                CHECK(fabs((double)out[i] - want) <= (cols / 16 + 10) * EPS * fabs(want), "rms_norm of %d: %g, not %g",
-                      cols, (double)out[i], want);
-            }
-            guarded_free(&x), guarded_free(&w), guarded_free(&y), guarded_free(&expected), guarded_free(&golden);
+            test_norm(false, cols, sizes[s], s % 2);
+            test_norm(true, cols, sizes[s], s % 2);
         }
 }
 

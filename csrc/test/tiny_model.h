@@ -22,7 +22,7 @@ enum {
     MAX_TOKENS_TINY = 8,
     MAX_OUTPUTS_TINY = 4,
     TOP_K_TINY = 5,
-    N_OPS_TINY = 24,
+    N_OPS_TINY = 25,
 };
 
 struct tiny_model {
@@ -139,6 +139,8 @@ static inline void tiny_layer(struct tiny_model *m, int32_t *n, struct asdsl_ope
     op->operand[0] = mixed, op->operand[1] = act;
     op = tiny_op(m, n, ASDSL_OP_MATMUL_ADD);
     op->operand[0] = x, op->operand[1] = act, op->operand[2] = tiny_weight(m, ASDSL_Q4_0, DIM, DIM);
+    op = tiny_op(m, n, ASDSL_OP_RMS_NORM_ADD);
+    op->operand[0] = x, op->operand[1] = mixed, op->operand[2] = norm, op->f[0] = 1e-5f;
     op = tiny_op(m, n, ASDSL_OP_RMS_NORM);
     op->operand[0] = x, op->operand[1] = norm, op->operand[2] = mixed, op->operand[3] = act, op->f[0] = 1e-5f;
     op = tiny_op(m, n, ASDSL_OP_GATE_UP);
@@ -160,7 +162,7 @@ static inline void tiny_model(struct tiny_model *m) {
                          act = tiny_operand(m, ASDSL_ACT_Q8_32, ASDSL_ROWS, MAX_TOKENS_TINY, DIM);
     struct asdsl_operand logits = tiny_rows(m, VOCAB), last = tiny_rows(m, DIM);
     struct asdsl_op *op = tiny_op(m, &n, ASDSL_OP_EMBED);
-    op->operand[0] = x, op->operand[1] = tiny_weight(m, ASDSL_F16, VOCAB, DIM);
+    op->operand[0] = x, op->operand[1] = tiny_weight(m, ASDSL_F16, VOCAB, DIM), op->f[0] = 1;
     tiny_layer(m, &n, x, act);
     op = tiny_op(m, &n, ASDSL_OP_GATHER_OUTPUTS);
     op->operand[0] = last, op->operand[1] = x;

@@ -62,17 +62,23 @@ export const ProbeKind = { READ_BANDWIDTH: 0, INT8_PEAK: 1 } as const
 
 /** Operations in the order of ops.h: the position is the code; operand roles, integers and floats by name. */
 export const OPERATIONS = [
-  { name: "embed", operands: ["out", "table"], ints: [], floats: [] },
+  { name: "embed", operands: ["out", "table"], ints: [], floats: ["scale"] },
   {
     name: "rms_norm",
     operands: ["in", "weight", "out_f32", "out_q8_32", "out_q8_256"],
     ints: ["heads"],
     floats: ["eps"],
   },
+  { name: "rms_norm_add", operands: ["out", "in", "weight"], ints: [], floats: ["eps"] },
   { name: "quantize", operands: ["in", "out_q8_32", "out_q8_256"], ints: ["slots"], floats: [] },
-  { name: "matmul", operands: ["out", "in", "w0", "w1", "w2", "bias0", "bias1", "bias2"], ints: [], floats: [] },
+  {
+    name: "matmul",
+    operands: ["out", "in", "w0", "w1", "w2", "bias0", "bias1", "bias2"],
+    ints: [],
+    floats: ["softcap"],
+  },
   { name: "matmul_add", operands: ["out", "in", "w0", "-", "-", "bias0"], ints: [], floats: [] },
-  { name: "gate_up", operands: ["out", "in", "gate", "up"], ints: [], floats: [] },
+  { name: "gate_up", operands: ["out", "in", "gate", "up"], ints: ["activation"], floats: [] },
   { name: "moe_route", operands: ["in", "experts", "weights"], ints: ["normalise"], floats: ["scale"] },
   { name: "moe_gate_up", operands: ["out", "in", "experts", "gate", "up"], ints: ["n_experts"], floats: [] },
   { name: "moe_down", operands: ["out", "in", "experts", "down"], ints: ["n_experts"], floats: [] },
