@@ -270,8 +270,7 @@ static const char *missing_kernel(const struct kernels *k, const struct asdsl_op
     if (norm_or_quantize && is_present(&op->operand[q8 + 1]) && !k->quantize_q8_256) return "q8_256 activations";
     bool lacks = (op->code == ASDSL_OP_RMS_NORM && !k->rms_norm) ||
                  (op->code == ASDSL_OP_RMS_NORM_ADD && !k->rms_norm_add) ||
-                 (op->code == ASDSL_OP_ROPE && !k->rope_head) ||
-                 (op->code == ASDSL_OP_KV_APPEND && !k->kv_append) ||
+                 (op->code == ASDSL_OP_ROPE && !k->rope_head) || (op->code == ASDSL_OP_KV_APPEND && !k->kv_append) ||
                  (op->code == ASDSL_OP_ATTENTION && (!k->attention_chunks || !k->attention_merge)) ||
                  (op->code == ASDSL_OP_TOP_K && !k->top_k) || (op->code == ASDSL_OP_MOE_ROUTE && !k->moe_route) ||
                  (op->code == ASDSL_OP_MOE_COMBINE && !k->moe_combine);
@@ -291,12 +290,11 @@ static bool check_record(const struct asdsl_op *op, char *why, size_t why_bytes)
             REFUSE("float %d is %g, the operation has none there (0)", i, (double)op->f[i]);
         }
     }
-    bool any_rows = op->code == ASDSL_OP_RMS_NORM || op->code == ASDSL_OP_RMS_NORM_ADD ||
-                    op->code == ASDSL_OP_QUANTIZE || op->code == ASDSL_OP_MATMUL || op->code == ASDSL_OP_MATMUL_ADD ||
-                    op->code == ASDSL_OP_GATE_UP || op->code == ASDSL_OP_MOE_ROUTE ||
-                    op->code == ASDSL_OP_MOE_GATE_UP || op->code == ASDSL_OP_MOE_DOWN ||
-                    op->code == ASDSL_OP_MOE_COMBINE || op->code == ASDSL_OP_GATHER_OUTPUTS ||
-                    op->code == ASDSL_OP_TOP_K;
+    bool any_rows =
+        op->code == ASDSL_OP_RMS_NORM || op->code == ASDSL_OP_RMS_NORM_ADD || op->code == ASDSL_OP_QUANTIZE ||
+        op->code == ASDSL_OP_MATMUL || op->code == ASDSL_OP_MATMUL_ADD || op->code == ASDSL_OP_GATE_UP ||
+        op->code == ASDSL_OP_MOE_ROUTE || op->code == ASDSL_OP_MOE_GATE_UP || op->code == ASDSL_OP_MOE_DOWN ||
+        op->code == ASDSL_OP_MOE_COMBINE || op->code == ASDSL_OP_GATHER_OUTPUTS || op->code == ASDSL_OP_TOP_K;
     if (op->flags & ASDSL_ROWS_OUTPUTS && !any_rows) REFUSE("runs over tokens, not over outputs");
     return true;
 }

@@ -39,7 +39,8 @@ bool validate_rms_norm_add(const struct asdsl_op *op, program_limits *options, c
     const struct asdsl_operand *out = &op->operand[0], *in = &op->operand[1], *weight = &op->operand[2];
     (void)options;
     if (out->cols != in->cols) REFUSE("in has %u columns, out %u", in->cols, out->cols);
-    if (weight->cols != in->cols) REFUSE("weight has %u values, a row of %u columns needs %u", weight->cols, in->cols, in->cols);
+    if (weight->cols != in->cols)
+        REFUSE("weight has %u values, a row of %u columns needs %u", weight->cols, in->cols, in->cols);
     if (!(op->f[0] >= 0)) REFUSE("eps is %g", (double)op->f[0]);
     return true;
 }

@@ -104,6 +104,7 @@ export interface Route {
   readonly weights: Tensor // (rows, nUsed)
   readonly nExperts: number
 }
+export type Activation = "silu" | "gelu"
 
 const TYPE_NAMES = new Map<number, string>(Object.entries(TENSOR_TYPES).map(([name, { id }]) => [id, name]))
 
@@ -124,10 +125,11 @@ export class GraphBuilder {
 
   // ---- operations ----
 
-  /** Rows of the embedding table, (nVocab, dim), for the tokens of the pass. */
-  embed(table: string, nVocab: number, dim: number): Tensor {
+  /** Rows of the embedding table, (nVocab, dim), for the tokens of the pass, times `scale`. */
+  embed(table: string, nVocab: number, dim: number, scale = 1): Tensor {
     const out = this.#tensor("embedding", dim, false)
-    this.#add("embed", out, { out: f32(out), table: { weight: this.weights.matrix(table, nVocab, dim) } })
+    const weight = this.weights.matrix(table, nVocab, dim)
+    this.#add("embed", out, { out: f32(out), table: { weight } }, {}, { scale })
     return out
   }
 
@@ -140,6 +142,15 @@ export class GraphBuilder {
     return out
   }
 
+  /** out += x / rms(x) * weight, in place. */
+  rmsNormAdd(out: Tensor, x: Tensor, weight: string, eps: number): void {
+    if (x.cols !== out.cols) throw new ArgumentError(`${weight}: ${x.cols} columns onto ${out.cols}`)
+    sameRows("rms_norm_add", out, x)
+    const vector = this.weights.vector(weight, x.cols)
+    this.#add("rms_norm_add", out, { out: f32(out), in: f32(x), weight: { weight: vector } }, {}, { eps })
+    out.root.version++
+  }
+
   /** Norms each head by itself, in place; one weight for all of them. */
   normHeads(x: Tensor, weight: string, eps: number, heads: number): void {
     if (x.cols % heads !== 0) throw new ArgumentError(`${weight}: ${x.cols} columns in ${heads} heads`)
@@ -149,11 +160,12 @@ export class GraphBuilder {
   }
 
   /** W x for one to three weights of [rows, name, bias?], the outputs side by side. Weights that take different
-   * activation formats become several ops. */
+   * activation formats become several ops. softcap > 0: softcap * tanh(y / softcap) of each value y. */
   matmul(
     name: string,
     x: Tensor,
     weights: readonly { name: MatrixRef; rows: number; bias?: string | undefined }[],
+    softcap = 0,
   ): Tensor[] {
     const parts: { weight: Weight; bias: Weight | undefined; column: number }[] = []
     let end = 0
@@ -181,7 +193,7 @@ export class GraphBuilder {
         const { bias } = parts[i]!
         if (bias !== undefined) operands[`bias${i - first}`] = { weight: bias }
       }
-      this.#add("matmul", out, operands)
+      this.#add("matmul", out, operands, {}, { softcap })
       first = last + 1
     }
     return parts.map(({ weight, column }) => out.view(weight.name, column, weight.rows))
@@ -202,14 +214,14 @@ export class GraphBuilder {
     out.root.version++
   }
 
-  /** silu(gate x) * (up x). */
-  gateUp(x: Tensor, gate: MatrixRef, up: MatrixRef, nFfn: number): Tensor {
+  /** f(gate x) * (up x), f silu or gelu (its tanh form). */
+  gateUp(x: Tensor, gate: MatrixRef, up: MatrixRef, nFfn: number, activation: Activation = "silu"): Tensor {
     const out = this.#tensor("gate_up", nFfn, x.isPerOutput)
     const [g, u] = [this.weights.matrix(gate, nFfn, x.cols), this.weights.matrix(up, nFfn, x.cols)]
     sameType(g, u)
     g.nStreamed = u.nStreamed = 1
     const operands = { out: f32(out), in: this.#activation(x, formatFor(g)), gate: { weight: g }, up: { weight: u } }
-    this.#add("gate_up", out, operands)
+    this.#add("gate_up", out, operands, { activation: activation === "gelu" ? 1 : 0 })
     return out
   }
 

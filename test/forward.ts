@@ -1,5 +1,5 @@
-// The architectures llama, qwen2, qwen3, qwen3moe and phi3 in float64, formula by formula, and how far the engine's number
-// formats may lead away from it.
+// The architectures llama, qwen2, qwen3, qwen3moe, phi3 and gemma3 in float64, formula by formula, and how far the
+// engine's number formats may lead away from it.
 //
 // The oracle of whole models: it shares the GGUF reader and dequantize() with the engine and nothing else. Every value
 // carries the variance of what the engine adds to it. Three things do: a matrix input is rounded to int8 (one step is
@@ -125,18 +125,52 @@ function rmsNorm(x: Moments, weight: Float32Array, eps: number): Moments {
   return { values, variances }
 }
 
-/** silu(g) * u */
-function gated(g: Moments, u: Moments): Moments {
+/** A gate's function, its slope, and the variance of what the engine adds to it. */
+interface Gate {
+  value: number
+  slope: number
+  variance: number
+}
+
+function silu(x: number): Gate {
+  const sigmoid = 1 / (1 + Math.exp(-x))
+  const value = x * sigmoid
+  return { value, slope: sigmoid * (1 + x * (1 - sigmoid)), variance: (EXP + 2 * ROUNDING) * value ** 2 }
+}
+
+/** In its tanh form. llama.cpp looks it up by x as an f16 in a table of f16 (ggml_table_gelu_f16). */
+function gelu(engine: Engine): (x: number) => Gate {
+  const [a, b] = [Math.sqrt(2 / Math.PI), 0.044715]
+  return (x) => {
+    const tanh = Math.tanh(a * (x + b * x ** 3))
+    const value = 0.5 * x * (1 + tanh)
+    const slope = 0.5 * (1 + tanh) + 0.5 * x * (1 - tanh * tanh) * a * (1 + 3 * b * x * x)
+    const looked = slope ** 2 * storageVariance(x, 10) + storageVariance(value, 10)
+    return { value, slope, variance: engine === "asdsl" ? (EXP + 3 * ROUNDING) * value ** 2 : looked }
+  }
+}
+
+/** f(g) * u */
+function gated(g: Moments, u: Moments, f: (x: number) => Gate): Moments {
   const out = blank(g.values.length)
   for (let i = 0; i < out.values.length; i++) {
-    const [x, y] = [g.values[i]!, u.values[i]!]
-    const sigmoid = 1 / (1 + Math.exp(-x))
-    const slope = sigmoid * (1 + x * (1 - sigmoid))
-    out.values[i] = x * sigmoid * y
+    const { value, slope, variance } = f(g.values[i]!)
+    const y = u.values[i]!
+    out.values[i] = value * y
     out.variances[i] =
-      (slope * y) ** 2 * g.variances[i]! +
-      (x * sigmoid) ** 2 * u.variances[i]! +
-      (EXP + 3 * ROUNDING) * out.values[i]! ** 2
+      y ** 2 * (slope ** 2 * g.variances[i]! + variance) + value ** 2 * u.variances[i]! + ROUNDING * out.values[i]! ** 2
+  }
+  return out
+}
+
+/** cap * tanh(x / cap) */
+function softcapped(x: Moments, cap: number): Moments {
+  if (cap === 0) return x
+  const out = blank(x.values.length)
+  for (const [i, value] of x.values.entries()) {
+    const tanh = Math.tanh(value / cap)
+    out.values[i] = cap * tanh
+    out.variances[i] = x.variances[i]! * (1 - tanh * tanh) ** 2 + (TANH + 2 * ROUNDING) * out.values[i]! ** 2
   }
   return out
 }
@@ -255,17 +289,10 @@ function scoresOf(q: Moments, qAt: number, { keys, at, headDim, scale, softcap =
       variance += a * a * k.variances[at + i]! + b * b * q.variances[qAt + i]!
       rounded += lost(sum)
     }
-    let score = sum * scale
-    variance = scale ** 2 * (variance + ROUNDING * rounded) + ROUNDING * lost(score)
-    if (softcap > 0) {
-      const tanh = Math.tanh(score / softcap)
-      score = softcap * tanh
-      variance = variance * (1 - tanh * tanh) ** 2 + (TANH + 2 * ROUNDING) * score * score
-    }
-    scores.values[j] = score
-    scores.variances[j] = variance
+    scores.values[j] = sum * scale
+    scores.variances[j] = scale ** 2 * (variance + ROUNDING * rounded) + ROUNDING * lost(sum * scale)
   }
-  return scores
+  return softcapped(scores, softcap)
 }
 
 /** softmax(scale * q k) v of the query head that begins at qAt. */
@@ -382,10 +409,21 @@ export class Forward {
     return this.#vector(`rope_factors_${isLong ? "long" : "short"}.weight`)
   }
 
-  #rotation(): Rotation {
+  /** Keys that a layer sees. gemma3's every sixth layer sees all, where the file says nothing else. */
+  #window(layer: number): number {
+    const window = this.#number("attention.sliding_window", 0) || Number.MAX_SAFE_INTEGER
+    if (this.#arch !== "gemma3") return window
+    const flags = this.#header.metadata.get("gemma3.attention.sliding_window_pattern")
+    const isGlobal =
+      flags instanceof Uint8Array ? flags[layer] === 0 : layer % Number(flags ?? 6) === Number(flags ?? 6) - 1
+    return isGlobal ? Number.MAX_SAFE_INTEGER : window
+  }
+
+  #rotation(layer: number): Rotation {
     const nRot = this.#number("rope.dimension_count", this.#headDim)
-    const base = this.#number("rope.freq_base", 10000)
-    const isLinear = this.#header.metadata.get(`${this.#arch}.rope.scaling.type`) === "linear"
+    const isLocal = this.#arch === "gemma3" && this.#window(layer) < Number.MAX_SAFE_INTEGER
+    const base = isLocal ? this.#number("rope.freq_base_swa", 10000) : this.#number("rope.freq_base", 10000)
+    const isLinear = this.#header.metadata.get(`${this.#arch}.rope.scaling.type`) === "linear" && !isLocal
     const stretch = isLinear ? this.#number("rope.scaling.factor") : 1
     const factors = this.#ropeFactors()
     return {
@@ -405,10 +443,23 @@ export class Forward {
     return this.#someRows(`${prefix}_qkv`, first, rows, h)
   }
 
-  #attention(x: Moments[], layer: number, kvBits: number, rotation: Rotation): Moments[] {
+  /** Of attention: one over the root of the heads' width, except for gemma3's 27 B, which has 62 layers. */
+  #scale(): number {
+    const is27B = this.#arch === "gemma3" && this.nLayers === 62
+    return 1 / Math.sqrt(is27B ? this.#number("embedding_length") / this.#nHeads : this.#headDim)
+  }
+
+  /** x + y, or x + the norm of y where the layer has one. */
+  #added(x: Moments, y: Moments, norm: string): Moments {
+    return sum(x, this.#has(norm) ? rmsNorm(y, this.#vector(norm), this.#eps) : y)
+  }
+
+  #attention(x: Moments[], layer: number, kvBits: number): Moments[] {
+    const rotation = this.#rotation(layer)
     const weightBits = this.#engine === "asdsl" ? 23 : kvBits
     const prefix = `blk.${layer}.attn`
-    const window = this.#number("attention.sliding_window", 0) || x.length
+    const window = Math.min(this.#window(layer), x.length)
+    const softcap = this.#number("attn_logit_softcapping", 0)
     const turned = (name: "q" | "k", h: Moments, position: number) => {
       const y = this.#projected(name, prefix, h)
       const norm = `${prefix}_${name}_norm.weight`
@@ -426,12 +477,12 @@ export class Forward {
       const out = blank(this.#nHeads * this.#headDim)
       for (let head = 0; head < this.#nHeads; head++) {
         const at = Math.floor((head * this.#nKvHeads) / this.#nHeads) * this.#headDim
-        const attended = { ...seen, at, headDim: this.#headDim, scale: 1 / Math.sqrt(this.#headDim), weightBits }
+        const attended = { ...seen, at, headDim: this.#headDim, scale: this.#scale(), softcap, weightBits }
         const part = attendHead(q, head * this.#headDim, attended)
         out.values.set(part.values, head * this.#headDim)
         out.variances.set(part.variances, head * this.#headDim)
       }
-      return sum(row, this.#linear(`${prefix}_output`, out))
+      return this.#added(row, this.#linear(`${prefix}_output`, out), `blk.${layer}.post_attention_norm.weight`)
     })
   }
 
@@ -443,7 +494,8 @@ export class Forward {
     const [gate, up] = this.#has(`${prefix}_gate.weight`)
       ? [this.#linear(`${prefix}_gate`, f), this.#linear(`${prefix}_up`, f)]
       : [this.#someRows(`${prefix}_up`, 0, n, f), this.#someRows(`${prefix}_up`, n, n, f)]
-    return sum(row, this.#linear(`${prefix}_down`, gated(gate, up)))
+    const u = gated(gate, up, this.#arch === "gemma3" ? gelu(this.#engine) : silu)
+    return this.#added(row, this.#linear(`${prefix}_down`, u), `blk.${layer}.post_ffw_norm.weight`)
   }
 
   #experts(f: Moments, prefix: string): Moments {
@@ -452,7 +504,9 @@ export class Forward {
     const through = (part: string, x: Moments, e: number) => {
       return product(this.#matrix(`${prefix}_${part}_exps.weight`, e), x, this.#engine)
     }
-    const made = experts.map((e) => [e, through("down", gated(through("gate", f, e), through("up", f, e)), e)] as const)
+    const made = experts.map(
+      (e) => [e, through("down", gated(through("gate", f, e), through("up", f, e), silu), e)] as const,
+    )
     const isNormalised = this.#header.metadata.get(`${this.#arch}.expert_weights_norm`) !== false
     const among = isNormalised ? experts : Array.from(logits.values.keys())
     return mixed(logits, among, this.#number("expert_weights_scale", 1), new Map(made))
@@ -461,17 +515,19 @@ export class Forward {
   /** Tokens at positions 0, 1, 2 ... with a cache of the given type. */
   run(tokens: readonly number[], typeKv: "f16" | "f32"): ForwardResult {
     const { weights, cols } = this.#matrix("token_embd.weight")
-    const rotation = this.#rotation()
+    const scale = this.#arch === "gemma3" ? Math.fround(Math.sqrt(cols)) : 1
     let x = tokens.map((token) => {
-      const values = Float64Array.from(weights.subarray(token * cols, (token + 1) * cols))
-      return { values, variances: new Float64Array(cols) } as Moments
+      const values = Float64Array.from(weights.subarray(token * cols, (token + 1) * cols), (w) => scale * w)
+      return { values, variances: values.map((value) => ROUNDING * lost(value)) } as Moments
     })
     for (let layer = 0; layer < this.nLayers; layer++) {
-      x = this.#attention(x, layer, typeKv === "f16" ? 10 : 23, rotation).map((row) => this.#feedForward(row, layer))
+      x = this.#attention(x, layer, typeKv === "f16" ? 10 : 23).map((row) => this.#feedForward(row, layer))
     }
     const output = this.#matrix(this.#has("output.weight") ? "output.weight" : "token_embd.weight")
     const norm = this.#vector("output_norm.weight")
-    return { hidden: x, logits: x.map((row) => product(output, rmsNorm(row, norm, this.#eps), this.#engine)) }
+    const cap = this.#number("final_logit_softcapping", 0)
+    const logits = x.map((row) => softcapped(product(output, rmsNorm(row, norm, this.#eps), this.#engine), cap))
+    return { hidden: x, logits }
   }
 }
 

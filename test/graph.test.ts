@@ -92,7 +92,7 @@ function walk(plan: Plan, owner: Map<number, string>, first: number): void {
         visit(line, who)
       }
     }
-    const inPlace = operation === "rope" || operation === "matmul_add"
+    const inPlace = /^(rope|matmul_add|rms_norm_add)$/.test(operation)
     for (const role of Object.keys(places)) {
       if (WRITES.has(role) && !inPlace) continue
       lines(role, (line, who) => {
@@ -331,7 +331,7 @@ describe("configurations", () => {
   refuse(
     "unknown architecture",
     { "general.architecture": "mamba" },
-    "architecture mamba is not supported; known: llama, phi3, qwen2, qwen3, qwen3moe",
+    "architecture mamba is not supported; known: gemma3, llama, phi3, qwen2, qwen3, qwen3moe",
     UnsupportedError,
   )
   refuse(

@@ -12,6 +12,7 @@ import type { Weight } from "../src/weights.ts"
 const EPS = 2 ** -24 // half an ulp, relative
 const SLACK = 8
 const EXP_EPS = 2 ** -21
+const TANH_EPS = 2 ** -20
 
 /** Rows of float64 values with the largest error that each may have. */
 export interface Expected {
@@ -71,7 +72,8 @@ function blank(rows: Rows | number, cols: number): Rows {
   return Array.from({ length: typeof rows === "number" ? rows : rows.length }, () => new Float64Array(cols))
 }
 
-const sigmoid = (x: number) => 1 / (1 + Math.exp(-x))
+const silu = (x: number) => x / (1 + Math.exp(-x))
+const gelu = (x: number) => 0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3)))
 
 /** W x with its bound; `w` is (rows, x.length). */
 function product(w: Float32Array, x: Float64Array, rows: number): Row {
@@ -92,14 +94,17 @@ function product(w: Float32Array, x: Float64Array, rows: number): Row {
   return { values, bounds }
 }
 
-/** silu(gate x) * (up x) with its bound; the slope of silu is at most 1.1. */
-function gateUp(gate: Float32Array, up: Float32Array, x: Float64Array, nRows: number): Row {
+/** f(gate x) * (up x) with its bound. f: silu for activation 0, gelu for 1. */
+function gateUp(gate: Float32Array, up: Float32Array, x: Float64Array, nRows: number, activation = 0): Row {
   const [g, u] = [product(gate, x, nRows), product(up, x, nRows)]
-  const values = g.values.map((y, i) => y * sigmoid(y) * u.values[i]!)
+  const f = activation === 1 ? gelu : silu
+  const values = g.values.map((y, i) => f(y) * u.values[i]!)
+  // The slopes are below 1.13. gelu's argument of exp is as uncertain as it is large.
   const bounds = g.values.map((y, i) => {
-    const silu = Math.abs(y * sigmoid(y))
-    const siluBound = 1.1 * g.bounds[i]! + (EXP_EPS + SLACK * EPS) * silu
-    return siluBound * (Math.abs(u.values[i]!) + u.bounds[i]!) + silu * u.bounds[i]! + EPS * Math.abs(values[i]!)
+    const size = Math.abs(f(y))
+    const relative = EXP_EPS + SLACK * EPS * (1 + (activation === 1 ? Math.abs(y) + Math.abs(y) ** 3 : 0))
+    const fBound = 1.13 * g.bounds[i]! + relative * size
+    return fBound * (Math.abs(u.values[i]!) + u.bounds[i]!) + size * u.bounds[i]! + EPS * Math.abs(values[i]!)
   })
   return { values, bounds }
 }
@@ -162,14 +167,25 @@ export function expectOp(context: OpContext): Record<string, Expected> {
   switch (op.operation) {
     case "embed": {
       const { cols } = weights[0]!
-      const values = tokens.map((token) => Float64Array.from(matrix(0).subarray(token * cols, (token + 1) * cols)))
-      return { out: exactly(values) }
+      const values = tokens.map((token) => {
+        return Float64Array.from(matrix(0).subarray(token * cols, (token + 1) * cols), (x) => n.scale! * x)
+      })
+      return { out: { values, bounds: values.map((row) => row.map((x) => (n.scale === 1 ? 0 : EPS * Math.abs(x)))) } }
     }
     case "rms_norm": {
       const x = read("in")
       const values = x.map((row) => rmsNorm(row, matrix(0), n.heads!, n.eps!))
       const bounds = values.map((row) => row.map((y) => (row.length / 16 + SLACK) * EPS * Math.abs(y)))
       return everyFormat(places, { values, bounds })
+    }
+    case "rms_norm_add": {
+      const before = read("out")
+      const norms = read("in").map((row) => rmsNorm(row, matrix(0), 1, n.eps!))
+      const values = norms.map((row, t) => row.map((y, i) => y + before[t]![i]!))
+      const bounds = norms.map((row, t) => {
+        return row.map((y, i) => (row.length / 16 + SLACK) * EPS * Math.abs(y) + EPS * Math.abs(values[t]![i]!))
+      })
+      return { out: { values, bounds } }
     }
     case "quantize":
       return everyFormat(places, exactly(readRows(executor, places.in!, nRows * Math.max(n.slots!, 1))))
@@ -187,13 +203,16 @@ export function expectOp(context: OpContext): Record<string, Expected> {
           const size = Math.abs(values[i]!) + Math.abs(bias[i] ?? 0) + Math.abs(before[t]![i]!)
           values[i] = values[i]! + (bias[i] ?? 0) + before[t]![i]!
           bounds[i] = bounds[i]! + 2 * EPS * size
+          if (!n.softcap) continue
+          values[i] = n.softcap * Math.tanh(values[i]! / n.softcap) // of slope 1 at most
+          bounds[i] = bounds[i]! + (TANH_EPS + SLACK * EPS) * Math.abs(values[i]!)
         }
         return { values, bounds }
       })
       return { out: joined(rows) }
     }
     case "gate_up": {
-      return { out: joined(read("in").map((x) => gateUp(matrix(0), matrix(1), x, weights[0]!.rows))) }
+      return { out: joined(read("in").map((x) => gateUp(matrix(0), matrix(1), x, weights[0]!.rows, n.activation))) }
     }
     case "moe_route":
       return route(read("in"), places.experts!.cols, n)
@@ -319,8 +338,10 @@ function attend({ op, kv, position }: OpContext, q: Rows, n: Record<string, numb
           sum += term
           size += Math.abs(term)
         }
-        scoreBound = Math.max(scoreBound, (headDim + SLACK) * EPS * size)
-        return sum
+        const capped = n.softcap! > 0 ? n.softcap! * Math.tanh(sum / n.softcap!) : sum
+        const capBound = n.softcap! > 0 ? (TANH_EPS + SLACK * EPS) * Math.abs(capped) : 0
+        scoreBound = Math.max(scoreBound, (headDim + SLACK) * EPS * size + capBound)
+        return capped
       })
       const max = Math.max(...scores)
       const weights = scores.map((score) => Math.exp(score - max))

@@ -21,6 +21,8 @@ const longRope = (nCtxOriginal: number) => ({
   "phi3.rope.scaling.original_context_length": nCtxOriginal,
   "phi3.attention.sliding_window": 2047,
 })
+const gemma3 = { ...narrow, arch: "gemma3", nKvHeads: 1, nLayers: 7 } as const
+const local = { "gemma3.attention.sliding_window": 9, "gemma3.rope.freq_base": 1e6 }
 const factors = Array.from({ length: 16 }, (_, j) => Math.min(8, Math.max(1, (j - 4) * 1.1)))
 
 const moe = { ...narrow, arch: "qwen3moe", tied: false } as const
@@ -67,6 +69,16 @@ export const PEER_MODELS: Readonly<Record<string, RandomModel>> = {
     ...{ ...wide, arch: "qwen3moe", tied: false, seed: 62, type: "Q4_K", types: q6k },
     experts: { nExperts: 6, nUsed: 2, nFfn: 256 },
   },
+  gemma3: { ...gemma3, seed: 124, type: "F32", headDim: 48, metadata: local },
+  "gemma3-scaled": {
+    ...{ ...gemma3, seed: 125, type: "F16", headDim: 256, nLayers: 6 },
+    metadata: { ...local, "gemma3.rope.scaling.type": "linear", "gemma3.rope.scaling.factor": 8 },
+  },
+  "gemma3-softcap": {
+    ...{ ...gemma3, seed: 126, type: "F32", nLayers: 2, tied: false },
+    metadata: { "gemma3.final_logit_softcapping": 1.5, "gemma3.rope.freq_base": 1e6 },
+  },
+  "gemma3-q4_k-q6_k": { ...wide, arch: "gemma3", seed: 127, type: "Q4_K", types: q6k, nLayers: 6, metadata: local },
   "head-dim-64": { ...narrow, seed: 115, type: "F32", headDim: 64, nHeads: 4, nKvHeads: 2 },
 }
 

@@ -19,6 +19,14 @@ const PHI3 = {
   "phi3.rope.scaling.original_context_length": 64,
   "phi3.attention.sliding_window": 21,
 }
+/** Three layers of four see 11 keys; both soft caps. */
+const GEMMA3 = {
+  "gemma3.attention.sliding_window": 11,
+  "gemma3.attention.sliding_window_pattern": 4,
+  "gemma3.rope.freq_base": 1e6,
+  "gemma3.attn_logit_softcapping": 3,
+  "gemma3.final_logit_softcapping": 2,
+}
 const factors = (n: number) => ({
   short: Array.from({ length: n }, (_, j) => 1 + j / 16),
   long: Array.from({ length: n }, (_, j) => 1 + j ** 1.5),
@@ -37,6 +45,9 @@ export const TINY_MODELS: Record<string, Omit<TinyModel, "path">> = {
     types: (name) => (name.includes("attn_k") ? "F16" : name.includes("attn_v") ? "Q8_0" : "Q4_0"),
     biases: true,
   },
+  "gemma3, Q8_0": { type: "Q8_0", arch: "gemma3", metadata: GEMMA3, nLayers: 4 },
+  "gemma3, F32, heads of 256": { type: "F32", arch: "gemma3", metadata: GEMMA3, headDim: 256, nLayers: 4 },
+  "gemma3, Q4_K": { type: "Q4_K", arch: "gemma3", metadata: GEMMA3, nLayers: 4 },
   "phi3, Q4_0": { type: "Q4_0", arch: "phi3", metadata: PHI3, contextFactors: factors(12) },
   "phi3, Q4_K, untied": { type: "Q4_K", arch: "phi3", metadata: PHI3, contextFactors: factors(12), tied: false },
   "2 of 5 experts, F32": { type: "F32", arch: "qwen3moe", experts: { nExperts: 5, nUsed: 2, nFfn: 40 } },

@@ -87,8 +87,8 @@ struct kernels {
     int8_peak_fn *int8_peak;
     /* "rms_norm.avx2": likewise */
     const char *quantize_q8_32_name, *quantize_q8_256_name, *rms_norm_name, *rms_norm_add_name, *rope_head_name,
-        *attention_chunks_name, *attention_merge_name, *kv_append_name, *top_k_name, *moe_route_name,
-        *moe_combine_name, *int8_peak_name;
+        *attention_chunks_name, *attention_merge_name, *kv_append_name, *top_k_name, *moe_route_name, *moe_combine_name,
+        *int8_peak_name;
 };
 
 /* table.c. NULL: this build or CPU lacks the level. The mask of usable levels comes from cpu.c. */

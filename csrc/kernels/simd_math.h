@@ -1,5 +1,5 @@
-/* simd_math.h: exp, silu, gelu and tanh, written once in the vocabulary of simd.h, so that every level gives the same bits.
- * Included by simd.h, last. Coefficients: minimax fits of our own (weighted least squares, iterated), float32.
+/* simd_math.h: exp, silu, gelu and tanh, written once in the vocabulary of simd.h, so that every level gives the same
+ * bits. Included by simd.h, last. Coefficients: minimax fits of our own (weighted least squares, iterated), float32.
  */
 /* e^x, relative error below 2e-7. 0 below -87.3365 (no subnormal results); saturates at e^88.37 = 2.4e38; NaN stays. */
 SIMD_INLINE f32x16 f32x16_exp(f32x16 x) {

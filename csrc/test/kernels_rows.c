@@ -45,7 +45,8 @@ static void test_norm(bool adds, int32_t cols, float size, int tail) {
               cols, levels[l]);
     }
     for (int32_t i = 0; i < cols; i++) {
-        /* A chain of cols / 16 sums and 4 folds, half of it after the root, then four roundings, and that of the sum. */
+        /* A chain of cols / 16 sums and 4 folds, half of it after the root, then four roundings, and that of the sum.
+         */
         double want = wanted[i], norm = adds ? want - (double)start[i] : want;
         CHECK(fabs((double)out[i] - want) <= (cols / 16 + 10) * EPS * fabs(norm) + 2 * EPS * adds * fabs(want),
               "rms_norm%s of %d: %g, not %g", adds ? "_add" : "", cols, (double)out[i], want);

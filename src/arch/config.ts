@@ -31,6 +31,16 @@ export interface ModelConfig {
   readonly ropeMagnitude: number
   /** Keys that a token sees, itself included, by layer. 0: all before it. */
   readonly windows: readonly number[] // (nLayers)
+  /** Base of the layers with a window, which turn without scaling. Absent: all layers turn alike. */
+  readonly ropeBaseLocal?: number
+  /** Multiplies embeddings. */
+  readonly embeddingScale: number
+  /** Multiplies q k. */
+  readonly attentionScale: number
+  /** scores = softcap * tanh(score / softcap). 0: as they are. */
+  readonly attentionSoftcap: number
+  /** The same for logits. */
+  readonly logitSoftcap: number
   /** The output matrix is the embedding table. */
   readonly isTied: boolean
 }

@@ -2,7 +2,8 @@
 // feed-forward. An architecture's own file says in what it differs.
 
 import { FormatError, UnsupportedError } from "../errors.ts"
-import type { GraphBuilder } from "../graph.ts"
+import type { Activation, GraphBuilder } from "../graph.ts"
+import type { Tensor } from "../tensors.ts"
 import type { RowRange } from "../weights.ts"
 import { MAX_DIM, MAX_EXPERTS, MAX_HEAD_DIM, MAX_HEADS, MAX_LAYERS, type Metadata, type ModelConfig } from "./config.ts"
 import { addExperts } from "./experts.ts"
@@ -50,6 +51,10 @@ export function decoderConfig(m: Metadata, hasExperts = false): ModelConfig {
     ropeScale: ropeScale(m),
     ropeMagnitude: m.number("rope.scaling.attn_factor", 1e-6, 1e6, 1),
     windows: new Array<number>(nLayers).fill(0),
+    embeddingScale: 1,
+    attentionScale: 1 / Math.sqrt(headDim),
+    attentionSoftcap: 0,
+    logitSoftcap: 0,
     isTied: !m.header.tensors.has("output.weight"),
   }
 }
@@ -98,10 +103,19 @@ function ropeDivisors(g: GraphBuilder, c: ModelConfig): Float32Array | undefined
   return g.limits.nCtx > c.nCtxOriginal ? long : short
 }
 
-/** Radians per token of each rotated pair. */
-function ropeFrequencies(c: ModelConfig, divisors: Float32Array | undefined): Float32Array {
+/** Radians per token of each of n rotated pairs. */
+function ropeFrequencies(n: number, base: number, scale: number, divisors?: Float32Array): Float32Array {
+  return Float32Array.from({ length: n }, (_, j) => base ** (-j / n) / ((divisors?.[j] ?? 1) * scale))
+}
+
+/** Cosines and sines, (tokens, nRot), as a layer takes them. */
+function ropeTables(g: GraphBuilder, c: ModelConfig): (layer: number) => Tensor {
   const n = c.nRot / 2
-  return Float32Array.from({ length: n }, (_, j) => c.ropeBase ** (-j / n) / ((divisors?.[j] ?? 1) * c.ropeScale))
+  const frequencies = ropeFrequencies(n, c.ropeBase, c.ropeScale, ropeDivisors(g, c))
+  const table = g.ropeTable("rope_frequencies", frequencies, c.ropeMagnitude)
+  if (c.ropeBaseLocal === undefined) return () => table
+  const local = g.ropeTable("rope_frequencies_local", ropeFrequencies(n, c.ropeBaseLocal, 1), c.ropeMagnitude)
+  return (layer) => (c.windows[layer]! > 0 ? local : table)
 }
 
 /** In what architectures differ. */
@@ -112,6 +126,10 @@ export interface DecoderVariant {
   readonly hasQkNorms?: boolean
   /** Queries, keys and values are rows of one tensor, and so are gate and up. */
   readonly isFused?: boolean
+  /** What attention and feed-forward give is normed before it is added. */
+  readonly hasPostNorms?: boolean
+  /** Of the gate. Default silu. */
+  readonly activation?: Activation
 }
 
 /** Matrices that are rows of one tensor, one after the other. */
@@ -121,14 +139,20 @@ function rowsOf(name: string, rows: readonly number[]): RowRange[] {
 }
 
 export function buildDecoder(g: GraphBuilder, c: ModelConfig, variant: DecoderVariant): void {
-  const { ropeMode, hasQkNorms = false, isFused = false } = variant
+  const { ropeMode, hasQkNorms = false, isFused = false, hasPostNorms = false, activation } = variant
   const [qRows, kvRows] = [c.nHeads * c.headDim, c.nKvHeads * c.headDim]
   const bias = (name: string) => (g.weights.has(name) ? name : undefined)
   const matrices = (blk: string, fused: string, names: readonly string[], rows: readonly number[]) => {
     return isFused ? rowsOf(`${blk}${fused}.weight`, rows) : names.map((name) => `${blk}${name}.weight`)
   }
-  let x = g.embed("token_embd.weight", c.nVocab, c.dim) // (tokens, dim)
-  const table = g.ropeTable("rope_frequencies", ropeFrequencies(c, ropeDivisors(g, c)), c.ropeMagnitude) // (tokens, nRot)
+  /** x += W y, or the norm of W y. */
+  const add = (y: Tensor, matrix: string, norm: string) => {
+    if (!hasPostNorms) return g.matmulAdd(x, y, `${matrix}.weight`, bias(`${matrix}.bias`))
+    const [z] = g.matmul(matrix, y, [{ name: `${matrix}.weight`, rows: c.dim }])
+    g.rmsNormAdd(x, z!, `${norm}.weight`, c.normEps)
+  }
+  let x = g.embed("token_embd.weight", c.nVocab, c.dim, c.embeddingScale) // (tokens, dim)
+  const table = ropeTables(g, c)
   for (let l = 0; l < c.nLayers; l++) {
     g.layer = l
     const blk = `blk.${l}.`
@@ -144,25 +168,25 @@ export function buildDecoder(g: GraphBuilder, c: ModelConfig, variant: DecoderVa
       g.normHeads(q!, `${blk}attn_q_norm.weight`, c.normEps, c.nHeads)
       g.normHeads(k!, `${blk}attn_k_norm.weight`, c.normEps, c.nKvHeads)
     }
-    g.rope([q!, k!], table, c.headDim, ropeMode)
+    g.rope([q!, k!], table(l), c.headDim, ropeMode)
     g.kvAppend(k!, v!, c)
-    let a = g.attention(q!, c, 1 / Math.sqrt(c.headDim), c.windows[l]) // (tokens, nHeads * headDim)
+    let a = g.attention(q!, c, c.attentionScale, c.windows[l], c.attentionSoftcap) // (tokens, nHeads * headDim)
     if (l === c.nLayers - 1) {
       // Keys and values of all tokens are in the cache: what follows matters only for rows that need logits.
       x = g.gatherOutputs(x)
       a = g.gatherOutputs(a)
     }
-    g.matmulAdd(x, a, `${blk}attn_output.weight`, bias(`${blk}attn_output.bias`))
+    add(a, `${blk}attn_output`, `${blk}post_attention_norm`)
     const f = g.rmsNorm(x, `${blk}ffn_norm.weight`, c.normEps)
     if (c.experts !== undefined) addExperts(g, c.experts, blk, x, f)
     else {
       const [gate, up] = matrices(blk, "ffn_up", ["ffn_gate", "ffn_up"], [c.nFfn, c.nFfn])
-      const u = g.gateUp(f, gate!, up!, c.nFfn)
-      g.matmulAdd(x, u, `${blk}ffn_down.weight`, bias(`${blk}ffn_down.bias`))
+      const u = g.gateUp(f, gate!, up!, c.nFfn, activation)
+      add(u, `${blk}ffn_down`, `${blk}post_ffw_norm`)
     }
   }
   const y = g.rmsNorm(x, "output_norm.weight", c.normEps)
   const output = c.isTied ? "token_embd.weight" : "output.weight"
-  const [logits] = g.matmul("logits", y, [{ name: output, rows: c.nVocab }])
+  const [logits] = g.matmul("logits", y, [{ name: output, rows: c.nVocab }], c.logitSoftcap)
   g.topK(logits!)
 }

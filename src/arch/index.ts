@@ -4,13 +4,14 @@ import { FormatError, UnsupportedError } from "../errors.ts"
 import type { GgufHeader } from "../gguf/types.ts"
 import type { GraphBuilder } from "../graph.ts"
 import { type Architecture, Metadata, type ModelConfig } from "./config.ts"
+import { gemma3 } from "./gemma3.ts"
 import { llama } from "./llama.ts"
 import { phi3 } from "./phi3.ts"
 import { qwen2 } from "./qwen2.ts"
 import { qwen3 } from "./qwen3.ts"
 import { qwen3moe } from "./qwen3moe.ts"
 
-const ARCHITECTURES: Readonly<Record<string, Architecture>> = { llama, phi3, qwen2, qwen3, qwen3moe }
+const ARCHITECTURES: Readonly<Record<string, Architecture>> = { gemma3, llama, phi3, qwen2, qwen3, qwen3moe }
 
 /** Names of the architectures that can be loaded. */
 export function knownArchitectures(): string[] {
