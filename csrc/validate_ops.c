@@ -106,13 +106,13 @@ static bool check_gate_up(const struct asdsl_op *op, int32_t gate_index, char *w
     if (!check_product(in, gate, why, why_bytes) || !check_product(in, up, why, why_bytes)) return false;
     if (gate->type != up->type) REFUSE("gate is of type %u, up of type %u", gate->type, up->type);
     if (gate->rows != up->rows) REFUSE("gate has %u outputs, up %u", gate->rows, up->rows);
-    if (op->i[0] < 0 || op->i[0] > 1) REFUSE("activation %d is not known, 0 and 1 are", op->i[0]);
     if (out->cols != gate->rows) REFUSE("weights have %u outputs, out %u columns", gate->rows, out->cols);
     return true;
 }
 
 bool validate_gate_up(const struct asdsl_op *op, program_limits *options, char *why, size_t why_bytes) {
     (void)options;
+    if (op->i[0] < 0 || op->i[0] > 1) REFUSE("activation %d is not known, 0 and 1 are", op->i[0]);
     return check_gate_up(op, 2, why, why_bytes);
 }
 
