@@ -9,6 +9,9 @@ import { ArgumentError, AsdslError, CancelledError } from "./errors.ts"
 import { checkInteger } from "./native/handles.ts"
 import { biasMap, Sampler, type SamplerOptions, type TokenSampler } from "./sampler.ts"
 import type { Session } from "./session.ts"
+import { type SpeculationCounts, Speculator } from "./speculative/accept.ts"
+import type { Drafter } from "./speculative/drafter.ts"
+import { type SpeculativeMode, speculatorOptions } from "./speculative/mode.ts"
 import { StopMatcher } from "./stop.ts"
 import type { StreamDecoder } from "./tokenizer/types.ts"
 
@@ -23,6 +26,13 @@ export interface GenerateOptions extends SamplerOptions {
   parseSpecial?: boolean
   /** Instead of sampling options: one that goes on with its random numbers. ignoreEos is then the sampler's affair. */
   sampler?: TokenSampler
+  /** Drafting what may follow and verifying several tokens in one pass. Nothing but speed depends on it: the text is the
+   * same. Default "auto". */
+  speculative?: SpeculativeMode
+  /** Tokens of a draft at most; more than model.maxOutputs - 1 are never drafted. Default 16. */
+  maxDraft?: number
+  /** Instead of a lookup in the text so far: what drafts. It belongs to one generation at a time. */
+  drafter?: Drafter
   /** Ends the generation between two passes, without an error. Inside a pass: cancelProgram from another thread. */
   signal?: AbortSignal
   /** Prompt tokens evaluated, of those that had to be; after each micro-batch. */
@@ -72,6 +82,8 @@ export interface GenerationResult {
   /** Passes and sampling behind the first token: (nGenerated - 1) / generationMs tokens a millisecond. */
   readonly generationMs: number
   readonly seed: number
+  /** What drafting came to: (nGenerated - 1) / speculation.nPasses tokens a pass. */
+  readonly speculation: SpeculationCounts
 }
 
 const NOTHING: ReplyPart = { text: "", reasoning: "" }
@@ -122,6 +134,7 @@ export class Generation implements AsyncIterable<Piece> {
   readonly #options: GenerateOptions
   readonly #maxTokens: number
   readonly #sampler: TokenSampler
+  readonly #speculator: Speculator
   readonly #stops: StopMatcher
   readonly #hooks: ReplyHooks
   readonly #pieces: AsyncGenerator<Piece, void, undefined>
@@ -148,6 +161,7 @@ export class Generation implements AsyncIterable<Piece> {
     this.#options = options
     this.#maxTokens = checkInteger("maxTokens", options.maxTokens ?? -1, -1, 2 ** 31)
     this.#sampler = options.sampler ?? createSampler(session.model, options)
+    this.#speculator = new Speculator(session, speculatorOptions(session, options))
     const { stop = [] } = options
     this.#stops = new StopMatcher(typeof stop === "string" ? [stop] : stop)
     this.#decoder = session.model.tokenizer.decoder({ continuation: true, special: hooks.shown ?? false })
@@ -224,7 +238,7 @@ export class Generation implements AsyncIterable<Piece> {
       if (this.#nGenerated === this.#maxTokens) return yield* this.#flush("length")
       if (last !== undefined && this.#nHeld === session.nCtx) return yield* this.#flush("context")
       const stepAt = performance.now()
-      if (last !== undefined) this.#extend([last], "last")
+      if (last !== undefined) this.#advance(last)
       const row = session.row()
       const token = this.#sampler.sample(row, session.tokens)
       const logprob = row.logits[token]! - row.logsumexp
@@ -244,13 +258,26 @@ export class Generation implements AsyncIterable<Piece> {
   }
 
   #extend(tokens: ArrayLike<number>, outputs: "last" | "none"): void {
+    this.#checkHeld()
+    this.#session.extend(tokens, { outputs })
+    this.#nHeld += tokens.length
+  }
+
+  /** What extend([token]) does, by fewer passes. */
+  #advance(token: number): void {
+    this.#checkHeld()
+    const nLeft = this.#maxTokens < 0 ? Infinity : this.#maxTokens - this.#nGenerated
+    const room = this.#session.nCtx - this.#nHeld
+    this.#speculator.advance(token, Math.min(nLeft, room) - 1)
+    this.#nHeld++
+  }
+
+  #checkHeld(): void {
     const { tokens: held } = this.#session
     if (held.length !== this.#nHeld) {
       const numbers = `it holds ${held.length} tokens instead of ${this.#nHeld}`
       throw new AsdslError("busy", `the session was changed while it was generating: ${numbers}`)
     }
-    this.#session.extend(tokens, { outputs })
-    this.#nHeld += tokens.length
   }
 
   #throwIfAborted(): void {
@@ -294,6 +321,7 @@ export class Generation implements AsyncIterable<Piece> {
       firstTokenMs: this.#firstTokenMs,
       generationMs: this.#generationMs,
       seed: this.#sampler.seed,
+      speculation: this.#speculator.counts,
     }
     this.#hooks.onEnd?.(this.#result, this.#stops.isStopped ? undefined : this.#raw)
   }

@@ -35,6 +35,8 @@ export class Session {
   #topK: number
   #executor: Executor | undefined
   #nRows = 0
+  #row = -1 // the one that row() gives
+  #drafted: readonly number[] = [] // what the cache holds behind #tokens
   #passNumber = -1
 
   /** @param tokens what `kv` holds; the session takes both over. */
@@ -100,7 +102,39 @@ export class Session {
     }
   }
 
+  /** Evaluates a token and a draft of what may follow it in one pass; at most model.maxOutputs tokens together. The session
+   * holds the token then and row() is its row, as after extend([token]); takeDrafted() goes on. Whatever else is done to
+   * the session forgets the draft. */
+  speculate(token: number, draft: ArrayLike<number>): void {
+    const tokens = [token, ...Array.from(draft)]
+    if (tokens.length > 1) checkInteger("tokens of a draft", draft.length, 0, this.model.maxOutputs - 1)
+    this.extend(tokens, { outputs: "all" })
+    this.#row = 0
+    this.#drafted = tokens.slice(1)
+    this.#tokens.length -= this.#drafted.length
+  }
+
+  /** The session comes to hold the draft's next token without a pass, and row() is its row. False, and nothing has changed,
+   * where there is none or its row is gone. Throws CancelledError as a pass would. */
+  takeDrafted(): boolean {
+    const [next, ...rest] = this.#drafted
+    if (next === undefined || this.#passNumber !== this.model.passes) return false
+    if (this.model.takeCancel()) throw new CancelledError()
+    this.#tokens.push(next)
+    this.#drafted = rest
+    this.#row++
+    return true
+  }
+
+  /** The cache holds what the session holds. */
+  #forgetDraft(): void {
+    if (this.#drafted.length === 0) return
+    this.#kv.truncate(this.#tokens.length)
+    this.#drafted = []
+  }
+
   #evaluate(tokens: ArrayLike<number>, from: number, outputs: "last" | "all" | "none", options: ExtendOptions): void {
+    this.#forgetDraft()
     const total = tokens.length - from
     for (let at = from; at < tokens.length; ) {
       if (options.signal?.aborted || (this.model.hasBatchProgram && this.model.takeCancel())) {
@@ -131,6 +165,7 @@ export class Session {
     let nRows = executor.run(this.#kv, tokens, begin, n, this.#tokens.length, firstOutput, this.#topK)
     for (let i = begin; i < begin + n; i++) this.#tokens.push(tokens[i]!)
     this.#nRows = nRows
+    this.#row = nRows - 1
     if (nRows > 0) options.onRows?.(index + firstOutput, nRows)
     // The layers have run once; only the output matrix goes on where the rows are more than fit.
     for (let first = firstOutput + nRows; first < n; first += nRows) {
@@ -138,6 +173,7 @@ export class Session {
       this.#nRows = 0
       nRows = executor.runOutputs(first, n)
       this.#nRows = nRows
+      this.#row = nRows - 1
       options.onRows?.(index + first, nRows)
     }
   }
@@ -149,8 +185,8 @@ export class Session {
     return generate(this, prompt, options)
   }
 
-  /** A row of the last pass, the last one by default. The object is reused by later passes. */
-  row(j = this.#nRows - 1): OutputRow {
+  /** A row of the last pass, the one of the last token by default. The object is reused by later passes. */
+  row(j = this.#row): OutputRow {
     if (this.#executor === undefined || this.#nRows === 0) throw new ArgumentError("the last pass had no output rows")
     checkInteger("row", j, 0, this.#nRows - 1)
     if (this.#passNumber !== this.model.passes) throw stale()
@@ -160,6 +196,7 @@ export class Session {
   /** Forgets all tokens from `length` on. */
   truncate(length: number): void {
     checkInteger("length", length, 0, this.#tokens.length)
+    this.#forgetDraft()
     if (length === this.#tokens.length) return
     this.#kv.truncate(length)
     this.#tokens.length = length
@@ -167,6 +204,7 @@ export class Session {
 
   /** An independent session with the same tokens and the same cache. */
   fork(): Session {
+    this.#forgetDraft()
     return new Session(this.model, this.#kv.fork(), this.nCtx, this.#topK, this.#tokens.slice())
   }
 

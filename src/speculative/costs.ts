@@ -1,0 +1,79 @@
+// What a pass over n tokens costs, in passes over one token, learnt from passes as they are timed. Knows no clock.
+
+/** Of a token more, where nothing was measured. */
+const FIRST_SLOPE = 0.1
+/** Weight of a new measurement; the first ones are averaged, the guess before them among them. */
+const LEARN = 1 / 8
+/** What a measurement loses of its weight against the first guess with every pass over one token. */
+const FORGET = 1 / 256
+/** One measurement moves an estimate by this factor at most: another process may have had the core meanwhile. */
+export const CLIP = 2
+
+export class PassCosts {
+  #nSingles = 0
+  #single = 0 // milliseconds of a pass over one token
+  readonly #ratios: number[] = [] // by tokens of a pass; undefined: not measured
+  readonly #counts: number[] = [] // measurements, likewise
+  #largest = 1 // the most tokens of a pass that was measured
+
+  /** Passes over one token so far. */
+  get nSingles(): number {
+    return this.#nSingles
+  }
+
+  /** The most tokens that a pass was measured with. */
+  get largest(): number {
+    return this.#largest
+  }
+
+  /** A pass over n tokens took so long. */
+  observe(n: number, milliseconds: number): void {
+    if (n > 1) {
+      if (this.#nSingles > 0) this.#learn(n, milliseconds / this.#single)
+      return
+    }
+    const weight = Math.max(LEARN, 1 / ++this.#nSingles)
+    this.#single += weight * (clip(milliseconds, this.#nSingles > 1 ? this.#single : milliseconds) - this.#single)
+    for (let i = 2; i < this.#ratios.length; i++) {
+      const ratio = this.#ratios[i]
+      if (ratio !== undefined) this.#ratios[i] = ratio + FORGET * (firstGuess(i) - ratio)
+    }
+  }
+
+  /** A pass that took so long, in passes over one token. */
+  units(milliseconds: number): number {
+    return this.#single > 0 ? milliseconds / this.#single : 1
+  }
+
+  /** What a pass over n tokens should cost, in passes over one: measured, or on the line between measured neighbours. */
+  cost(n: number): number {
+    if (n <= 1) return 1
+    const measured = this.#ratios[n]
+    if (measured !== undefined) return measured
+    let [below, above] = [n - 1, n + 1]
+    while (below > 1 && this.#ratios[below] === undefined) below--
+    while (above < this.#ratios.length && this.#ratios[above] === undefined) above++
+    const base = this.#ratios[below] ?? 1
+    if (above < this.#ratios.length) {
+      return base + ((n - below) / (above - below)) * (this.#ratios[above]! - base)
+    }
+    const slope = below > 1 ? Math.max((base - 1) / (below - 1), FIRST_SLOPE / 4) : FIRST_SLOPE
+    return base + (n - below) * slope
+  }
+
+  #learn(n: number, ratio: number): void {
+    const expected = this.cost(n)
+    const count = (this.#counts[n] ?? 0) + 1
+    this.#ratios[n] = expected + Math.max(LEARN, 1 / (count + 1)) * (clip(ratio, expected) - expected)
+    this.#counts[n] = count
+    this.#largest = Math.max(this.#largest, n)
+  }
+}
+
+function firstGuess(n: number): number {
+  return 1 + FIRST_SLOPE * (n - 1)
+}
+
+function clip(value: number, around: number): number {
+  return Math.min(Math.max(value, around / CLIP), around * CLIP)
+}
