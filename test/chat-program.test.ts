@@ -123,10 +123,10 @@ describe.skipIf(!hasDefaultModel)("in a pipe", () => {
       .map((line) => JSON.parse(line))
     using chat = model.chat({ system: "You are a helpful assistant.", temperature: 0, maxTokens: 8, seed: 5 })
     for (const [i, said] of [PARIS, "Thank you."].entries()) {
-      const { tokens: _, promptMs, firstTokenMs, generationMs, ...rest } = await chat.say(said).finish()
+      const { tokens: _, promptMs, firstTokenMs, generationMs, speculation, ...rest } = await chat.say(said).finish()
       expect(lines[i]).toMatchObject(rest)
       expect(Object.keys(lines[i]).sort()).toEqual(
-        [...Object.keys(rest), "firstTokenMs", "generationMs", "promptMs"].sort(),
+        [...Object.keys(rest), "firstTokenMs", "generationMs", "promptMs", "speculation"].sort(),
       )
     }
     expect([lines.length, exitCode]).toEqual([2, 0])
