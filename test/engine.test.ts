@@ -18,6 +18,7 @@ import {
   writeStruct,
 } from "../src/native/abi.ts"
 import { Buffer, cancelProgram, cpuInfo, Engine, KvCache, Program, tensorBytes } from "../src/native/handles.ts"
+import { FOREIGN_LEVEL } from "./tiny-model.ts"
 
 const COLS = 4096
 const ROWS = 8
@@ -94,7 +95,7 @@ describe("engines", () => {
       Status.E_ARGUMENT,
       "100000 threads, 0 (as many as cores) to 256",
     )
-    expect(thrown(() => Engine.create({ level: "neon" }))).toBeInstanceOf(UnsupportedError)
+    expect(thrown(() => Engine.create({ level: FOREIGN_LEVEL }))).toBeInstanceOf(UnsupportedError)
   })
 
   test("a released engine is an error, and its programs go on", () => {

@@ -14,7 +14,7 @@ import {
   type Session,
   UnsupportedError,
 } from "../src/index.ts"
-import { bits, tinyTokens, writeTinyModel } from "./tiny-model.ts"
+import { bits, FOREIGN_LEVEL, tinyTokens, writeTinyModel } from "./tiny-model.ts"
 
 const N_CTX = 64
 const folder = mkdtempSync(join(tmpdir(), "asdsl-session-"))
@@ -340,7 +340,7 @@ describe("load", () => {
       expect(load(path, options)).rejects.toThrow(kind as never)
     }
     await refuse({ level: "sse2" }, ArgumentError)
-    await refuse({ level: "neon" }, UnsupportedError)
+    await refuse({ level: FOREIGN_LEVEL }, UnsupportedError)
     await refuse({ nThreads: -1 }, ArgumentError)
     await refuse({ nThreads: 1e9 }, AsdslError)
     await refuse({ nCtx: -1 }, ArgumentError)

@@ -8,6 +8,9 @@ import { type RandomModel, writeRandomModel } from "./fixtures/random-model.ts"
 /** Instruction-set levels that run here, the oracle apart. */
 export const LEVELS = cpuInfo().levels.filter((level) => level !== "reference")
 
+/** A level that only another architecture has. */
+export const FOREIGN_LEVEL = process.arch === "arm64" ? "avx2" : "neon"
+
 export const TYPES = Object.keys(TENSOR_TYPES) as TensorTypeName[]
 
 export type TinyModel = { path: string; type: TensorTypeName } & Partial<RandomModel>
