@@ -2,6 +2,7 @@
 #if !defined(_GNU_SOURCE)
 #define _GNU_SOURCE
 #endif
+#include "../arm_cores.h"
 #include "../platform.h"
 #include "posix.h"
 #include <linux/futex.h>
@@ -219,10 +220,21 @@ uint32_t platform_cpu_features(void) {
     return features;
 }
 
+#if defined(__aarch64__)
+/* The kinds of core or, where not all are known, the machine: "Raspberry Pi 5 Model B Rev 1.0". */
 bool platform_cpu_name(char name[64]) {
+    char text[16384], model[64];
+    if (read_text("/proc/cpuinfo", text, sizeof text) && arm_core_names(text, name)) return true;
+    if (!read_text("/proc/device-tree/model", model, sizeof model)) return false;
+    memcpy(name, model, sizeof model);
+    return true;
+}
+#else
+bool platform_cpu_name(char name[64]) { /* cpu.c asks the CPU itself */
     (void)name;
     return false;
 }
+#endif
 
 void platform_caches(int32_t bytes[3]) {
     for (int i = 0; i < 4; i++) {
