@@ -17,7 +17,7 @@ import { judge } from "./test.ts"
 const CORE = ["abi", "dequantize-gather", "engine.test", "graph", "kernel-slots", "session", "conformance/stories260k"]
 const N_AT_ONCE = 2
 const TEST_TIMEOUT_MS = 120_000
-const JOB_TIMEOUT_MS = 10 * 60_000
+const JOB_TIMEOUT_MS = 20 * 60_000
 
 interface Outcome {
   passed: number
