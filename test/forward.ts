@@ -454,7 +454,8 @@ export class Forward {
     return sum(x, this.#has(norm) ? rmsNorm(y, this.#vector(norm), this.#eps) : y)
   }
 
-  #attention(x: Moments[], layer: number, kvBits: number): Moments[] {
+  /** Rows before `first` are given to the cache and come back as they are. */
+  #attention(x: Moments[], layer: number, kvBits: number, first: number): Moments[] {
     const rotation = this.#rotation(layer)
     const weightBits = this.#engine === "asdsl" ? 23 : kvBits
     const prefix = `blk.${layer}.attn`
@@ -470,9 +471,10 @@ export class Forward {
     const values: Moments[] = []
     return x.map((row, t) => {
       const h = rmsNorm(row, this.#vector(`${prefix}_norm.weight`), this.#eps)
-      const q = stored(turned("q", h, t), weightBits)
       keys.push(stored(turned("k", h, t), kvBits))
       values.push(stored(this.#projected("v", prefix, h), kvBits))
+      if (t < first) return row
+      const q = stored(turned("q", h, t), weightBits)
       const seen = { keys: keys.slice(-window), values: values.slice(-window) }
       const out = blank(this.#nHeads * this.#headDim)
       for (let head = 0; head < this.#nHeads; head++) {
@@ -512,8 +514,8 @@ export class Forward {
     return mixed(logits, among, this.#number("expert_weights_scale", 1), new Map(made))
   }
 
-  /** Tokens at positions 0, 1, 2 ... with a cache of the given type. */
-  run(tokens: readonly number[], typeKv: "f16" | "f32"): ForwardResult {
+  /** Tokens at positions 0, 1, 2 ... with a cache of the given type; results of the last `nWanted` of them. */
+  run(tokens: readonly number[], typeKv: "f16" | "f32", nWanted = tokens.length): ForwardResult {
     const { weights, cols } = this.#matrix("token_embd.weight")
     const scale = this.#arch === "gemma3" ? Math.fround(Math.sqrt(cols)) : 1
     let x = tokens.map((token) => {
@@ -521,7 +523,9 @@ export class Forward {
       return { values, variances: values.map((value) => ROUNDING * lost(value)) } as Moments
     })
     for (let layer = 0; layer < this.nLayers; layer++) {
-      x = this.#attention(x, layer, typeKv === "f16" ? 10 : 23).map((row) => this.#feedForward(row, layer))
+      const first = layer === this.nLayers - 1 ? tokens.length - nWanted : 0
+      const attended = this.#attention(x, layer, typeKv === "f16" ? 10 : 23, first).slice(first)
+      x = attended.map((row) => this.#feedForward(row, layer))
     }
     const output = this.#matrix(this.#has("output.weight") ? "output.weight" : "token_embd.weight")
     const norm = this.#vector("output_norm.weight")
