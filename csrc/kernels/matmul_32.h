@@ -27,7 +27,7 @@ SIMD_INLINE const int32_t *i32_at(const uint8_t *p) { return (const int32_t *)(c
         UNROLL                                                                                                         \
         for (int s = 0; s < halves; s++) {                                                                             \
             NAME##_block(sums[s], scales + 2 * LANES * s, lines + 4 * LANES * (h + s), act, stride, n);                \
-            SIMD_FORGET;                                                                                               \
+            FORGET_BETWEEN_HALVES;                                                                                     \
         }                                                                                                              \
         act += ACT;                                                                                                    \
     } while (0)

@@ -19,7 +19,7 @@ typedef uint32x4x4_t mask16; /* all ones or all zeros per lane */
         {f((a).val[0], (b).val[0]), f((a).val[1], (b).val[1]), f((a).val[2], (b).val[2]), f((a).val[3], (b).val[3])}})
 /* The compiler forgets what it knows of x, a bv or an iv: for probes. */
 #define SIMD_OPAQUE(x) __asm__ volatile("" : "+w"((x).lo), "+w"((x).hi))
-#define SIMD_FORGET ((void)0) /* simd_avx2.h */
+#define SIMD_FORGET __asm__ volatile("" ::: "memory") /* simd_avx2.h */
 
 /* ---- floats ---- */
 SIMD_INLINE f32x16 f32x16_set1(float x) {
