@@ -36,8 +36,8 @@ enum { TILE_COLS = 6, TILE_HALVES_TO = 3 };
 #define TILES_BITS TILES_4
 #elif defined(SIMD_NEON)
 enum { TILE_COLS = 5, TILE_HALVES_TO = 2 }; /* 32 registers of 4 rows: sums and dots of 8 rows take 4 a column */
-#define FORGET_BETWEEN_HALVES ((void)0) /* spilled more with it: 34 vector registers against 2 in q4_0's tile of one   \
-                                         */
+/* Spilled more with it: 34 vector registers against 2 in q4_0's tile of one column. */
+#define FORGET_BETWEEN_HALVES ((void)0)
 #define TILES_NIBBLES TILES_5
 #define TILES_BYTES TILES_5
 #define TILES_FLOATS TILES_5
