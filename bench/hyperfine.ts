@@ -47,7 +47,7 @@ function programs(model: string, nThreads: number, prompt: string): Program[] {
   const peer = join(root, "bench/peers")
   const own = (n: number) => [
     ...[process.execPath, main, "run", "-m", model, "-t", String(nThreads), "-n", String(n)],
-    ...["--temp", "0", "--ignore-eos", "-p", prompt],
+    ...["--temp", "0", "--ignore-eos", "--spec", "off", "-p", prompt],
   ]
   const peers = (n: number) => ["node", join(peer, "generate.mjs"), model, String(nThreads), String(n), prompt]
   const hasPeer = existsSync(join(peer, "node_modules/node-llama-cpp"))

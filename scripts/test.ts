@@ -12,6 +12,7 @@ import { projectFolder } from "../src/setup/project.ts"
 import { type FileReport, readJunit } from "./junit.ts"
 
 const FILE_TIMEOUT_MS = 10 * 60_000
+const LARGER_FILE_TIMEOUT_MS = 60 * 60_000
 
 async function main(args: string[]): Promise<number> {
   const isLarger = args[0] === "--larger"
@@ -20,7 +21,7 @@ async function main(args: string[]): Promise<number> {
   const total: FileReport = { passed: [], failed: [], skipped: [] }
   if (files.length === 0) total.failed.push(`no test file has any of these in its path: ${words.join(" ")}`)
   for (const file of files) {
-    const report = await runFile(file)
+    const report = await runFile(file, isLarger ? LARGER_FILE_TIMEOUT_MS : FILE_TIMEOUT_MS)
     for (const outcome of ["passed", "failed", "skipped"] as const) {
       total[outcome].push(...report[outcome].map((name) => `${file}: ${name}`))
     }
@@ -36,13 +37,13 @@ function testFiles(words: string[], pattern: string): string[] {
   return words.length === 0 ? files : files.filter((file) => words.some((word) => file.includes(word)))
 }
 
-async function runFile(file: string): Promise<FileReport> {
+async function runFile(file: string, timeout: number): Promise<FileReport> {
   const folder = mkdtempSync(join(tmpdir(), "asdsl-test-"))
   const outfile = join(folder, "report.xml")
   try {
     const child = Bun.spawn(
       [process.execPath, "test", `./${file}`, "--reporter=junit", `--reporter-outfile=${outfile}`],
-      { cwd: projectFolder, stdio: ["ignore", "inherit", "inherit"], timeout: FILE_TIMEOUT_MS, killSignal: "SIGKILL" },
+      { cwd: projectFolder, stdio: ["ignore", "inherit", "inherit"], timeout, killSignal: "SIGKILL" },
     )
     await child.exited
     const text = existsSync(outfile) ? readFileSync(outfile, "utf8") : ""

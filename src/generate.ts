@@ -9,7 +9,7 @@ import { ArgumentError, AsdslError, CancelledError } from "./errors.ts"
 import { checkInteger } from "./native/handles.ts"
 import { biasMap, Sampler, type SamplerOptions, type TokenSampler } from "./sampler.ts"
 import type { Session } from "./session.ts"
-import { type SpeculationCounts, Speculator } from "./speculative/accept.ts"
+import { type Speculation, Speculator } from "./speculative/accept.ts"
 import type { Drafter } from "./speculative/drafter.ts"
 import { type SpeculativeMode, speculatorOptions } from "./speculative/mode.ts"
 import { StopMatcher } from "./stop.ts"
@@ -82,8 +82,8 @@ export interface GenerationResult {
   /** Passes and sampling behind the first token: (nGenerated - 1) / generationMs tokens a millisecond. */
   readonly generationMs: number
   readonly seed: number
-  /** What drafting came to: (nGenerated - 1) / speculation.nPasses tokens a pass. */
-  readonly speculation: SpeculationCounts
+  /** What drafting came to. */
+  readonly speculation: Speculation
 }
 
 const NOTHING: ReplyPart = { text: "", reasoning: "" }
@@ -321,7 +321,7 @@ export class Generation implements AsyncIterable<Piece> {
       firstTokenMs: this.#firstTokenMs,
       generationMs: this.#generationMs,
       seed: this.#sampler.seed,
-      speculation: this.#speculator.counts,
+      speculation: this.#speculator.result,
     }
     this.#hooks.onEnd?.(this.#result, this.#stops.isStopped ? undefined : this.#raw)
   }

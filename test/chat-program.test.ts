@@ -143,6 +143,33 @@ describe.skipIf(!hasDefaultModel)("in a pipe", () => {
     const echoed = await run([...ASDSL, "run", "--echo", "-n", "12", "--temp", "0"], prompt)
     expect(echoed.stdout).toBe(`${prompt}${text}\n`)
   })
+
+  test("--spec and --draft-max change the footer and not the text", async () => {
+    const spec = [
+      ...ASDSL,
+      "run",
+      "-p",
+      "one two three one two three one",
+      "-n",
+      "60",
+      "--temp",
+      "0",
+      "--ignore-eos",
+      "--spec",
+    ]
+    const [off, lookup] = [
+      await run([...spec, "off"]),
+      await run([...spec, "lookup", "--draft-max", "3", "-o", "json"]),
+    ]
+    expect(off.stderr).not.toContain("drafted")
+    const result = JSON.parse(lookup.stdout)
+    expect(result.text.trimEnd()).toBe(off.stdout.trimEnd())
+    const { nDrafted, nAccepted, nPasses, acceptanceRate, tokensPerPass, byPosition } = result.speculation
+    expect([nDrafted > 0, nPasses + nAccepted, byPosition.length <= 3]).toEqual([true, 59, true])
+    expect(lookup.stderr).toContain(
+      ` · ${nAccepted} of ${nDrafted} drafted accepted (${Math.round(100 * acceptanceRate)} %), ${tokensPerPass.toFixed(2)} tokens a pass`,
+    )
+  })
 })
 
 describe("command lines", () => {

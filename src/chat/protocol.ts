@@ -7,9 +7,9 @@ import type { ChatOptions, SayOptions } from "./conversation.ts"
 import type { Message } from "./messages.ts"
 
 export type PlainLoadOptions = Omit<LoadOptions, "onProgress" | "signal">
-export type PlainChatOptions = Omit<ChatOptions, "sampler">
+export type PlainChatOptions = Omit<ChatOptions, "sampler" | "drafter">
 export type PlainSayOptions = Omit<SayOptions, "onProgress" | "signal">
-export type PlainGenerateOptions = Omit<GenerateOptions, "sampler" | "onProgress" | "signal">
+export type PlainGenerateOptions = Omit<GenerateOptions, "sampler" | "drafter" | "onProgress" | "signal">
 
 /** Each but abort is answered by one Answer with its id, after the reports that belong to it. */
 export type Request = { readonly id: number } & (

@@ -1,9 +1,10 @@
 // The line below a reply: how fast it came, and what share of the machine's limit that is.
 
 import type { GenerationResult } from "../generate.ts"
+import type { Speculation } from "../speculative/accept.ts"
 
 export interface Limit {
-  /** Weight bytes that a token reads. */
+  /** Weight bytes that a pass reads. */
   readonly streamedBytes: number
   /** Bytes that the machine reads in a second; undefined where it was not measured. */
   readonly bytesPerSecond: number | undefined
@@ -15,7 +16,7 @@ export function generationRate({ nGenerated, generationMs }: GenerationResult): 
 }
 
 export function footer(result: GenerationResult, limit: Limit): string {
-  const { nPromptTokens, nReused, nGenerated, promptMs, firstTokenMs, finishReason } = result
+  const { nPromptTokens, nReused, nGenerated, promptMs, firstTokenMs, finishReason, speculation } = result
   const nEvaluated = nPromptTokens - nReused
   const reused = nReused > 0 ? ` (and ${nReused} reused)` : ""
   const parts = [
@@ -25,7 +26,10 @@ export function footer(result: GenerationResult, limit: Limit): string {
     const perSecond = generationRate(result)
     parts.push(`reply ${nGenerated} tokens${perSecond === undefined ? "" : `, ${rate(perSecond)}`}`)
     parts.push(`first token ${Math.round(firstTokenMs)} ms`)
-    if (perSecond !== undefined && limit.bytesPerSecond !== undefined) parts.push(share(perSecond, limit))
+    if (perSecond !== undefined && limit.bytesPerSecond !== undefined) {
+      parts.push(share((1000 * speculation.nPasses) / result.generationMs, limit))
+    }
+    if (speculation.nDrafted > 0) parts.push(drafts(speculation))
   }
   if (finishReason === "length") parts.push("ended by -n")
   if (finishReason === "context") parts.push("ended because the context is full")
@@ -33,6 +37,12 @@ export function footer(result: GenerationResult, limit: Limit): string {
   return `[ ${parts.join(" · ")} ]`
 }
 
+function drafts({ nDrafted, nAccepted, acceptanceRate, tokensPerPass }: Speculation): string {
+  const percent = Math.round(100 * (acceptanceRate ?? 0))
+  return `${nAccepted} of ${nDrafted} drafted accepted (${percent} %), ${(tokensPerPass ?? 1).toFixed(2)} tokens a pass`
+}
+
+/** A pass reads the weights once, whatever it verifies. */
 function share(perSecond: number, { streamedBytes, bytesPerSecond = 0 }: Limit): string {
   const read = streamedBytes * perSecond
   const percent = Math.round((100 * read) / bytesPerSecond)

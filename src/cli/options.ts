@@ -2,22 +2,38 @@
 
 import { readFileSync } from "node:fs"
 import type { GenerateOptions } from "../generate.ts"
-import { group, integer, texts, UsageError, type Values } from "./arguments.ts"
+import { DEFAULT_MAX_DRAFT, SPECULATIVE_MODES, type SpeculativeMode } from "../speculative/mode.ts"
+import { group, integer, text, texts, UsageError, type Values } from "./arguments.ts"
 import type { promptFlags, samplingFlags } from "./flags.ts"
 
-export const generationFlags = group("Generation", {
-  nPredict: integer("-n, --predict, --n-predict", {
-    min: -2,
-    initial: -1,
-    help: "tokens at most; -1 or -2: until the context is full",
+export const generationFlags = {
+  ...group("Generation", {
+    nPredict: integer("-n, --predict, --n-predict", {
+      min: -2,
+      initial: -1,
+      help: "tokens at most; -1 or -2: until the context is full",
+    }),
+    stop: texts("-r, --reverse-prompt", { help: "text that ends a reply and is no part of it" }),
   }),
-  stop: texts("-r, --reverse-prompt", { help: "text that ends a reply and is no part of it" }),
-})
+  ...group("Speculation", {
+    spec: text("--spec", {
+      choices: SPECULATIVE_MODES,
+      initial: "auto",
+      help: "drafts that one pass verifies, the text is the same with and without: as far as that pays, never, or always where the text so far has a continuation",
+    }),
+    maxDraft: integer("--draft, --draft-n, --draft-max, --spec-draft-n-max", {
+      min: 0,
+      max: 2 ** 16,
+      initial: DEFAULT_MAX_DRAFT,
+      help: "tokens of a draft at most",
+    }),
+  }),
+}
 
 /** What the flags ask of a generation. */
 export function generateOptions(
   values: Values<typeof generationFlags> & Values<typeof samplingFlags>,
-): Omit<GenerateOptions, "sampler" | "signal" | "onProgress"> {
+): Omit<GenerateOptions, "sampler" | "drafter" | "signal" | "onProgress"> {
   const { temperature, topK, topP, minP, repeatPenalty, repeatLastN, presencePenalty, frequencyPenalty } = values
   return {
     ...{ temperature, topK, topP, minP, repeatPenalty, repeatLastN, presencePenalty, frequencyPenalty },
@@ -26,6 +42,8 @@ export function generateOptions(
     ignoreEos: values.ignoreEos,
     maxTokens: Math.max(values.nPredict, -1),
     stop: values.stop,
+    speculative: values.spec as SpeculativeMode,
+    maxDraft: values.maxDraft,
   }
 }
 

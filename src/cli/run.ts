@@ -2,13 +2,14 @@
 // (not the prompt itself, which llama.cpp repeats: stdout is what the model wrote; --echo puts it in front).
 // Special tokens in the prompt are recognised, as by llama.cpp: fill-in-the-middle prompts need them.
 
+import type { Listener } from "../chat/client.ts"
 import { type Command, group, toggle, UsageError, type Values } from "./arguments.ts"
-import { contextFlags, modelFlags, promptFlags, samplingFlags, threadFlags } from "./flags.ts"
+import { contextFlags, modelFlags, outputFlag, promptFlags, samplingFlags, threadFlags } from "./flags.ts"
 import { INTERRUPTED, Interrupts } from "./interrupt.ts"
 import { loadOptions, modelFile } from "./load.ts"
 import { generateOptions, generationFlags, promptText } from "./options.ts"
 import { runCommand } from "./program.ts"
-import { Footers, openClient, showReply } from "./reply.ts"
+import { Footers, openClient, showReply, writeReply } from "./reply.ts"
 
 const flags = {
   ...modelFlags,
@@ -16,6 +17,7 @@ const flags = {
   ...group("Output", {
     echo: toggle("--echo", { offNames: "--no-display-prompt", initial: false, help: "print the prompt first" }),
   }),
+  ...outputFlag(["text", "json"]),
   ...generationFlags,
   ...contextFlags,
   ...threadFlags,
@@ -36,12 +38,17 @@ export async function main(args: readonly string[]): Promise<number> {
 async function run(values: Values<typeof flags>): Promise<number> {
   const prompt = promptText(values) ?? (await Bun.stdin.text())
   if (prompt === "") throw new UsageError("the prompt is empty")
+  const isJson = values.output === "json"
+  if (isJson && values.echo) throw new UsageError("--echo is for -o text")
   const options = { ...generateOptions(values), parseSpecial: true }
   using client = await openClient(await modelFile(values), loadOptions(values))
   using interrupts = new Interrupts()
   const result = await interrupts.during(
     () => client.abort(),
-    () => showReply((listener) => client.complete(prompt, options, listener), values.echo ? prompt : ""),
+    () => {
+      const start = (listener: Listener) => client.complete(prompt, options, listener)
+      return isJson ? writeReply(start) : showReply(start, values.echo ? prompt : "")
+    },
   )
   await new Footers(client).show(result)
   return result.finishReason === "cancelled" ? INTERRUPTED : 0

@@ -12,13 +12,18 @@ import type { Session } from "../session.ts"
 import type { Controller } from "./controller.ts"
 import type { Draft, Drafter } from "./drafter.ts"
 
-export interface SpeculationCounts {
+/** What drafting came to. */
+export interface Speculation {
   /** Passes of the model behind the prompt. */
   readonly nPasses: number
   /** Drafted tokens that passes evaluated. */
   readonly nDrafted: number
   /** Those of them that became part of the text. */
   readonly nAccepted: number
+  /** nAccepted / nDrafted; undefined without drafts. */
+  readonly acceptanceRate: number | undefined
+  /** Tokens that a pass brought, its own first one and those accepted; undefined without passes. */
+  readonly tokensPerPass: number | undefined
   /** Of the first token of a draft, the second ...: how many were drafted, and accepted. */
   readonly byPosition: readonly { readonly nDrafted: number; readonly nAccepted: number }[]
 }
@@ -51,12 +56,13 @@ export class Speculator {
     this.#options = options
   }
 
-  get counts(): SpeculationCounts {
+  get result(): Speculation {
     const sum = (numbers: readonly number[]) => numbers.reduce((total, n) => total + n, 0)
+    const [nPasses, nDrafted, nAccepted] = [this.#nPasses, sum(this.#drafted), sum(this.#accepted)]
     return {
-      nPasses: this.#nPasses,
-      nDrafted: sum(this.#drafted),
-      nAccepted: sum(this.#accepted),
+      ...{ nPasses, nDrafted, nAccepted },
+      acceptanceRate: nDrafted > 0 ? nAccepted / nDrafted : undefined,
+      tokensPerPass: nPasses > 0 ? (nPasses + nAccepted) / nPasses : undefined,
       byPosition: this.#drafted.map((nDrafted, i) => ({ nDrafted, nAccepted: this.#accepted[i]! })),
     }
   }
