@@ -226,6 +226,7 @@ export class Session {
   [Symbol.dispose](): void {
     this.#kv[Symbol.dispose]()
     this.#tokens.length = 0
+    this.#drafted = []
     this.#nRows = 0
   }
 }

@@ -19,6 +19,9 @@ import {
   type TokenSampler,
 } from "../src/index.ts"
 import { Random } from "../src/random.ts"
+import { Speculator } from "../src/speculative/accept.ts"
+import { Controller } from "../src/speculative/controller.ts"
+import { PassCosts } from "../src/speculative/costs.ts"
 import { LookupDrafter } from "../src/speculative/lookup.ts"
 import { writeRandomModel } from "./fixtures/random-model.ts"
 import { bits, TINY_MODELS, tinyTokens, writeTinyModel } from "./tiny-model.ts"
@@ -349,6 +352,30 @@ describe("others at the same time", () => {
     expect(together.map(({ tokens }) => tokens)).toEqual(expected.map(({ result }) => [...result.tokens]))
     // Each pass drafted all the rest, and one row of it at most was still there when it was asked for.
     for (const { speculation } of together) expect(speculation.nDrafted).toBeGreaterThan(5 * speculation.nAccepted)
+  })
+
+  test("a draft whose rows are gone counts as a wrong one: it saved no pass", () => {
+    const verdicts: boolean[] = []
+    class Witness extends Controller {
+      override choose = (_: ArrayLike<number>, n: number) => n
+      override judged(_: number, __: number, isAccepted: boolean): void {
+        verdicts.push(isAccepted)
+      }
+    }
+    using session = model.createSession()
+    using other = model.createSession()
+    session.sync(PROMPT)
+    const all = [...PROMPT, 5, 6, 7, 8, 9]
+    const drafter = DRAFTERS["always right"]!(all)
+    const speculator = new Speculator(session, { drafter, controller: new Witness(new PassCosts()), maxDraft: 3 })
+    for (const token of all.slice(PROMPT.length)) {
+      speculator.advance(token, 10)
+      if (token === 6) other.sync(PROMPT)
+    }
+    // 5 by a pass that drafts 6, 7, 8; their rows are gone behind 6; 7 by another that drafts 8 and 9.
+    expect(verdicts).toEqual([true, false, true, true])
+    expect(speculator.result).toMatchObject({ nPasses: 2, nDrafted: 5, nAccepted: 3 })
+    expect([...session.tokens]).toEqual(all)
   })
 
   test("a fork inside a draft holds what the session shows, and both go on as without drafts", async () => {

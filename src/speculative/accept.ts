@@ -87,10 +87,10 @@ export class Speculator {
   #accept(token: number): boolean {
     if (this.#at === this.#n) return false
     const [at, { tokens, confidences }] = [this.#at, this.#draft]
-    const isAccepted = tokens[at] === token
+    // Another session may have run a pass since: the row is gone, and the draft was as little use as a wrong one.
+    const isAccepted = tokens[at] === token && this.#session.takeDrafted()
     this.#options?.controller?.judged(at, confidences[at]!, isAccepted)
-    // Another session may have run a pass since: the rows are gone.
-    if (!isAccepted || !this.#session.takeDrafted()) return false
+    if (!isAccepted) return false
     this.#at++
     this.#accepted[at]!++
     return true

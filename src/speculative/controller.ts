@@ -86,8 +86,8 @@ export class Controller {
     }
   }
 
-  /** Token `index` of a draft, which the drafter was so sure of, is what the target drew, or is not; those behind it are
-   * never judged then. */
+  /** Token `index` of a draft, which the drafter was so sure of, saved a pass, or did not; those behind it are never
+   * judged then. */
   judged(index: number, confidence: number, isAccepted: boolean): void {
     const kind = kindOf(index, confidence)
     this.#tried[kind]! += 1 - this.#tried[kind]! / VERDICT_MEMORY
