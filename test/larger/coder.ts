@@ -38,9 +38,11 @@ for (const [name, expected] of Object.entries(MODELS)) {
     test(
       "WikiText-2: perplexity within 0.5 % of llama.cpp's",
       async () => {
+        const data = process.env.ASDSL_TEST_DATA
+        if (!data) throw new Error("set ASDSL_TEST_DATA to the folder of the shared test data")
         const { nCtx, nChunks, path, perplexity: theirs } = expected.likelihood
         using model = await load(name, { nCtx, maxOutputs: 64 })
-        const text = readFileSync(join(process.env.ASDSL_TEST_DATA!, path), "utf8")
+        const text = readFileSync(join(data, path), "utf8")
         const result = await perplexity(model, evaluationTokens(model.tokenizer, text), { nCtx, nChunks })
         const ratio = result.perplexity / theirs
         const difference = (100 * (ratio - 1)).toFixed(3)
