@@ -182,7 +182,7 @@ fn buildAll(b: *std.Build) void {
     b.installArtifact(sharedLibrary(b, library_name, engineModule(b, sources, target, variant, levels)));
 
     const cross = b.step("cross", "Install the library of every supported system below cross/");
-    addCross(b, cross, sources);
+    addCross(b, cross, sources, .{ .optimize = optimize });
 
     const objects = b.step("objects", "Install each level's kernels as an object file (a test looks at their instructions)");
     for (levels) |object| {
@@ -323,10 +323,10 @@ fn sharedLibrary(b: *std.Build, name: []const u8, root: *std.Build.Module) *Comp
 }
 
 /// Each library as src/native/build.ts expects it on its system: cross/linux-x64/libasdsl.so and so on.
-fn addCross(b: *std.Build, step: *Step, sources: Sources) void {
+fn addCross(b: *std.Build, step: *Step, sources: Sources, variant: Variant) void {
     for (cross_targets) |cross| {
         const target = b.resolveTargetQuery(cross.query);
-        const root = engineModule(b, sources, target, .{}, levelObjects(b, sources, target, .{}));
+        const root = engineModule(b, sources, target, variant, levelObjects(b, sources, target, variant));
         const install = b.addInstallArtifact(sharedLibrary(b, "asdsl", root), .{
             .dest_dir = .{ .override = .{ .custom = b.fmt("cross/{s}", .{cross.name}) } },
             .pdb_dir = .disabled,

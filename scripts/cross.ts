@@ -1,6 +1,7 @@
 // `npm run cross`: the engine's library for every supported system, into zig-out/cross/<system>/, by zig alone. Each is held
 // to csrc/asdsl.h: it exports those functions and no others, for the right CPU, and needs nothing but what its system
-// comes with. Prints their sizes; what cannot run here is not run.
+// comes with. Prints their sizes; what cannot run here is not run. Words after `--` go to zig: with -Doptimize=debug, as
+// .ci/run has it, the same is checked of code that compiles in half the time.
 
 import { existsSync, readFileSync, rmSync } from "node:fs"
 import { join } from "node:path"
@@ -114,9 +115,9 @@ function complaints(facts: Facts, [format, machine, isOldEnough]: (typeof SYSTEM
   ]
 }
 
-function build(folder: string): void {
+function build(folder: string, options: readonly string[]): void {
   rmSync(folder, { recursive: true, force: true }) // or a library that was left out would be an old one
-  const child = Bun.spawnSync([findZig(), "build", "cross", "--prefix", join(projectFolder, "zig-out")], {
+  const child = Bun.spawnSync([findZig(), "build", "cross", "--prefix", join(projectFolder, "zig-out"), ...options], {
     cwd: projectFolder,
     env: zigEnvironment(),
     stdio: ["ignore", 2, "inherit"],
@@ -124,10 +125,10 @@ function build(folder: string): void {
   if (child.exitCode !== 0) throw new BuildError("zig build cross failed")
 }
 
-function main(): number {
+function main(options: readonly string[]): number {
   const folder = join(projectFolder, "zig-out", "cross")
   const start = performance.now()
-  build(folder)
+  build(folder, options)
   console.error(`built in ${((performance.now() - start) / 1000).toFixed(0)} s`)
   let failed = 0
   for (const [name, system] of Object.entries(SYSTEMS)) {
@@ -147,7 +148,7 @@ function main(): number {
 
 if (import.meta.main) {
   try {
-    process.exitCode = main()
+    process.exitCode = main(process.argv.slice(2))
   } catch (error) {
     if (!(error instanceof BuildError)) throw error
     console.error(error.message)
