@@ -14,7 +14,7 @@ import {
   TemplateError,
   type TokenSampler,
 } from "../src/index.ts"
-import { writeRandomModel } from "./fixtures/random-model.ts"
+import { writeTinyModel } from "./tiny-model.ts"
 import { defaultModelPath, hasDefaultModel } from "./tokenizer-fixtures.ts"
 
 setDefaultTimeout(60_000)
@@ -24,11 +24,7 @@ const folder = mkdtempSync(join(tmpdir(), "asdsl-chat-"))
 let tiny: Model
 
 beforeAll(async () => {
-  const path = join(folder, "tiny.gguf")
-  writeRandomModel(path, {
-    ...{ seed: 2, type: "Q8_0", nLayers: 2, dim: 96, nHeads: 3, nKvHeads: 1, nFfn: 192 },
-    ...{ nVocab: 600, nCtx: 2048, tied: true, biases: false },
-  })
+  const path = writeTinyModel({ path: join(folder, "tiny.gguf"), type: "Q8_0", seed: 2, nVocab: 600, nCtx: 2048 })
   tiny = await load(path, { nThreads: 1 })
 })
 afterAll(() => {

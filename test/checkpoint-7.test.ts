@@ -23,7 +23,6 @@ import { Speculator } from "../src/speculative/accept.ts"
 import { Controller } from "../src/speculative/controller.ts"
 import { PassCosts } from "../src/speculative/costs.ts"
 import { LookupDrafter } from "../src/speculative/lookup.ts"
-import { writeRandomModel } from "./fixtures/random-model.ts"
 import { bits, TINY_MODELS, tinyTokens, writeTinyModel } from "./tiny-model.ts"
 import { defaultModelPath, hasDefaultModel } from "./tokenizer-fixtures.ts"
 
@@ -36,11 +35,8 @@ const folder = mkdtempSync(join(tmpdir(), "asdsl-checkpoint-7-"))
 let model: Model
 
 beforeAll(async () => {
-  const path = join(folder, "tiny.gguf")
-  writeRandomModel(path, {
-    ...{ seed: 1, type: "Q4_1", nLayers: 2, dim: 96, nHeads: 3, nKvHeads: 1, nFfn: 192 },
-    ...{ nVocab: 600, nCtx: 128, tied: true, biases: false }, // large enough for the 256 byte tokens
-  })
+  // A vocabulary large enough for the 256 byte tokens.
+  const path = writeTinyModel({ path: join(folder, "tiny.gguf"), type: "Q4_1", nVocab: 600 })
   model = await load(path, { nThreads: 1, nUbatch: 20, nCtx: N_CTX })
 })
 afterAll(() => {

@@ -17,8 +17,7 @@ import {
   Sampler,
   type Session,
 } from "../src/index.ts"
-import { writeRandomModel } from "./fixtures/random-model.ts"
-import { tinyTokens } from "./tiny-model.ts"
+import { tinyTokens, writeTinyModel } from "./tiny-model.ts"
 
 setDefaultTimeout(60_000)
 
@@ -27,11 +26,8 @@ const folder = mkdtempSync(join(tmpdir(), "asdsl-generate-"))
 let model: Model
 
 beforeAll(async () => {
-  const path = join(folder, "tiny.gguf")
-  writeRandomModel(path, {
-    ...{ seed: 1, type: "Q4_1", nLayers: 2, dim: 96, nHeads: 3, nKvHeads: 1, nFfn: 192 },
-    ...{ nVocab: 600, nCtx: 128, tied: true, biases: false }, // large enough for the 256 byte tokens
-  })
+  // A vocabulary large enough for the 256 byte tokens.
+  const path = writeTinyModel({ path: join(folder, "tiny.gguf"), type: "Q4_1", nVocab: 600 })
   model = await load(path, { nThreads: 1, nUbatch: 16, nCtx: N_CTX })
 })
 afterAll(() => {
