@@ -145,8 +145,8 @@ const Variant = struct {
         return concat(b, &.{ &language, &warnings, own });
     }
 
-    /// For sources that know no level and for tests: cpu.c offers level avxvnni wherever its twin runs.
-    fn commonFlags(variant: Variant, b: *std.Build) []const []const u8 {
+    /// csrc/test/levels.h: level avxvnni is built as its twin.
+    fn testFlags(variant: Variant, b: *std.Build) []const []const u8 {
         const evex: []const []const u8 = if (variant.evex) &.{"-DASDSL_EVEX_AS_AVXVNNI"} else &.{};
         return concat(b, &.{ variant.flags(b), evex });
     }
@@ -305,8 +305,8 @@ fn engineModule(
     levels: []const *Compile,
 ) *std.Build.Module {
     const root = cModule(b, target, variant);
-    root.addCSourceFiles(.{ .files = sources.common, .flags = variant.commonFlags(b) });
-    root.addCSourceFiles(.{ .files = Sources.platform(target.result.os.tag), .flags = variant.commonFlags(b) });
+    root.addCSourceFiles(.{ .files = sources.common, .flags = variant.flags(b) });
+    root.addCSourceFiles(.{ .files = Sources.platform(target.result.os.tag), .flags = variant.flags(b) });
     // WaitOnAddress and its like, of which kernel32 knows nothing.
     if (target.result.os.tag == .windows) root.linkSystemLibrary("api-ms-win-core-synch-l1-2-0", .{});
     for (levels) |level| if (level.kind == .obj) root.addObject(level) else root.linkLibrary(level);
@@ -370,7 +370,7 @@ fn testPrograms(
     });
     for (sources.tests) |path| {
         const module = cModule(b, target, variant);
-        module.addCSourceFile(.{ .file = b.path(path), .flags = variant.commonFlags(b) });
+        module.addCSourceFile(.{ .file = b.path(path), .flags = variant.testFlags(b) });
         module.linkLibrary(engine);
         append(b, &programs, b.addExecutable(.{ .name = std.fs.path.stem(path), .root_module = module }));
     }
@@ -382,9 +382,9 @@ fn testPrograms(
 fn addSystemTests(b: *std.Build, step: *Step, sources: Sources, arch: std.Target.Cpu.Arch, variant: Variant) void {
     const flags = variant.flags(b);
     var objects: std.ArrayList(LazyPath) = .empty;
-    for (sources.common) |path| append(b, &objects, systemObject(b, path, variant.commonFlags(b)));
+    for (sources.common) |path| append(b, &objects, systemObject(b, path, flags));
     for (Sources.platform(b.graph.host.result.os.tag)) |path| {
-        append(b, &objects, systemObject(b, path, variant.commonFlags(b)));
+        append(b, &objects, systemObject(b, path, flags));
     }
     for (variant.levels(arch)) |level| {
         const level_flags = concat(b, &.{
@@ -397,7 +397,7 @@ fn addSystemTests(b: *std.Build, step: *Step, sources: Sources, arch: std.Target
         const link = b.addSystemCommand(&.{"cc"});
         link.setName(b.fmt("cc {s}", .{name}));
         link.addArg(b.fmt("-fsanitize={t}", .{variant.sanitizer}));
-        link.addFileArg(systemObject(b, path, variant.commonFlags(b)));
+        link.addFileArg(systemObject(b, path, variant.testFlags(b)));
         for (objects.items) |object| link.addFileArg(object);
         link.addArgs(&.{ "-lpthread", "-lm", "-o" });
         const program = link.addOutputFileArg(name);

@@ -44,6 +44,8 @@ int32_t asdsl_cpu_info(struct asdsl_info *out) {
     return ASDSL_OK;
 }
 
+int32_t asdsl_try_level(int32_t level) { return engine_try_level(level); }
+
 int32_t asdsl_release(asdsl_handle handle) { return handle ? handle_close(handle) : ASDSL_OK; }
 
 /* ---- engine ---- */

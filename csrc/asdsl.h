@@ -144,6 +144,7 @@ struct asdsl_engine_options {
     int32_t level;     /* asdsl_level; AUTO: best of this CPU */
     int32_t spin_us;   /* how long workers spin between runs before they sleep; < 0: default */
     int32_t pin;       /* 1: pin workers (default), 0: leave placement to the system */
+    int32_t force;     /* 1: `level` may be one that CPUID hides and asdsl_try_level has seen executing; else 0 */
 };
 
 struct asdsl_program_options {
@@ -183,6 +184,11 @@ struct asdsl_info {
     int32_t cache_bytes[3];  /* L1d, L2, L3 of the first core */
 };
 
+/* Exit code of a process whose asdsl_try_level met an instruction that its CPU does not have. */
+enum asdsl_exit_code {
+    ASDSL_EXIT_TRAPPED = 132, /* what a shell makes of SIGILL */
+};
+
 enum asdsl_probe_kind {
     ASDSL_PROBE_READ_BANDWIDTH = 0, /* bytes/s, all threads of the engine, plain streaming read of a 256 MiB buffer */
     ASDSL_PROBE_INT8_PEAK = 1, /* int8 multiply-accumulates/s, all threads, register operands, the engine's level */
@@ -203,6 +209,10 @@ ASDSL_API const char *asdsl_describe(void);
 ASDSL_API const char *asdsl_last_error(void); /* "" when nothing failed on this thread; never NULL */
 ASDSL_API int32_t asdsl_last_status(void); /* its asdsl_status; what a constructor that returned 0 failed with */
 ASDSL_API int32_t asdsl_cpu_info(struct asdsl_info *out);
+/* Executes the dot product of a level that CPUID does not offer: AVXVNNI where the rest of it, AVX2, is there (virtual
+ * machines hide AVX-VNNI on CPUs that have it). Returns ASDSL_OK if it ran. If it traps, the process ENDS with
+ * ASDSL_EXIT_TRAPPED: call this in a child process made for it and nowhere else. Any other level: E_UNSUPPORTED. */
+ASDSL_API int32_t asdsl_try_level(int32_t level);
 
 /* ---- any handle ---- */
 ASDSL_API int32_t asdsl_release(asdsl_handle handle); /* gives back the caller's reference; 0 is ignored */

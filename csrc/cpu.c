@@ -54,9 +54,6 @@ uint32_t cpu_levels(void) {
     if (seven.a >= 1 && bits(cpuid(7, 1).a, LEAF7_1_A_AVX_VNNI)) levels |= 1u << ASDSL_LEVEL_AVXVNNI;
     if (bits(xcr0, XCR0_ZMM) && bits(seven.b, LEAF7_B_AVX512) && bits(seven.c, LEAF7_C_AVX512_VNNI)) {
         levels |= 1u << ASDSL_LEVEL_AVX512;
-#if defined(ASDSL_EVEX_AS_AVXVNNI) /* a library for tests: its level avxvnni is encoded as AVX-512 VNNI */
-        levels |= 1u << ASDSL_LEVEL_AVXVNNI;
-#endif
     }
     return levels;
 }
@@ -123,6 +120,11 @@ int32_t cpu_best_level(uint32_t levels) {
     if (levels & 1u << ASDSL_LEVEL_AVXVNNI) return ASDSL_LEVEL_AVXVNNI;
     if (levels & 1u << ASDSL_LEVEL_AVX2) return ASDSL_LEVEL_AVX2;
     return ASDSL_LEVEL_PORTABLE;
+}
+
+uint32_t cpu_hidden_levels(uint32_t levels) {
+    bool has_avx2 = levels & 1u << ASDSL_LEVEL_AVX2; /* the system saves ymm registers, no other state is needed */
+    return has_avx2 ? 1u << ASDSL_LEVEL_AVXVNNI & ~levels : 0;
 }
 
 /* ---- cores ---- */

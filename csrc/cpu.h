@@ -20,6 +20,9 @@ void cpu_cores(struct cpu_cores *out);
 /* Bit per asdsl_level that both CPU and operating system support; PORTABLE and REFERENCE always. */
 uint32_t cpu_levels(void);
 int32_t cpu_best_level(uint32_t levels);
+/* Of the levels that are not among `levels`, those of which only CPUID may be wrong: all else that they need is there.
+ */
+uint32_t cpu_hidden_levels(uint32_t levels);
 
 /* Everything of asdsl_info except level and n_threads of an engine. */
 void cpu_info(struct asdsl_info *out);

@@ -1,5 +1,6 @@
 /* engine.c: an engine: a pool of the asked-for size and the kernel table of the asked-for level. */
 #include "program.h"
+#include <signal.h>
 #include <stdlib.h>
 
 static void engine_destroy(struct object *object) {
@@ -22,8 +23,9 @@ static const char *level_name(int32_t level) {
 }
 
 /* Fills level and kernels, or says why not. */
-static bool choose_level(struct engine *engine, int32_t level) {
+static bool choose_level(struct engine *engine, int32_t level, bool force) {
     if (level == ASDSL_LEVEL_AUTO) level = cpu_best_level(engine->info.levels);
+    if (force) engine->info.levels |= cpu_hidden_levels(engine->info.levels) & (level >= 0 ? 1u << (level & 31) : 0);
     engine->kernels = kernels_for(level);
     if (!engine->kernels || level < 0 || level > 31 || !(engine->info.levels >> level & 1)) {
         asdsl_fail(ASDSL_E_UNSUPPORTED, "engine: level %d (%s) does not run on this CPU, whose best is %d (%s)", level,
@@ -34,8 +36,30 @@ static bool choose_level(struct engine *engine, int32_t level) {
     return true;
 }
 
+static void leave(int signal_number) {
+    (void)signal_number;
+    _Exit(ASDSL_EXIT_TRAPPED);
+}
+
+int32_t engine_try_level(int32_t level) {
+    uint32_t levels = cpu_levels();
+    const struct kernels *kernels = kernels_for(level);
+    if (!kernels || level < 0 || level > 31 || !(cpu_hidden_levels(levels) >> level & 1)) {
+        return asdsl_fail(ASDSL_E_UNSUPPORTED, "level %d (%s) is not one that CPUID may be hiding here", level,
+                          level_name(level));
+    }
+    void (*before)(int) = signal(SIGILL, leave);
+    kernels->int8_peak(1);
+    signal(SIGILL, before);
+    return ASDSL_OK;
+}
+
 struct engine *engine_create(const struct asdsl_engine_options *options) {
     struct cpu_cores cores;
+    if (options->force != 0 && options->force != 1) {
+        asdsl_fail(ASDSL_E_ARGUMENT, "engine: force is %d, not 0 or 1", options->force);
+        return NULL;
+    }
     if (options->pin != 0 && options->pin != 1) {
         asdsl_fail(ASDSL_E_ARGUMENT, "engine: pin is %d, not 0 or 1", options->pin);
         return NULL;
@@ -58,7 +82,7 @@ struct engine *engine_create(const struct asdsl_engine_options *options) {
     if (n_threads == 0) n_threads = engine->info.n_physical;
     if (n_threads > POOL_MAX_THREADS) n_threads = POOL_MAX_THREADS;
     engine->info.n_threads = n_threads;
-    if (choose_level(engine, options->level)) {
+    if (choose_level(engine, options->level, options->force == 1)) {
         engine->pool = pool_create(n_threads, options->spin_us, options->pin == 1, &cores);
     }
     if (!engine->pool) {

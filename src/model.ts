@@ -23,7 +23,8 @@ export interface LoadOptions {
   nThreads?: number
   /** Threads for passes of more than one token; absent: nThreads. */
   nThreadsBatch?: number
-  /** portable, avx2, avxvnni, avx512, neon or reference; absent: $ASDSL_ISA, else the best of this CPU. */
+  /** portable, avx2, avxvnni, avx512, neon or reference; absent: $ASDSL_ISA, else the best of this CPU. avxvnni may be one
+   * that CPUID hides: a child process tries it first. */
   level?: string
   /** Context length of sessions; 0 or absent: the model's. */
   nCtx?: number

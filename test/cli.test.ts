@@ -9,7 +9,7 @@ import packageJson from "../package.json"
 import { evaluationTokens, perplexity } from "../src/eval/perplexity.ts"
 import { writeGguf } from "../src/gguf/writer.ts"
 import { cpuInfo, load } from "../src/index.ts"
-import { writeTinyModel } from "./tiny-model.ts"
+import { LEVELS, writeTinyModel } from "./tiny-model.ts"
 import {
   bpeMetadata,
   defaultModelPath,
@@ -138,7 +138,9 @@ describe("info", () => {
     const { machine, model } = JSON.parse(out)
     const { cpu, levels, level, nCores, nPhysical, nPerformance, isHybrid, cacheBytes } = cpuInfo()
     expect(machine).toMatchObject({ cpu, level, nCores, nPhysical, nPerformance, isHybrid, cacheBytes, nThreads: 1 })
-    expect(machine.levels).toEqual(levels.filter((name) => name !== "reference"))
+    const known = levels.filter((name) => name !== "reference")
+    expect(machine.levels).toEqual(known)
+    expect([...machine.levels, ...machine.hiddenLevels].toSorted()).toEqual(LEVELS.toSorted())
     expect(machine.readBytesPerSecond).toBeGreaterThan(1e8)
     expect(machine.int8MacsPerSecond).toBeGreaterThan(1e8)
     expect(model).toBe(null)

@@ -18,6 +18,8 @@ import {
   writeStruct,
 } from "../src/native/abi.ts"
 import { Buffer, cancelProgram, cpuInfo, Engine, KvCache, Program, tensorBytes } from "../src/native/handles.ts"
+import { executes, hiddenLevels } from "../src/native/hidden-level.ts"
+import { levelNumber } from "../src/native/library.ts"
 import { FOREIGN_LEVEL } from "./tiny-model.ts"
 
 const COLS = 4096
@@ -72,6 +74,9 @@ function expectNative(body: () => unknown, status: number, text: string): void {
   })
 }
 
+/** A level of which only CPUID may be wrong, if there is one here. */
+const [HIDDEN] = hiddenLevels(cpuInfo().levels)
+
 let folder = ""
 beforeAll(() => {
   folder = mkdtempSync(join(tmpdir(), "asdsl-engine-"))
@@ -96,6 +101,23 @@ describe("engines", () => {
       "100000 threads, 0 (as many as cores) to 256",
     )
     expect(thrown(() => Engine.create({ level: FOREIGN_LEVEL }))).toBeInstanceOf(UnsupportedError)
+  })
+
+  // On a CPU that has the instruction the engine runs, on one that has not it is the child that dies of it.
+  test.skipIf(HIDDEN === undefined)("a level that CPUID hides is tried in a child process", () => {
+    const level = HIDDEN!
+    const create = () => Engine.create({ level, nThreads: 2 })
+    if (executes(levelNumber(level))) {
+      using engine = create()
+      expect(engine.info().level).toBe(level)
+      expect(engine.info().levels).toContain(level)
+      expect(engine.probe("int8")).toBeGreaterThan(1e6)
+    } else {
+      const error = thrown(create)
+      expect(error).toBeInstanceOf(UnsupportedError)
+      expect((error as UnsupportedError).message).toMatch(new RegExp(`^level ${level}: .*CPUID.*child process.*SIGILL`))
+    }
+    expect(cpuInfo().levels).not.toContain(level)
   })
 
   test("a released engine is an error, and its programs go on", () => {

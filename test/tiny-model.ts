@@ -3,10 +3,15 @@
 import type { TensorTypeName } from "../src/gguf/types.ts"
 import { TENSOR_TYPES } from "../src/gguf/types.ts"
 import { cpuInfo } from "../src/native/handles.ts"
+import { executes, hiddenLevels } from "../src/native/hidden-level.ts"
+import { levelNumber } from "../src/native/library.ts"
 import { type RandomModel, writeRandomModel } from "./fixtures/random-model.ts"
 
-/** Instruction-set levels that run here, the oracle apart. */
-export const LEVELS = cpuInfo().levels.filter((level) => level !== "reference")
+/** Instruction-set levels that run here, the oracle apart; one that CPUID hides and that executes is among them. */
+export const LEVELS = [
+  ...cpuInfo().levels.filter((level) => level !== "reference"),
+  ...hiddenLevels(cpuInfo().levels).filter((level) => executes(levelNumber(level))),
+]
 
 /** A level that only another architecture has. */
 export const FOREIGN_LEVEL = process.arch === "arm64" ? "avx2" : "neon"

@@ -5,6 +5,7 @@
  */
 #include "../asdsl.h"
 #include "../cpu.h"
+#include "levels.h"
 #include "temporary.h"
 #include "tiny_model.h"
 #include <math.h>
@@ -18,6 +19,7 @@ static asdsl_handle buffer;
 
 static asdsl_handle make_engine(int32_t n_threads, int32_t level) {
     struct asdsl_engine_options options = {.n_threads = n_threads, .level = level, .spin_us = 100, .pin = 1};
+    options.force = level == ASDSL_LEVEL_AVXVNNI; /* in the twin's build: levels.h */
     asdsl_handle engine = asdsl_engine_create(&options);
     CHECK(engine, "%s", asdsl_last_error());
     return engine;
@@ -92,9 +94,10 @@ static void test_engines(void) {
     const struct {
         struct asdsl_engine_options options;
         const char *text;
-    } wrong[] = {{{-1, -1, -1, 1}, "-1 threads"},      {{100000, -1, -1, 1}, "100000 threads"},
-                 {{1, 99, -1, 1}, "level 99"},         {{1, -2, -1, 1}, "level -2"},
-                 {{1, FOREIGN_LEVEL, -1, 1}, foreign}, {{1, -1, -1, 2}, "pin is 2"}};
+    } wrong[] = {{{-1, -1, -1, 1, 0}, "-1 threads"},      {{100000, -1, -1, 1, 0}, "100000 threads"},
+                 {{1, 99, -1, 1, 0}, "level 99"},         {{1, -2, -1, 1, 0}, "level -2"},
+                 {{1, FOREIGN_LEVEL, -1, 1, 0}, foreign}, {{1, FOREIGN_LEVEL, -1, 1, 1}, foreign},
+                 {{1, -1, -1, 2, 0}, "pin is 2"},         {{1, -1, -1, 1, 2}, "force is 2"}};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         SAYS(asdsl_engine_create(&wrong[i].options) == 0, wrong[i].text);
     }
@@ -108,6 +111,19 @@ static void test_engines(void) {
     CHECK(peak > 1e6 && peak < 1e15, "%g multiply-accumulates/s", peak);
     SAYS(asdsl_probe(engine, 2) == ASDSL_E_ARGUMENT, "kind 2");
     asdsl_release(engine);
+    SAYS(asdsl_try_level(FOREIGN_LEVEL) == ASDSL_E_UNSUPPORTED, foreign);
+    SAYS(asdsl_try_level(ASDSL_LEVEL_PORTABLE) == ASDSL_E_UNSUPPORTED, "level 0 (portable)");
+    SAYS(asdsl_try_level(-1) == ASDSL_E_UNSUPPORTED, "level -1");
+    if (usable_levels() & ~facts.levels) { /* built so that it runs, and CPUID knows nothing of it */
+        struct asdsl_engine_options hidden = {1, ASDSL_LEVEL_AVXVNNI, -1, 1, 0};
+        SAYS(asdsl_engine_create(&hidden) == 0, "level 2 (avxvnni) does not run");
+        CHECK(asdsl_try_level(ASDSL_LEVEL_AVXVNNI) == ASDSL_OK, "%s", asdsl_last_error());
+        engine = make_engine(1, ASDSL_LEVEL_AVXVNNI);
+        CHECK(asdsl_engine_info(engine, &info) == 0 && info.level == ASDSL_LEVEL_AVXVNNI &&
+                  info.levels >> ASDSL_LEVEL_AVXVNNI & 1,
+              "level %d of 0x%x", info.level, info.levels);
+        asdsl_release(engine);
+    }
 }
 
 /* ---- runs ---- */
@@ -163,11 +179,8 @@ static void run_text(asdsl_handle engine, int32_t batch, int one_by_one, struct 
 }
 
 static void test_same_bits(void) {
-    static const int32_t levels[] = {ASDSL_LEVEL_PORTABLE, ASDSL_LEVEL_AVX2, ASDSL_LEVEL_AVXVNNI, ASDSL_LEVEL_AVX512,
-                                     ASDSL_LEVEL_NEON};
-    struct asdsl_info info;
     struct outcome first, other;
-    asdsl_cpu_info(&info);
+    uint32_t usable = usable_levels();
     asdsl_handle engine = make_engine(1, ASDSL_LEVEL_PORTABLE);
     run_text(engine, MAX_TOKENS_TINY, 0, &first);
     asdsl_release(engine);
@@ -175,8 +188,8 @@ static void test_same_bits(void) {
     for (int i = 0; i < VOCAB; i++)
         finite += isfinite(first.logits[i]) != 0, distinct += first.logits[i] != first.logits[0];
     CHECK(finite == VOCAB && distinct > VOCAB / 2, "%d finite, %d distinct logits", finite, distinct);
-    for (size_t l = 0; l < 4; l++) {
-        if (!(info.levels >> levels[l] & 1)) continue;
+    for (size_t l = 0; l < N_LEVELS; l++) {
+        if (!(usable >> levels[l] & 1)) continue;
         for (int32_t threads = 1; threads <= 3; threads++) {
             engine = make_engine(threads, levels[l]);
             for (int32_t batch = 1; batch <= MAX_TOKENS_TINY; batch += batch < 3 ? 1 : 5) {

@@ -8,6 +8,7 @@
 #include "../kernels/layout.h"
 #include "check.h"
 #include "guarded.h"
+#include "levels.h"
 #include <math.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -94,8 +95,6 @@ struct test_case {
 
 static const char *const fill_names[] = {"random", "extreme", "outlier", "zero"};
 static const int32_t column_counts[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 16, 17, 31, 33, 64};
-static const int32_t levels[] = {ASDSL_LEVEL_PORTABLE, ASDSL_LEVEL_AVX2, ASDSL_LEVEL_AVXVNNI, ASDSL_LEVEL_AVX512,
-                                 ASDSL_LEVEL_NEON};
 
 #define SOFTCAP 3.0f
 
@@ -237,7 +236,7 @@ static void make_activations(struct test_case *c, uint32_t usable) {
         struct guarded in = guarded_alloc((size_t)c->cols * 4, c->run % 2), other = guarded_alloc(stride, c->run % 2);
         for (int32_t t = 0; t < MAX_COLUMNS; t++) {
             memcpy(in.data, x + (size_t)t * (size_t)c->cols, in.bytes);
-            for (int32_t l = -1; l < (int32_t)(sizeof levels / sizeof *levels); l++) { /* -1: the oracle */
+            for (int32_t l = -1; l < N_LEVELS; l++) { /* -1: the oracle */
                 if (l >= 0 && !(usable >> levels[l] & 1)) continue;
                 const struct kernels *k = kernels_for(l < 0 ? ASDSL_LEVEL_REFERENCE : levels[l]);
                 quantize_row_fn *f = c->t->activation == ASDSL_ACT_Q8_32 ? k->quantize_q8_32 : k->quantize_q8_256;
@@ -272,11 +271,11 @@ static void check_case(const struct type_facts *t, int32_t rows, int32_t cols, e
         run_slot(&c, kernels_for(ASDSL_LEVEL_PORTABLE), (enum matmul_epilogue)e, MAX_COLUMNS, 0, c.golden[e]);
         check_bound(&c, (enum matmul_epilogue)e);
     }
-    for (size_t l = 0; l < sizeof levels / sizeof *levels; l++)
+    for (size_t l = 0; l < N_LEVELS; l++)
         if (usable >> levels[l] & 1) check_level(&c, kernels_for(levels[l]));
     float *row = malloc((size_t)cols * 4), *want = malloc((size_t)cols * 4);
     for (int32_t r = 0; r < rows; r += 7)
-        for (size_t l = 0; l < sizeof levels / sizeof *levels; l++) {
+        for (size_t l = 0; l < N_LEVELS; l++) {
             if (!(usable >> levels[l] & 1)) continue;
             kernels_for(ASDSL_LEVEL_REFERENCE)->type[t->type].gather_row(c.w.data, rows, cols, r, want);
             kernels_for(levels[l])->type[t->type].gather_row(c.w.data, rows, cols, r, row);
@@ -301,7 +300,7 @@ static void check_not_finite(uint32_t usable) {
             x[at] = kind == 0 ? NAN : kind == 1 ? INFINITY : kind == 2 ? -INFINITY : 0x1p-130f;
             if (kind == 3)
                 for (int i = 0; i < 512; i++) x[i] = i == at ? 0x1p-130f : 0.0f;
-            for (size_t l = 0; l < sizeof levels / sizeof *levels; l++) {
+            for (size_t l = 0; l < N_LEVELS; l++) {
                 if (!(usable >> levels[l] & 1)) continue;
                 const struct kernels *k = kernels_for(levels[l]);
                 memset(other, 0, sizeof other);
@@ -312,7 +311,7 @@ static void check_not_finite(uint32_t usable) {
                 if (levels[l] == ASDSL_LEVEL_PORTABLE) memcpy(first, other, sizeof first);
                 CHECK(memcmp(first, other, sizeof first) == 0, "q8_32 %s: faults give other bits", k->level);
             }
-            for (size_t l = 0; l < sizeof levels / sizeof *levels; l++) {
+            for (size_t l = 0; l < N_LEVELS; l++) {
                 if (!(usable >> levels[l] & 1)) continue;
                 const struct kernels *k = kernels_for(levels[l]);
                 memset(other, 0, sizeof other);
@@ -331,12 +330,7 @@ int main(void) {
                                     ASDSL_Q5_0, ASDSL_Q5_1, ASDSL_IQ4_NL, ASDSL_Q8_0, ASDSL_Q2_K,
                                     ASDSL_Q3_K, ASDSL_Q4_K, ASDSL_Q5_K,   ASDSL_Q6_K, ASDSL_IQ4_XS};
     static const int32_t row_counts[] = {1, 15, 16, 17, 172, 192};
-    struct asdsl_info info;
-    if (asdsl_cpu_info(&info) != 0) return 1;
-/* Level avxvnni was built with the EVEX encoding: any CPU with AVX-512 VNNI runs it. */
-#if defined(ASDSL_EVEX_AS_AVXVNNI)
-    if (info.levels >> ASDSL_LEVEL_AVX512 & 1) info.levels |= 1u << ASDSL_LEVEL_AVXVNNI;
-#endif
+    uint32_t usable = usable_levels();
     int32_t run = 0;
     for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
         const struct type_facts *t = type_facts(types[i]);
@@ -345,10 +339,10 @@ int main(void) {
         for (int32_t w = 0; w < 4; w++)
             for (size_t r = 0; r < sizeof row_counts / sizeof *row_counts; r++, run++) {
                 if (row_counts[r] > 64 && w % 2 == 0) continue;
-                check_case(t, row_counts[r], widths[w], (enum fill)(run % FILLS), run, info.levels);
+                check_case(t, row_counts[r], widths[w], (enum fill)(run % FILLS), run, usable);
             }
-        check_case(t, 16, t->block, EXTREME, 1, info.levels); /* no bias, one block: exact */
+        check_case(t, 16, t->block, EXTREME, 1, usable); /* no bias, one block: exact */
     }
-    check_not_finite(info.levels);
+    check_not_finite(usable);
     return check_report("kernels_matmul");
 }

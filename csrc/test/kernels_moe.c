@@ -7,13 +7,12 @@
 #include "../kernels/kernels.h"
 #include "check.h"
 #include "guarded.h"
+#include "levels.h"
 #include <math.h>
 #include <string.h>
 
 static const double EPS = 0x1p-24; /* half an ulp, relative */
 static const double EXP = 2e-7;    /* relative error of exp: simd_math.h */
-static const int32_t levels[] = {ASDSL_LEVEL_PORTABLE, ASDSL_LEVEL_AVX2, ASDSL_LEVEL_AVXVNNI, ASDSL_LEVEL_AVX512};
-enum { N_LEVELS = sizeof levels / sizeof *levels };
 static uint32_t usable;
 static uint64_t state = 0x9e3779b97f4a7c15u;
 
@@ -103,9 +102,7 @@ static void test_combine(int32_t n, int32_t cols) {
 
 int main(void) {
     static const int32_t n_used[] = {1, 2, 4, 8, 17};
-    struct asdsl_info info;
-    asdsl_cpu_info(&info);
-    usable = info.levels;
+    usable = usable_levels();
     for (int32_t n = 1; n <= 200; n += n < 36 ? 1 : 41)
         for (size_t u = 0; u < sizeof n_used / sizeof *n_used; u++)
             for (int kind = 0; kind < KINDS; kind++)

@@ -7,15 +7,13 @@
 #include "../kernels/attention.h"
 #include "check.h"
 #include "guarded.h"
+#include "levels.h"
 #include <float.h>
 #include <math.h>
 #include <stdbool.h>
 #include <string.h>
 
 static const double EPS = 0x1p-24; /* half an ulp, relative */
-static const int32_t levels[] = {ASDSL_LEVEL_PORTABLE, ASDSL_LEVEL_AVX2, ASDSL_LEVEL_AVXVNNI, ASDSL_LEVEL_AVX512,
-                                 ASDSL_LEVEL_NEON};
-enum { N_LEVELS = sizeof levels / sizeof *levels };
 static uint32_t usable;
 static uint64_t state = 0x9e3779b97f4a7c15u;
 
@@ -299,12 +297,7 @@ static void test_attention(void) {
 }
 
 int main(void) {
-    struct asdsl_info info;
-    if (asdsl_cpu_info(&info) != 0) return 1;
-    usable = info.levels;
-#if defined(ASDSL_EVEX_AS_AVXVNNI) /* as in kernels_matmul.c */
-    if (usable >> ASDSL_LEVEL_AVX512 & 1) usable |= 1u << ASDSL_LEVEL_AVXVNNI;
-#endif
+    usable = usable_levels();
     test_rms_norm();
     test_rope();
     test_top_k();

@@ -4,7 +4,9 @@ import { architectureOf } from "../arch/index.ts"
 import { AsdslError } from "../errors.ts"
 import { readModelHeader } from "../gguf/split.ts"
 import type { GgufHeader } from "../gguf/types.ts"
-import { Engine } from "../native/handles.ts"
+import { cpuInfo, Engine } from "../native/handles.ts"
+import { executes, hiddenLevels } from "../native/hidden-level.ts"
+import { levelNumber } from "../native/library.ts"
 import { createTokenizer } from "../tokenizer/index.ts"
 import type { Command, Values } from "./arguments.ts"
 import { modelFlags, outputFlag, threadFlags } from "./flags.ts"
@@ -31,6 +33,8 @@ export async function main(args: readonly string[]): Promise<number> {
 interface MachineFacts {
   readonly cpu: string
   readonly levels: readonly string[]
+  /** Levels that CPUID hides and that execute all the same when asked for. */
+  readonly hiddenLevels: readonly string[]
   readonly level: string
   /** Logical cores that this process may use, physical ones, and those that are P-cores. */
   readonly nCores: number
@@ -101,6 +105,7 @@ function machineFacts(values: Values<typeof flags>): MachineFacts {
   return {
     cpu: info.cpu,
     levels: info.levels.filter((name) => name !== "reference"),
+    hiddenLevels: hiddenLevels(cpuInfo().levels).filter((name) => executes(levelNumber(name))),
     level: info.level,
     nCores: info.nCores,
     nPhysical: info.nPhysical,
@@ -175,6 +180,7 @@ function machineTable(machine: MachineFacts): string {
   return factTable("machine", [
     ["CPU", machine.cpu],
     ["levels", `${machine.levels.join(", ")}; in use: ${machine.level}`],
+    ...machine.hiddenLevels.map((name) => [`level ${name}`, "hidden by CPUID, and executes"] as [string, string]),
     ["cores", `${nCores} logical, ${nPhysical} physical${kinds}`],
     ["caches of a core", caches.filter((text) => text !== "").join(", ") || "unknown"],
     ["read bandwidth", `${(machine.readBytesPerSecond / 1e9).toFixed(1)} GB/s ${threads}`],

@@ -58,6 +58,8 @@ export const Layout = { ROWS: 0, INTERLEAVED: 1 } as const
 
 export const OpFlags = { ROWS_OUTPUTS: 1 } as const
 
+export const ExitCode = { TRAPPED: 132 } as const
+
 export const ProbeKind = { READ_BANDWIDTH: 0, INT8_PEAK: 1 } as const
 
 /** Operations in the order of ops.h: the position is the code; operand roles, integers and floats by name. */
@@ -202,6 +204,7 @@ export const EngineOptions = struct("asdsl_engine_options", {
   level: "i32",
   spin_us: "i32",
   pin: "i32",
+  force: "i32",
 })
 
 export const ProgramOptions = struct("asdsl_program_options", {
@@ -282,6 +285,7 @@ export const ENUMS: readonly { name: string; prefix: string; values: Readonly<Re
   { name: "asdsl_type", prefix: "ASDSL_", values: Type },
   { name: "asdsl_layout", prefix: "ASDSL_", values: Layout },
   { name: "asdsl_op_flags", prefix: "ASDSL_", values: OpFlags },
+  { name: "asdsl_exit_code", prefix: "ASDSL_EXIT_", values: ExitCode },
   { name: "asdsl_probe_kind", prefix: "ASDSL_PROBE_", values: ProbeKind },
 ]
 

@@ -19,6 +19,7 @@ import {
   readField,
   viewOf,
 } from "./abi.ts"
+import { checkExecutes, hiddenLevels } from "./hidden-level.ts"
 import {
   checked,
   checkedHandle,
@@ -186,7 +187,7 @@ export function cpuInfo(): EngineInfo {
 export interface EngineSettings {
   /** 0: one per physical core this process may use. */
   nThreads?: number
-  /** Name of an instruction-set level; default ASDSL_ISA, else the best. */
+  /** Name of an instruction-set level; default ASDSL_ISA, else the best. One that CPUID hides has to be asked for. */
   level?: string
   /** How long idle workers spin before they sleep; negative: the default. */
   spinMicroseconds?: number
@@ -209,10 +210,15 @@ export interface RepackSettings {
 
 /** A thread pool and a kernel table. */
 export class Engine extends Handle {
+  /** A level that CPUID hides is tried in a child process first: hidden-level.ts. */
   static create(settings: EngineSettings = {}): Engine {
+    const level = settings.level === undefined ? defaultLevel() : levelNumber(settings.level)
+    const isHidden = level !== Level.AUTO && hiddenLevels(cpuInfo().levels).includes(levelName(level))
+    if (isHidden) checkExecutes(level)
     const options = packStruct(EngineOptions, {
       n_threads: checkInteger("nThreads", settings.nThreads ?? 0, 0, MAX_I32),
-      level: settings.level === undefined ? defaultLevel() : levelNumber(settings.level),
+      level,
+      force: isHidden ? 1 : 0,
       spin_us: checkInteger("spinMicroseconds", settings.spinMicroseconds ?? -1, -1, MAX_I32),
       pin: settings.pin === false ? 0 : 1,
     })

@@ -17,6 +17,7 @@ const SYMBOLS = {
   asdsl_last_error: { args: [], returns: cstring },
   asdsl_last_status: { args: [], returns: i32 },
   asdsl_cpu_info: { args: [ptr], returns: i32 },
+  asdsl_try_level: { args: [i32], returns: i32 },
   asdsl_release: { args: [u32], returns: i32 },
   asdsl_engine_create: { args: [ptr], returns: u32 },
   asdsl_engine_info: { args: [u32, ptr], returns: i32 },
@@ -50,6 +51,7 @@ export interface Native {
   asdsl_last_error(): CString
   asdsl_last_status(): number
   asdsl_cpu_info(out: Bytes): number
+  asdsl_try_level(level: number): number
   asdsl_release(handle: number): number
   asdsl_engine_create(options: Bytes): number
   asdsl_engine_info(engine: number, out: Bytes): number
