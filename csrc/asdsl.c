@@ -73,6 +73,14 @@ double asdsl_probe(asdsl_handle handle, int32_t kind) {
     return result;
 }
 
+double asdsl_count(asdsl_handle handle, int32_t counter) {
+    struct engine *engine = handle_pin(handle, OBJECT_ENGINE, "asdsl_count");
+    if (!engine) return ASDSL_E_HANDLE;
+    double result = engine_count(engine, counter);
+    handle_unpin(handle);
+    return result;
+}
+
 /* ---- buffers ---- */
 asdsl_handle asdsl_buffer_create(double bytes) {
     struct buffer *buffer = buffer_allocate(bytes);

@@ -194,6 +194,15 @@ enum asdsl_probe_kind {
     ASDSL_PROBE_INT8_PEAK = 1, /* int8 multiply-accumulates/s, all threads, register operands, the engine's level */
 };
 
+/* What asdsl_count counts, in user mode. Virtual machines often have none of the hardware's. */
+enum asdsl_counter {
+    ASDSL_COUNT_INSTRUCTIONS = 0,
+    ASDSL_COUNT_CYCLES = 1,
+    ASDSL_COUNT_L1D_MISSES = 2,  /* reads */
+    ASDSL_COUNT_LLC_MISSES = 3,  /* of the last cache */
+    ASDSL_COUNT_PAGE_FAULTS = 4, /* the kernel's own count */
+};
+
 struct asdsl_abi {
     uint32_t version;
     uint32_t op_bytes, operand_bytes, params_bytes, stats_bytes, candidate_bytes;
@@ -221,6 +230,9 @@ ASDSL_API int32_t asdsl_release(asdsl_handle handle); /* gives back the caller's
 ASDSL_API asdsl_handle asdsl_engine_create(const struct asdsl_engine_options *options);
 ASDSL_API int32_t asdsl_engine_info(asdsl_handle engine, struct asdsl_info *out);
 ASDSL_API double asdsl_probe(asdsl_handle engine, int32_t kind);
+/* Events on the engine's threads since the first call for this counter, which starts it and returns 0; worker 0 is the
+ * thread of that call. ASDSL_E_UNSUPPORTED where the system does not count them; the text says why. */
+ASDSL_API double asdsl_count(asdsl_handle engine, int32_t counter);
 
 /* ---- buffers ---- */
 ASDSL_API asdsl_handle asdsl_buffer_create(double bytes); /* zeroed, page aligned, huge pages where free */

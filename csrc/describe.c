@@ -26,7 +26,9 @@
     ENUM(asdsl_layout, V(ASDSL_ROWS) V(ASDSL_INTERLEAVED))                                                             \
     ENUM(asdsl_op_flags, V(ASDSL_ROWS_OUTPUTS))                                                                        \
     ENUM(asdsl_exit_code, V(ASDSL_EXIT_TRAPPED))                                                                       \
-    ENUM(asdsl_probe_kind, V(ASDSL_PROBE_READ_BANDWIDTH) V(ASDSL_PROBE_INT8_PEAK))
+    ENUM(asdsl_probe_kind, V(ASDSL_PROBE_READ_BANDWIDTH) V(ASDSL_PROBE_INT8_PEAK))                                     \
+    ENUM(asdsl_counter, V(ASDSL_COUNT_INSTRUCTIONS) V(ASDSL_COUNT_CYCLES) V(ASDSL_COUNT_L1D_MISSES)                    \
+                            V(ASDSL_COUNT_LLC_MISSES) V(ASDSL_COUNT_PAGE_FAULTS))
 
 #define STRUCTS(STRUCT)                                                                                                \
     STRUCT(asdsl_operand, F(buffer) F(type) F(offset) F(rows) F(cols) F(stride) F(layout))                             \

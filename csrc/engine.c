@@ -5,6 +5,7 @@
 
 static void engine_destroy(struct object *object) {
     struct engine *engine = (struct engine *)object;
+    engine_end_counts(engine);
     pool_destroy(engine->pool);
     free(engine);
 }

@@ -42,6 +42,16 @@ void file_unmap(const struct mapped_file *file);
 /* ---- clock ---- */
 double clock_ns(void); /* monotonic */
 
+/* ---- event counters ---- */
+/* In the order of asdsl_counter. */
+enum event_kind { EVENT_INSTRUCTIONS, EVENT_CYCLES, EVENT_L1D_MISSES, EVENT_LLC_MISSES, EVENT_PAGE_FAULTS, N_EVENTS };
+
+/* Begins to count events of the calling thread in user mode: a number for the other two, which any thread may call.
+ * Negative: refused. */
+int64_t event_begin(enum event_kind kind);
+double event_count(int64_t event); /* since its beginning; negative: refused */
+void event_end(int64_t event);
+
 /* ---- threads ---- */
 struct thread {
     void (*main)(void *argument);

@@ -1,4 +1,4 @@
-/* program.h: engines and programs as asdsl.c, program.c, validate.c and probe.c share them. */
+/* program.h: engines and programs as asdsl.c, program.c, validate.c, probe.c and counters.c share them. */
 #ifndef ASDSL_PROGRAM_H
 #define ASDSL_PROGRAM_H
 #include "buffer.h"
@@ -23,15 +23,19 @@ enum {
 
 struct engine {
     struct object object;
-    struct mutex lock; /* one run, probe or repacking at a time */
+    struct mutex lock; /* one run, probe, count or repacking at a time */
     struct pool *pool;
     const struct kernels *kernels;
     struct asdsl_info info;
+    int64_t *events[N_EVENTS]; /* of each worker, by event_kind; NULL: not counted yet */
 };
 
 struct engine *engine_create(const struct asdsl_engine_options *options); /* NULL with the error text set */
 int32_t engine_try_level(int32_t level); /* ends the process if it traps: asdsl.h */
 double engine_probe(struct engine *engine, int32_t kind); /* probe.c; negative with the error text set */
+/* counters.c; likewise. */
+double engine_count(struct engine *engine, int32_t counter);
+void engine_end_counts(struct engine *engine);
 
 /* One entry per operation, in the order of ops.h: program.c */
 extern const struct op_kind op_kinds[ASDSL_OP_COUNT];

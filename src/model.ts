@@ -12,7 +12,7 @@ import type { GgufHeader } from "./gguf/types.ts"
 import { ARENA_BUFFER, GraphBuilder, type GraphLimits, type Plan, type PlannedOp, WEIGHTS_BUFFER } from "./graph.ts"
 import { resolveModel } from "./models/index.ts"
 import { Type } from "./native/abi.ts"
-import { Buffer, checkInteger, Engine, type EngineInfo, KvCache, Program } from "./native/handles.ts"
+import { Buffer, type CounterName, checkInteger, Engine, type EngineInfo, KvCache, Program } from "./native/handles.ts"
 import { Session } from "./session.ts"
 import { createTokenizer } from "./tokenizer/index.ts"
 import type { Tokenizer } from "./tokenizer/types.ts"
@@ -282,6 +282,11 @@ export class Model {
   /** Measures a limit of the machine: bytes/s read, or int8 multiply-accumulates/s. Takes a fraction of a second. */
   probe(kind: "bandwidth" | "int8"): number {
     return this.#parts.engines[0]!.probe(kind)
+  }
+
+  /** Events on the threads of all its engines since the first call for this counter; see Engine.count. */
+  count(counter: CounterName): number {
+    return this.#parts.engines.reduce((sum, engine) => sum + engine.count(counter), 0)
   }
 
   /** Each op of the program for single tokens, or of that for batches where nThreadsBatch made a second one. */

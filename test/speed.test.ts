@@ -4,6 +4,7 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test"
 import { mkdtempSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
+import { countersText } from "../src/cli/bench-report.ts"
 import { modelType, paramsOf, tensorBytesOf, typeShares } from "../src/cli/model-facts.ts"
 import { StatusLine } from "../src/cli/status.ts"
 import { csvLine, factTable, formatBytes, formatCount, tableHead, tableRow } from "../src/cli/table.ts"
@@ -32,6 +33,7 @@ test("names are llama-bench's", () => {
   const name = (nPrompt: number, nGen: number, nDepth: number) => testName({ nPrompt, nGen, nDepth })
   expect([name(512, 0, 0), name(0, 128, 0), name(512, 128, 0)]).toEqual(["pp512", "tg128", "pp512+tg128"])
   expect([name(512, 0, 4096), name(0, 32, 64)]).toEqual(["pp512 @ d4096", "tg32 @ d64"])
+  expect(testName({ nPrompt: 0, nGen: 0, nDepth: 8, nVerify: 4 })).toBe("verify4 @ d8")
 })
 
 describe("work", () => {
@@ -45,9 +47,10 @@ describe("work", () => {
         { nPrompt: 7, nGen: 0, nDepth: 0 },
         { nPrompt: 0, nGen: 5, nDepth: 3 },
         { nPrompt: 6, nGen: 4, nDepth: 9 },
+        { nPrompt: 0, nGen: 0, nDepth: 9, nVerify: 5 },
       ]) {
         let [matrix, attention] = [0, 0]
-        for (let i = 0; i < test.nPrompt + test.nGen; i++) {
+        for (let i = 0; i < testLength(test) - test.nDepth; i++) {
           matrix += 2 * layer
           if (i >= test.nPrompt - 1) matrix += output // the prompt's last row, and each generated one
           const seen = test.nDepth + i + 1
@@ -94,6 +97,10 @@ test("a run fills the depth once and leaves its tokens behind", () => {
   }
   // Micro-batches of 16: two for the depth, two for the prompt, one for each generated token.
   expect([passesOf(), passesOf(), passesOf()]).toEqual([7, 5, 5])
+  const before = model.passes
+  expect(runTest(session, { nPrompt: 0, nGen: 0, nDepth: 18, nVerify: 4 })).toBeGreaterThan(0)
+  expect([model.passes - before, session.tokens.length]).toEqual([1, 22])
+  for (let row = 0; row < 4; row++) expect(session.row(row).nCandidates).toBeGreaterThan(0)
   expect(runTest(session, { nPrompt: 0, nGen: 2, nDepth: 0 })).toBeGreaterThan(0)
   expect(session.tokens.length).toBe(2)
 })
@@ -148,6 +155,33 @@ describe("output", () => {
   })
 })
 
+describe("counters", () => {
+  test("what the system counts grows with the runs, what it does not has a reason", () => {
+    const { model } = models[0]!
+    using session = model.createSession()
+    const profiler = new Profiler(model)
+    const test = { nPrompt: 16, nGen: 0, nDepth: 0 }
+    const { counts, notCounted } = profiler.profile(test, [runTest(session, test)])
+    const isWhole = Object.keys(counts).length === 5
+    expect(notCounted === null).toBe(isWhole)
+    if (notCounted !== null) expect(notCounted).toMatch(/^count: no [\w -]+: \S/)
+    for (const count of Object.values(counts)) expect(count).toBeGreaterThanOrEqual(0)
+    if (counts.instructions !== undefined) expect(counts.instructions).toBeGreaterThan(1e5) // 2 M multiply-accumulates
+  })
+
+  test("text: all, some, none", () => {
+    const all = { instructions: 3e9, cycles: 2e9, l1dMisses: 4e6, llcMisses: 2e6, pageFaults: 3 }
+    expect(countersText({ counts: all, notCounted: null })).toBe(
+      "hardware counters: 3.00 B instructions (1.50 a cycle), 2.00 B cycles, 4.00 M L1 data misses, " +
+        "2.00 M last-level cache misses; 3 page faults",
+    )
+    expect(countersText({ counts: { pageFaults: 0 }, notCounted: "why" })).toBe(
+      "hardware counters: not supported (why); 0 page faults",
+    )
+    expect(countersText({ counts: {}, notCounted: "why" })).toBe("hardware counters: not supported (why)")
+  })
+})
+
 describe("profile", () => {
   const sum = (
     rows: readonly { nanoseconds: number; bytes: number; macs: number }[],
@@ -159,20 +193,28 @@ describe("profile", () => {
       for (const test of [
         { nPrompt: 0, nGen: 3, nDepth: 10 },
         { nPrompt: 40, nGen: 0, nDepth: 0 },
+        { nPrompt: 0, nGen: 0, nDepth: 6, nVerify: 8 },
       ]) {
         using session = model.createSession()
         runTest(session, test)
         const profiler = new Profiler(model)
-        const ns = runTest(session, test) + runTest(session, test)
-        const { kinds, layers } = profiler.profile(test, 2)
+        const samples = [runTest(session, test), runTest(session, test)]
+        const { kinds, layers } = profiler.profile(test, samples)
         for (const key of ["nanoseconds", "bytes", "macs"] as const) {
           expect(sum(layers, key)).toBeCloseTo(sum(kinds, key), 3)
         }
-        expect(sum(kinds, "nanoseconds")).toBeGreaterThan(0)
-        expect(sum(kinds, "nanoseconds")).toBeLessThanOrEqual(ns / 2)
-        expect(layers.map(({ what }) => what)).toEqual(["outside of layers", "layer 0", "layer 1"])
+        // What no op took is a row of its own, so the sum is the time of a run.
+        const mean = (samples[0]! + samples[1]!) / 2
+        expect(sum(kinds, "nanoseconds")).toBeWithin(0.999 * mean, 1.001 * mean)
+        const rest = kinds.filter(({ what }) => what === "between ops")
+        expect(rest.every(({ nanoseconds }) => nanoseconds > 0)).toBeTrue()
+        expect(layers.map(({ what }) => what).slice(0, 3)).toEqual(["outside of layers", "layer 0", "layer 1"])
+        expect(layers.slice(3)).toEqual(rest)
         const work = workOf(model, test)
-        if (test.nPrompt === 0) {
+        if (test.nVerify !== undefined) {
+          expect(sum(kinds, "bytes")).toBeCloseTo(work.weightBytesPerToken, 3) // once, for all its tokens
+          expect(sum(kinds, "macs")).toBe(work.matrixMacs + work.attentionMacs)
+        } else if (test.nPrompt === 0) {
           expect(sum(kinds, "bytes")).toBeCloseTo(3 * (work.weightBytesPerToken + work.kvBytesPerToken), 3)
           expect(sum(kinds, "macs")).toBe(work.matrixMacs + work.attentionMacs)
         } else {

@@ -1,11 +1,14 @@
-/* linux.c: platform.h on Linux, with posix.c: futex, affinity, huge pages, cgroups' limits, /proc and /sys. */
+/* linux.c: platform.h on Linux, with posix.c: futex, affinity, huge pages, perf events, cgroups' limits, /proc and
+ * /sys. */
 #if !defined(_GNU_SOURCE)
 #define _GNU_SOURCE
 #endif
 #include "../arm_cores.h"
 #include "../platform.h"
 #include "posix.h"
+#include <errno.h>
 #include <linux/futex.h>
+#include <linux/perf_event.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdio.h>
@@ -148,6 +151,53 @@ double platform_memory_bytes(void) {
     double limit = limit_bytes(), bytes = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
     return limit > 0 && (bytes <= 0 || limit < bytes) ? limit : bytes > 0 ? bytes : 0;
 }
+
+/* ---- event counters: perf_event_open(2) ---- */
+static const struct {
+    uint32_t type;
+    uint64_t config;
+} events[N_EVENTS] = {
+    [EVENT_INSTRUCTIONS] = {PERF_TYPE_HARDWARE, PERF_COUNT_HW_INSTRUCTIONS},
+    [EVENT_CYCLES] = {PERF_TYPE_HARDWARE, PERF_COUNT_HW_CPU_CYCLES},
+    [EVENT_L1D_MISSES] = {PERF_TYPE_HW_CACHE, PERF_COUNT_HW_CACHE_L1D | PERF_COUNT_HW_CACHE_OP_READ << 8 |
+                                                  PERF_COUNT_HW_CACHE_RESULT_MISS << 16},
+    [EVENT_LLC_MISSES] = {PERF_TYPE_HARDWARE, PERF_COUNT_HW_CACHE_MISSES},
+    [EVENT_PAGE_FAULTS] = {PERF_TYPE_SOFTWARE, PERF_COUNT_SW_PAGE_FAULTS},
+};
+
+int64_t event_begin(enum event_kind kind) {
+    struct perf_event_attr attributes = {
+        .size = sizeof attributes,
+        .type = events[kind].type,
+        .config = events[kind].config,
+        .read_format = PERF_FORMAT_TOTAL_TIME_ENABLED | PERF_FORMAT_TOTAL_TIME_RUNNING,
+        .exclude_kernel = 1,
+        .exclude_hv = 1,
+    };
+    int file = (int)syscall(SYS_perf_event_open, &attributes, 0, -1, -1, PERF_FLAG_FD_CLOEXEC);
+    if (file >= 0) return file;
+    if (errno == ENOENT || errno == ENODEV || errno == EOPNOTSUPP) {
+        posix_refused_for("neither the processor nor the hypervisor offers this counter");
+    } else if (errno == EACCES || errno == EPERM) {
+        posix_refused_for("the kernel does not allow it, see kernel.perf_event_paranoid");
+    } else {
+        posix_refused(errno);
+    }
+    return -1;
+}
+
+double event_count(int64_t event) {
+    uint64_t
+        read_back[3]; /* events, ns since its beginning, ns of them on a counter: more events than counters share */
+    if (read((int)event, read_back, sizeof read_back) != (ssize_t)sizeof read_back) {
+        posix_refused(errno);
+        return -1;
+    }
+    if (read_back[2] == 0) return 0;
+    return (double)read_back[0] * ((double)read_back[1] / (double)read_back[2]);
+}
+
+void event_end(int64_t event) { close((int)event); }
 
 /* ---- threads ---- */
 void thread_begins(void) {}

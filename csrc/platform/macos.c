@@ -36,6 +36,17 @@ void pages_free(void *pages, size_t bytes) {
 
 double platform_memory_bytes(void) { return (double)system_number("hw.memsize", 0); }
 
+/* ---- event counters: none that a program may use without rights of its own ---- */
+int64_t event_begin(enum event_kind kind) {
+    (void)kind;
+    posix_refused_for("macOS gives programs no event counters");
+    return -1;
+}
+
+double event_count(int64_t event) { return (double)event; }
+
+void event_end(int64_t event) { (void)event; }
+
 /* ---- threads ---- */
 void thread_begins(void) { pthread_set_qos_class_self_np(QOS_CLASS_USER_INITIATED, 0); }
 

@@ -21,10 +21,12 @@ static _Thread_local char error_text[256];
 
 const char *platform_error(void) { return error_text; }
 
-bool posix_refused(int reason) {
-    snprintf(error_text, sizeof error_text, "%s", strerror(reason));
+bool posix_refused_for(const char *why) {
+    snprintf(error_text, sizeof error_text, "%s", why);
     return false;
 }
+
+bool posix_refused(int reason) { return posix_refused_for(strerror(reason)); }
 
 /* ---- files ---- */
 /* The descriptor of a regular file of at least one byte; negative: refused. */
@@ -41,7 +43,7 @@ static int open_regular(const char *path, uint64_t *bytes) {
                         : facts.st_size == 0      ? "is empty"
                                                   : NULL;
     if (wrong) {
-        snprintf(error_text, sizeof error_text, "%s", wrong);
+        posix_refused_for(wrong);
         close(file);
         return -1;
     }

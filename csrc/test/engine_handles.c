@@ -34,6 +34,7 @@ static void test_wrong_handles(void) {
     CHECK(strstr(asdsl_last_error(), "is a buffer, a KV cache is needed"), "%s", asdsl_last_error());
     CHECK(asdsl_run(buffer, 0, 0, 1) == ASDSL_E_HANDLE, "a buffer taken for a program");
     CHECK(asdsl_probe(buffer, 0) == ASDSL_E_HANDLE, "a buffer taken for an engine");
+    CHECK(asdsl_count(buffer, 0) == ASDSL_E_HANDLE, "a buffer taken for an engine");
     for (int i = 0; i < 100000; i++) {
         asdsl_handle h = random_u32(&state);
         if (h == buffer || h == 0) continue;

@@ -110,6 +110,14 @@ static void test_engines(void) {
     CHECK(bandwidth > 1e8 && bandwidth < 1e13, "%g bytes/s", bandwidth);
     CHECK(peak > 1e6 && peak < 1e15, "%g multiply-accumulates/s", peak);
     SAYS(asdsl_probe(engine, 2) == ASDSL_E_ARGUMENT, "kind 2");
+    for (int32_t counter = ASDSL_COUNT_INSTRUCTIONS; counter <= ASDSL_COUNT_PAGE_FAULTS; counter++) {
+        double start = asdsl_count(engine, counter);
+        if (start == 0)
+            CHECK(asdsl_count(engine, counter) >= 0, "counter %d", counter);
+        else
+            SAYS(start == ASDSL_E_UNSUPPORTED, "count: no ");
+    }
+    SAYS(asdsl_count(engine, 5) == ASDSL_E_ARGUMENT, "counter 5");
     asdsl_release(engine);
     SAYS(asdsl_try_level(FOREIGN_LEVEL) == ASDSL_E_UNSUPPORTED, foreign);
     SAYS(asdsl_try_level(ASDSL_LEVEL_PORTABLE) == ASDSL_E_UNSUPPORTED, "level 0 (portable)");

@@ -1,6 +1,6 @@
 /* platform.c: what platform.h promises, on the system that runs this.
  *
- * Oracles: the contract in platform.h; the C library's own view of a file's bytes.
+ * Oracles: the contract in platform.h; the C library's own view of a file's bytes; the kernel's own count of faults.
  */
 #if !defined(_GNU_SOURCE)
 #define _GNU_SOURCE /* mkfifo */
@@ -8,9 +8,13 @@
 #include "../platform.h"
 #include "check.h"
 #include "temporary.h"
+#include <math.h>
 #include <string.h>
 #if !defined(_WIN32)
 #include <sys/stat.h>
+#endif
+#if defined(__linux__)
+#include <sys/resource.h>
 #endif
 
 /* ---- memory ---- */
@@ -149,6 +153,37 @@ static void test_cores(void) {
     CHECK(!thread_pin(-1) && !thread_pin(MAX_CORES), "impossible cores");
 }
 
+/* ---- event counters ---- */
+#if defined(__linux__)
+static double faults(void) {
+    struct rusage usage;
+    getrusage(RUSAGE_THREAD, &usage);
+    return (double)usage.ru_minflt;
+}
+#endif
+
+static void test_counters(void) {
+    for (int kind = 0; kind < N_EVENTS; kind++) {
+        int64_t event = event_begin((enum event_kind)kind);
+        CHECK(event >= 0 || platform_error()[0], "counter %d was refused without a reason", kind);
+        if (event < 0) continue;
+        enum { BYTES = 1 << 20 }; /* below huge pages: 256 faults */
+        double before = event_count(event), least = 0, most = HUGE_VAL;
+#if defined(__linux__)
+        if (kind == EVENT_PAGE_FAULTS) least = 1, most = -faults();
+#endif
+        uint8_t *pages = pages_allocate(BYTES);
+        for (size_t i = 0; pages && i < BYTES; i += 4096) ((volatile uint8_t *)pages)[i] = 1;
+#if defined(__linux__)
+        if (kind == EVENT_PAGE_FAULTS) most += faults();
+#endif
+        double count = event_count(event) - before;
+        CHECK(count >= least && count <= most, "counter %d: %g, from %g to %g expected", kind, count, least, most);
+        pages_free(pages, BYTES);
+        event_end(event);
+    }
+}
+
 static void test_clock(void) {
     double since = clock_ns(), last = since;
     while (last - since < 2e6) {
@@ -164,6 +199,7 @@ int main(void) {
     test_files();
     test_threads();
     test_cores();
+    test_counters();
     test_clock();
     return check_report("platform");
 }

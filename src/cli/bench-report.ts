@@ -35,6 +35,8 @@ export interface BenchRecord {
   readonly n_prompt: number
   readonly n_gen: number
   readonly n_depth: number
+  /** Tokens of a pass with logits for each of them; else 0. */
+  readonly n_verify: number
   readonly test: string
   readonly test_time: string
   readonly avg_ns: number
@@ -54,7 +56,7 @@ export interface BenchRecord {
   /** Of a pure generation test, else null; by the median. */
   readonly read_bytes_per_second: number | null
   readonly read_share: number | null
-  /** Of a pure prompt test, else null; by the median. */
+  /** Of a test without generation, else null; by the median. */
   readonly macs_per_second: number | null
   readonly int8_share: number | null
   readonly samples_ns: readonly number[]
@@ -76,12 +78,13 @@ export function benchRecord({ model, options, test, samples, limits }: Measureme
   const info = model.engineInfo()
   const { typeK = "f16", typeV = "f16" } = options
   const work = workOf(model, test, { typeK, typeV })
-  const nTokens = test.nPrompt + test.nGen
+  const { nVerify = 0 } = test
+  const nTokens = test.nPrompt + test.nGen + nVerify
   const speeds = samples.map((ns) => (nTokens * 1e9) / ns)
   const middle = median(speeds)
   const time = meanAndDeviation(samples)
   const speed = meanAndDeviation(speeds)
-  const read = test.nPrompt === 0 ? middle * (work.weightBytesPerToken + work.kvBytesPerToken) : null
+  const read = test.nPrompt + nVerify === 0 ? middle * (work.weightBytesPerToken + work.kvBytesPerToken) : null
   const macs = test.nGen === 0 ? (middle / nTokens) * (work.matrixMacs + work.attentionMacs) : null
   return {
     build_commit: buildCommit(),
@@ -99,6 +102,7 @@ export function benchRecord({ model, options, test, samples, limits }: Measureme
     n_prompt: test.nPrompt,
     n_gen: test.nGen,
     n_depth: test.nDepth,
+    n_verify: nVerify,
     test: testName(test),
     test_time: new Date().toISOString(),
     avg_ns: Math.round(time.mean),
@@ -206,8 +210,26 @@ function profileTables(record: BenchRecord): string {
     return `\n${tableHead(named)}${rows.map((row) => tableRow(named, profileCells(row, total, record))).join("")}`
   }
   return (
-    table("operation", profile.kinds, PROFILE_COLUMNS) + table("layer", profile.layers, PROFILE_COLUMNS.slice(0, -1))
+    table("operation", profile.kinds, PROFILE_COLUMNS) +
+    table("layer", profile.layers, PROFILE_COLUMNS.slice(0, -1)) +
+    `\n${countersText(profile)}\n`
   )
+}
+
+/** What the processor counted in one run: "hardware counters: 1.20 B instructions, 800.00 M cycles (1.50 a cycle), ...". */
+export function countersText({ counts, notCounted }: Pick<Profile, "counts" | "notCounted">): string {
+  const { instructions, cycles, l1dMisses, llcMisses, pageFaults } = counts
+  const perCycle = instructions === undefined || !cycles ? "" : ` (${(instructions / cycles).toFixed(2)} a cycle)`
+  const text = (n: number | undefined, what: string) => (n === undefined ? [] : [`${formatCount(n)} ${what}`])
+  const hardware = [
+    ...text(instructions, `instructions${perCycle}`),
+    ...text(cycles, "cycles"),
+    ...text(l1dMisses, "L1 data misses"),
+    ...text(llcMisses, "last-level cache misses"),
+  ]
+  const missing = notCounted === null ? [] : [`not supported (${notCounted})`]
+  const faults = pageFaults === undefined ? "" : `; ${Math.round(pageFaults)} page faults`
+  return `hardware counters: ${[...hardware, ...missing].join(", ")}${faults}`
 }
 
 function profileCells(

@@ -28,6 +28,12 @@ const flags = {
       initial: [128],
       help: "tokens to generate; 0: no such test",
     }),
+    nVerify: integers("--n-verify", {
+      min: 0,
+      max: MAX_TOKENS,
+      initial: [0],
+      help: "tokens of a pass with logits for each, as a draft is verified; 0: no such test",
+    }),
     promptAndGen: texts("-pg", { value: "N,N", help: "a prompt and tokens after it, timed as one" }),
     nDepth: integers("-d, --n-depth", {
       min: 0,
@@ -80,15 +86,16 @@ async function run(values: Values<typeof flags>): Promise<void> {
   await writeOut(report.foot())
 }
 
-/** llama-bench's order: for each depth prompts, generations, both. */
-function testsOf({ nPrompt, nGen, promptAndGen, nDepth }: Values<typeof flags>): SpeedTest[] {
+/** llama-bench's order: for each depth prompts, generations, both; then ours. */
+function testsOf({ nPrompt, nGen, nVerify, promptAndGen, nDepth }: Values<typeof flags>): SpeedTest[] {
   const pairs = promptAndGen.map(readPair)
   const tests = nDepth.flatMap((depth) => [
     ...nPrompt.map((n) => ({ nPrompt: n, nGen: 0, nDepth: depth })),
     ...nGen.map((n) => ({ nPrompt: 0, nGen: n, nDepth: depth })),
     ...pairs.map(([prompt, gen]) => ({ nPrompt: prompt, nGen: gen, nDepth: depth })),
+    ...nVerify.map((n) => ({ nPrompt: 0, nGen: 0, nDepth: depth, nVerify: n })),
   ])
-  const wanted = tests.filter((test) => test.nPrompt + test.nGen > 0)
+  const wanted = tests.filter((test) => testLength(test) > test.nDepth)
   if (wanted.length === 0) throw new UsageError("-p 0 and -n 0 leave nothing to measure")
   return wanted
 }
@@ -119,19 +126,19 @@ async function* series(
       status.show(`${name}: warm-up`)
       runTest(session, test)
     }
-    const profiler = new Profiler(model)
+    const profiler = values.hasProfile ? new Profiler(model) : undefined
     for (let i = 0; i < values.repetitions; i++) {
       status.show(`${name}: run ${i + 1} of ${values.repetitions}`)
       samples.push(runTest(session, test))
       await new Promise((resume) => setImmediate(resume)) // lets a Ctrl-C through
     }
+    const profile = profiler === undefined ? {} : { profile: profiler.profile(test, samples, options) }
     const after = probe(model)
     const limits = {
       bytesPerSecond: Math.max(before.bytesPerSecond, after.bytesPerSecond),
       macsPerSecond: Math.max(before.macsPerSecond, after.macsPerSecond),
     }
     before = after
-    const profile = values.hasProfile ? { profile: profiler.profile(test, values.repetitions, options) } : {}
     yield { ...benchRecord({ model, options, test, samples, limits }), ...profile }
   }
 }

@@ -5,22 +5,26 @@
 import type { Model } from "../model.ts"
 import type { Session } from "../session.ts"
 
-/** nPrompt tokens in passes of nUbatch, then nGen one by one, behind nDepth that are not timed. */
+/** nPrompt tokens in passes of nUbatch, then nGen one by one, or else nVerify in one pass with a row of logits for each, as a
+ * draft is verified; behind nDepth that are not timed. */
 export interface SpeedTest {
   readonly nPrompt: number
   readonly nGen: number
   readonly nDepth: number
+  /** Absent: 0. */
+  readonly nVerify?: number
 }
 
-/** llama-bench's name of a test: pp512, tg128, pp512+tg128, tg128 @ d4096. */
-export function testName({ nPrompt, nGen, nDepth }: SpeedTest): string {
-  const parts = [nPrompt > 0 ? `pp${nPrompt}` : "", nGen > 0 ? `tg${nGen}` : ""].filter((part) => part !== "")
+/** llama-bench's name of a test: pp512, tg128, pp512+tg128, tg128 @ d4096; verify8 of one that it does not have. */
+export function testName({ nPrompt, nGen, nDepth, nVerify = 0 }: SpeedTest): string {
+  const lengths = { pp: nPrompt, tg: nGen, verify: nVerify }
+  const parts = Object.entries(lengths).flatMap(([name, n]) => (n > 0 ? [`${name}${n}`] : []))
   return `${parts.join("+")}${nDepth > 0 ? ` @ d${nDepth}` : ""}`
 }
 
 /** Tokens of a context that holds a test. */
-export function testLength({ nPrompt, nGen, nDepth }: SpeedTest): number {
-  return nDepth + nPrompt + nGen
+export function testLength({ nPrompt, nGen, nDepth, nVerify = 0 }: SpeedTest): number {
+  return nDepth + nPrompt + nGen + nVerify
 }
 
 /** What one run of a test reads and computes. */
@@ -45,17 +49,18 @@ export interface KvTypes {
 
 export function workOf(model: Model, test: SpeedTest, types: KvTypes = {}): Work {
   const { nLayers, nHeads, nKvHeads, headDim } = model.config
-  const { nPrompt, nGen, nDepth } = test
+  const { nPrompt, nGen, nDepth, nVerify = 0 } = test
   // Token i of the test, counted from 0, sees nDepth + i + 1 tokens, itself included.
   const seenBy = (first: number, n: number) => n * (nDepth + first) + (n * (n + 1)) / 2
   const rowBytes = ELEMENT_BYTES[types.typeK ?? "f16"] + ELEMENT_BYTES[types.typeV ?? "f16"]
   const kvBytes = nLayers * nKvHeads * headDim * rowBytes * seenBy(nPrompt, nGen)
-  const nOutputs = (nPrompt > 0 ? 1 : 0) + nGen
+  const nTokens = nPrompt + nGen + nVerify
+  const nOutputs = (nPrompt > 0 ? 1 : 0) + nGen + nVerify
   return {
     weightBytesPerToken: model.streamedBytes,
     kvBytesPerToken: nGen > 0 ? kvBytes / nGen : 0,
-    matrixMacs: model.macsPerToken * (nPrompt + nGen) + model.macsPerOutput * nOutputs,
-    attentionMacs: 2 * nLayers * nHeads * headDim * seenBy(0, nPrompt + nGen),
+    matrixMacs: model.macsPerToken * nTokens + model.macsPerOutput * nOutputs,
+    attentionMacs: 2 * nLayers * nHeads * headDim * seenBy(0, nTokens),
   }
 }
 
@@ -70,12 +75,13 @@ export function randomTokens(n: number, nVocab: number): Int32Array {
 
 /** Runs a test once and returns its nanoseconds. The session keeps the test's depth for the next run. */
 export function runTest(session: Session, test: SpeedTest): number {
-  const { nPrompt, nGen, nDepth } = test
+  const { nPrompt, nGen, nDepth, nVerify = 0 } = test
   const tokens = randomTokens(testLength(test), session.model.config.nVocab)
   if (session.tokens.length > nDepth) session.truncate(nDepth)
   const missing = tokens.subarray(session.tokens.length, nDepth)
   if (missing.length > 0) session.extend(missing, { outputs: "none" })
   const since = Bun.nanoseconds()
+  if (nVerify > 0) session.extend(tokens.subarray(nDepth), { outputs: "all" })
   if (nPrompt > 0) session.extend(tokens.subarray(nDepth, nDepth + nPrompt))
   for (let i = nDepth + nPrompt; i < nDepth + nPrompt + nGen; i++) session.extend(tokens.subarray(i, i + 1))
   return Bun.nanoseconds() - since

@@ -62,6 +62,8 @@ export const ExitCode = { TRAPPED: 132 } as const
 
 export const ProbeKind = { READ_BANDWIDTH: 0, INT8_PEAK: 1 } as const
 
+export const Counter = { INSTRUCTIONS: 0, CYCLES: 1, L1D_MISSES: 2, LLC_MISSES: 3, PAGE_FAULTS: 4 } as const
+
 /** Operations in the order of ops.h: the position is the code; operand roles, integers and floats by name. */
 export const OPERATIONS = [
   { name: "embed", operands: ["out", "table"], ints: [], floats: ["scale"] },
@@ -287,6 +289,7 @@ export const ENUMS: readonly { name: string; prefix: string; values: Readonly<Re
   { name: "asdsl_op_flags", prefix: "ASDSL_", values: OpFlags },
   { name: "asdsl_exit_code", prefix: "ASDSL_EXIT_", values: ExitCode },
   { name: "asdsl_probe_kind", prefix: "ASDSL_PROBE_", values: ProbeKind },
+  { name: "asdsl_counter", prefix: "ASDSL_COUNT_", values: Counter },
 ]
 
 // ---- reading and writing structs ----

@@ -6,6 +6,7 @@
 
 import { ArgumentError, AsdslError } from "../errors.ts"
 import {
+  Counter,
   EngineOptions,
   Info,
   KvOptions,
@@ -184,6 +185,16 @@ export function cpuInfo(): EngineInfo {
   return readInfo(bytes)
 }
 
+const COUNTERS = {
+  instructions: Counter.INSTRUCTIONS,
+  cycles: Counter.CYCLES,
+  l1dMisses: Counter.L1D_MISSES,
+  llcMisses: Counter.LLC_MISSES,
+  pageFaults: Counter.PAGE_FAULTS,
+} as const
+
+export type CounterName = keyof typeof COUNTERS
+
 export interface EngineSettings {
   /** 0: one per physical core this process may use. */
   nThreads?: number
@@ -236,6 +247,12 @@ export class Engine extends Handle {
   probe(kind: "bandwidth" | "int8"): number {
     const number = kind === "bandwidth" ? ProbeKind.READ_BANDWIDTH : ProbeKind.INT8_PEAK
     return checked(native().asdsl_probe(this.id, number))
+  }
+
+  /** Events on the engine's threads since the first call for this counter, which starts it and gives 0. Throws
+   * UnsupportedError, with the reason, where the system does not count them. */
+  count(counter: CounterName): number {
+    return checked(native().asdsl_count(this.id, COUNTERS[counter]))
   }
 
   /** Interleaves a matrix, or the reverse, on all threads. */

@@ -22,6 +22,7 @@ const SYMBOLS = {
   asdsl_engine_create: { args: [ptr], returns: u32 },
   asdsl_engine_info: { args: [u32, ptr], returns: i32 },
   asdsl_probe: { args: [u32, i32], returns: f64 },
+  asdsl_count: { args: [u32, i32], returns: f64 },
   asdsl_buffer_create: { args: [f64], returns: u32 },
   asdsl_buffer_map: { args: [cstring], returns: u32 },
   asdsl_buffer_data: { args: [u32], returns: ptr },
@@ -56,6 +57,7 @@ export interface Native {
   asdsl_engine_create(options: Bytes): number
   asdsl_engine_info(engine: number, out: Bytes): number
   asdsl_probe(engine: number, kind: number): number
+  asdsl_count(engine: number, counter: number): number
   asdsl_buffer_create(bytes: number): number
   asdsl_buffer_map(path: string): number
   asdsl_buffer_data(buffer: number): Pointer | null
