@@ -1,4 +1,4 @@
-// Greedy text by node-llama-cpp, for bench/hyperfine.ts: a whole process from start to the last token.
+// Greedy text by node-llama-cpp, for bench/hyperfine.sh: a whole process from start to the last token.
 //
 //   node generate.mjs MODEL THREADS N PROMPT
 
