@@ -61,6 +61,7 @@ int32_t asdsl_engine_info(asdsl_handle handle, struct asdsl_info *out) {
     struct engine *engine = handle_pin(handle, OBJECT_ENGINE, "asdsl_engine_info");
     if (!engine) return ASDSL_E_HANDLE;
     *out = engine->info;
+    out->n_barriers = pool_barriers(engine->pool);
     handle_unpin(handle);
     return ASDSL_OK;
 }

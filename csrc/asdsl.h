@@ -182,6 +182,7 @@ struct asdsl_info {
     int32_t hybrid;          /* 1: P- and E-cores */
     int32_t n_threads;       /* of this engine, 0 from asdsl_cpu_info */
     int32_t cache_bytes[3];  /* L1d, L2, L3 of the first core */
+    uint32_t n_barriers; /* at which this engine's threads have waited for each other, modulo 2^32; one thread: 0 */
 };
 
 /* Exit code of a process whose asdsl_try_level met an instruction that its CPU does not have. */

@@ -42,8 +42,8 @@
     STRUCT(asdsl_kv_options, F(n_layers) F(n_kv_heads) F(head_dim) F(capacity) F(k_type) F(v_type))                    \
     STRUCT(asdsl_repack_job, F(src_buffer) F(dst_buffer) F(src_offset) F(dst_offset) F(type) F(rows) F(cols)           \
                                  F(src_layout) F(dst_layout) F(reserved))                                              \
-    STRUCT(asdsl_info,                                                                                                 \
-           F(cpu) F(levels) F(level) F(n_cores) F(n_physical) F(n_performance) F(hybrid) F(n_threads) F(cache_bytes))  \
+    STRUCT(asdsl_info, F(cpu) F(levels) F(level) F(n_cores) F(n_physical) F(n_performance) F(hybrid) F(n_threads)      \
+                           F(cache_bytes) F(n_barriers))                                                               \
     STRUCT(asdsl_abi, F(version) F(op_bytes) F(operand_bytes) F(params_bytes) F(stats_bytes) F(candidate_bytes)        \
                           F(engine_options_bytes) F(program_options_bytes) F(kv_options_bytes) F(repack_job_bytes)     \
                               F(info_bytes) F(n_op_codes))

@@ -133,6 +133,8 @@ void pool_barrier(struct worker *w, pool_section *section, void *context) {
 
 void worker_barrier(struct worker *w) { pool_barrier(w, NULL, NULL); }
 
+uint32_t pool_barriers(struct pool *pool) { return atomic_load_explicit(&pool->round, memory_order_relaxed); }
+
 /* ---- dealing out units ---- */
 void work_begin(struct worker *w, int32_t n, int32_t grain) {
     int64_t banded = w->count == 1 ? n : (int64_t)n * BAND_PERCENT / 100;

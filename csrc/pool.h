@@ -24,6 +24,9 @@ void pool_run(struct pool *pool, pool_job *job, void *context);
 typedef void pool_section(void *context);
 void pool_barrier(struct worker *w, pool_section *section, void *context);
 
+/* Barriers of all runs so far, modulo 2^32; 0 with one thread. */
+uint32_t pool_barriers(struct pool *pool);
+
 /* A worker that runs alone: no bands, no barriers, the scratch of worker 0. For small steps, inside a run. */
 struct worker *pool_alone(struct pool *pool);
 

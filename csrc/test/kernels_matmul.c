@@ -2,7 +2,7 @@
  *
  * Oracles: reference_matmul.c (double sums, published formulas) within the bound that `check_bound` derives; the
  * portable level to the bit for every other level, for every number of columns and for split ranges; the original bytes
- * for repacking there and back. Buffers end (odd runs: begin) at a page that may not be touched.
+ * for repacking there and back. Buffers end or, in every other call, begin at a page that may not be touched.
  */
 #include "../asdsl.h"
 #include "../kernels/layout.h"
@@ -14,7 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { MAX_COLUMNS = 64 };
+enum { FEW_COLUMNS = 64, MANY_COLUMNS = 512 };
 
 static uint64_t state = 88172645463325252u;
 
@@ -87,14 +87,15 @@ static void fill_activations(float *x, int32_t n, int32_t cols, enum fill fill) 
 /* ---- one case ---- */
 struct test_case {
     const struct type_facts *t;
-    int32_t rows, cols, run;
+    int32_t rows, cols, columns, run;
     enum fill fill;
-    struct guarded w, w2, act;
-    float *bias, *golden[EPILOGUE_SOFTCAP + 1]; /* (MAX_COLUMNS, rows) of each epilogue at the portable level */
+    struct guarded w[2], w2[2], act[2]; /* one that ends at a forbidden page, one that begins there */
+    float *bias, *golden[EPILOGUE_SOFTCAP + 1]; /* (columns, rows) of each epilogue at the portable level */
 };
 
 static const char *const fill_names[] = {"random", "extreme", "outlier", "zero"};
-static const int32_t column_counts[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 16, 17, 31, 33, 64};
+static const int32_t column_counts[] = {1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11,
+                                        12, 13, 14, 15, 16, 17, 31, 32, 33, 64, MANY_COLUMNS};
 
 #define SOFTCAP 3.0f
 
@@ -102,12 +103,13 @@ static bool has_two(enum matmul_epilogue epilogue) {
     return epilogue == EPILOGUE_SILU_MUL || epilogue == EPILOGUE_GELU_MUL;
 }
 
-static struct matmul_job job_of(const struct test_case *c, enum matmul_epilogue epilogue, int32_t n, float *out) {
-    return (struct matmul_job){.w = c->w.data,
-                               .w2 = has_two(epilogue) ? c->w2.data : NULL,
+static struct matmul_job job_of(const struct test_case *c, int side, enum matmul_epilogue epilogue, int32_t n,
+                                float *out) {
+    return (struct matmul_job){.w = c->w[side].data,
+                               .w2 = has_two(epilogue) ? c->w2[side].data : NULL,
                                .rows = c->rows,
                                .cols = c->cols,
-                               .act = c->act.data,
+                               .act = c->act[side].data,
                                .act_stride = activation_row_bytes(c->t->activation, c->cols),
                                .n = n,
                                .out = out,
@@ -119,14 +121,15 @@ static struct matmul_job job_of(const struct test_case *c, enum matmul_epilogue 
 
 static float start_value(size_t i) { return (float)(i % 17) - 8.0f; }
 
-/* Runs the slot that run_matmul.c would take, as one range or as two; out comes back compact, (n, rows). */
-static void run_slot(const struct test_case *c, const struct kernels *k, enum matmul_epilogue epilogue, int32_t n,
-                     int32_t split, float *out) {
+/* Runs the slot that run_matmul.c would take, as one range or as two, with all buffers at one side of their pages; out
+ * comes back compact, (n, rows). */
+static void run_slot(const struct test_case *c, int side, const struct kernels *k, enum matmul_epilogue epilogue,
+                     int32_t n, int32_t split, float *out) {
     size_t stride = (size_t)c->rows + 3, floats = (size_t)(n - 1) * stride + (size_t)c->rows;
-    struct guarded g = guarded_alloc(floats * 4, c->run % 2);
+    struct guarded g = guarded_alloc(floats * 4, side);
     float *at = (float *)(void *)g.data;
     for (size_t i = 0; i < floats; i++) at[i] = start_value(i % stride);
-    struct matmul_job job = job_of(c, epilogue, n, at);
+    struct matmul_job job = job_of(c, side, epilogue, n, at);
     matmul_fn *slot = n <= KERNEL_GEMV_MAX ? k->type[c->t->type].gemv : k->type[c->t->type].gemm;
     int32_t groups = (c->rows + 15) / 16;
     slot(&job, 0, split, NULL);
@@ -143,7 +146,7 @@ static void run_slot(const struct test_case *c, const struct kernels *k, enum ma
 /* Sum over inputs of |w| |x|, the offset of a weight counted by itself (its product is added by itself). */
 static double magnitude(const struct test_case *c, const void *w, int32_t row, int32_t t) {
     const uint8_t *group = (const uint8_t *)w + (size_t)(row / 16) * group_bytes(c->t->type, c->cols);
-    const uint8_t *act = c->act.data + (size_t)t * activation_row_bytes(c->t->activation, c->cols);
+    const uint8_t *act = c->act[0].data + (size_t)t * activation_row_bytes(c->t->activation, c->cols);
     double sum = 0;
     for (int32_t k = 0; k < c->cols; k++) {
         struct element e = layout_element(c->t->type, group, c->cols, row % 16, k);
@@ -170,16 +173,16 @@ static void check_bound(const struct test_case *c, enum matmul_epilogue epilogue
     const struct kernels *reference = kernels_for(ASDSL_LEVEL_REFERENCE);
     int32_t n = c->rows > 64 ? 2 : 4; /* the reference is slow */
     float *want = calloc((size_t)n * (size_t)c->rows, 4);
-    run_slot(c, reference, epilogue, n, 1, want);
+    run_slot(c, c->run % 2, reference, epilogue, n, 1, want);
     for (int32_t t = 0; t < n; t++)
         for (int32_t r = 0; r < c->rows; r++) {
             size_t i = (size_t)t * (size_t)c->rows + (size_t)r;
-            double got = c->golden[epilogue][i], expected = want[i], bound = chain_bound(c, c->w.data, r, t);
+            double got = c->golden[epilogue][i], expected = want[i], bound = chain_bound(c, c->w[0].data, r, t);
             bool exact = c->fill == EXTREME && c->cols == c->t->block && c->t->block > 1 &&
-                         epilogue == EPILOGUE_STORE && c->bias == NULL && magnitude(c, c->w.data, r, t) < 0x1p24;
+                         epilogue == EPILOGUE_STORE && c->bias == NULL && magnitude(c, c->w[0].data, r, t) < 0x1p24;
             if (has_two(epilogue)) { /* slopes below 1.13; silu and gelu to 1e-6; sums of both weights err */
-                double up = magnitude(c, c->w2.data, r, t), gate = magnitude(c, c->w.data, r, t);
-                bound = 1.13 * bound * up + chain_bound(c, c->w2.data, r, t) * gate + 1e-6 * gate * up;
+                double up = magnitude(c, c->w2[0].data, r, t), gate = magnitude(c, c->w[0].data, r, t);
+                bound = 1.13 * bound * up + chain_bound(c, c->w2[0].data, r, t) * gate + 1e-6 * gate * up;
             }
             if (epilogue == EPILOGUE_SOFTCAP) bound += 1e-6 * SOFTCAP; /* slope 1 at most; tanh itself */
             bound += 3 * 0x1p-24 * (fabs(expected) + 8) + 1e-37;
@@ -192,14 +195,15 @@ static void check_bound(const struct test_case *c, enum matmul_epilogue epilogue
 }
 
 static void check_level(const struct test_case *c, const struct kernels *k) {
-    float *out = malloc((size_t)MAX_COLUMNS * (size_t)c->rows * 4);
+    float *out = malloc((size_t)c->columns * (size_t)c->rows * 4);
     int32_t groups = (c->rows + 15) / 16, next = 0;
     for (size_t i = 0; i < sizeof column_counts / sizeof *column_counts; i++) {
         int32_t n = column_counts[i];
         for (int32_t epilogue = EPILOGUE_STORE; epilogue <= EPILOGUE_SOFTCAP; epilogue++) {
-            if (epilogue != EPILOGUE_STORE && n != 1 && n != 3 && n != 33) continue;
+            if (n > c->columns || (epilogue != EPILOGUE_STORE && n != 1 && n != 3 && n != 33)) continue;
             int32_t split = next++ % (groups + 1);
-            run_slot(c, k, (enum matmul_epilogue)epilogue, n, split, out);
+            int side = ((int)i + c->run + epilogue) % 2;
+            run_slot(c, side, k, (enum matmul_epilogue)epilogue, n, split, out);
             CHECK(memcmp(out, c->golden[epilogue], (size_t)n * (size_t)c->rows * 4) == 0,
                   "%s.%s rows %d cols %d columns %d fill %s epilogue %d split %d: other bits than portable", c->t->name,
                   k->level, c->rows, c->cols, n, fill_names[c->fill], epilogue, split);
@@ -208,33 +212,43 @@ static void check_level(const struct test_case *c, const struct kernels *k) {
     free(out);
 }
 
-static void make_weights(struct test_case *c, struct guarded *w) {
+/* A buffer's content at both sides of its pages. */
+static void fill_both(struct guarded both[2], const uint8_t *data, size_t bytes) {
+    for (int side = 0; side < 2; side++) {
+        both[side] = guarded_alloc(bytes, side);
+        memcpy(both[side].data, data, bytes);
+    }
+}
+
+static void make_weights(struct test_case *c, struct guarded both[2]) {
     size_t blocks = (size_t)c->rows * (size_t)c->cols / (size_t)c->t->block, bytes = blocks * (size_t)c->t->block_bytes;
     struct guarded rows = guarded_alloc(bytes, c->run % 2), back = guarded_alloc(bytes, c->run % 2);
     int32_t groups = (c->rows + 15) / 16;
     fill_rows(rows.data, c->t, blocks, c->fill);
-    *w = guarded_alloc((size_t)interleaved_bytes(c->t, c->rows, c->cols), c->run % 2);
-    memset(w->data, 0xa5, w->bytes);
-    repack_for(c->t->type, 1)(rows.data, w->data, c->rows, c->cols, 0, groups / 2);
-    repack_for(c->t->type, 1)(rows.data, w->data, c->rows, c->cols, groups / 2, groups);
-    repack_for(c->t->type, 0)(w->data, back.data, c->rows, c->cols, 0, groups);
+    struct guarded w = guarded_alloc((size_t)interleaved_bytes(c->t, c->rows, c->cols), c->run % 2);
+    memset(w.data, 0xa5, w.bytes);
+    repack_for(c->t->type, 1)(rows.data, w.data, c->rows, c->cols, 0, groups / 2);
+    repack_for(c->t->type, 1)(rows.data, w.data, c->rows, c->cols, groups / 2, groups);
+    repack_for(c->t->type, 0)(w.data, back.data, c->rows, c->cols, 0, groups);
     CHECK(memcmp(rows.data, back.data, bytes) == 0, "%s rows %d cols %d: repacking lost bytes", c->t->name, c->rows,
           c->cols);
+    fill_both(both, w.data, w.bytes);
     guarded_free(&rows);
     guarded_free(&back);
+    guarded_free(&w);
 }
 
 static void make_activations(struct test_case *c, uint32_t usable) {
     size_t stride = activation_row_bytes(c->t->activation, c->cols);
-    float *x = malloc((size_t)MAX_COLUMNS * (size_t)c->cols * 4);
-    fill_activations(x, MAX_COLUMNS, c->cols, c->fill);
-    c->act = guarded_alloc(stride * MAX_COLUMNS, c->run % 2);
+    float *x = malloc((size_t)c->columns * (size_t)c->cols * 4);
+    uint8_t *act = malloc(stride * (size_t)c->columns);
+    fill_activations(x, c->columns, c->cols, c->fill);
     if (c->t->activation == ASDSL_ACT_F32) {
-        for (int32_t t = 0; t < MAX_COLUMNS; t++)
-            memcpy(c->act.data + (size_t)t * stride, x + (size_t)t * (size_t)c->cols, (size_t)c->cols * 4);
+        for (int32_t t = 0; t < c->columns; t++)
+            memcpy(act + (size_t)t * stride, x + (size_t)t * (size_t)c->cols, (size_t)c->cols * 4);
     } else {
         struct guarded in = guarded_alloc((size_t)c->cols * 4, c->run % 2), other = guarded_alloc(stride, c->run % 2);
-        for (int32_t t = 0; t < MAX_COLUMNS; t++) {
+        for (int32_t t = 0; t < c->columns; t++) {
             memcpy(in.data, x + (size_t)t * (size_t)c->cols, in.bytes);
             for (int32_t l = -1; l < N_LEVELS; l++) { /* -1: the oracle */
                 if (l >= 0 && !(usable >> levels[l] & 1)) continue;
@@ -243,9 +257,9 @@ static void make_activations(struct test_case *c, uint32_t usable) {
                 memset(other.data, 0, stride);
                 f((const float *)(const void *)in.data, c->cols, other.data);
                 if (l < 0) {
-                    memcpy(c->act.data + (size_t)t * stride, other.data, stride);
+                    memcpy(act + (size_t)t * stride, other.data, stride);
                 } else {
-                    CHECK(memcmp(c->act.data + (size_t)t * stride, other.data, stride) == 0,
+                    CHECK(memcmp(act + (size_t)t * stride, other.data, stride) == 0,
                           "quantize %s cols %d: other bits than the reference", k->level, c->cols);
                 }
             }
@@ -253,22 +267,24 @@ static void make_activations(struct test_case *c, uint32_t usable) {
         guarded_free(&in);
         guarded_free(&other);
     }
+    fill_both(c->act, act, stride * (size_t)c->columns);
+    free(act);
     free(x);
 }
 
-static void check_case(const struct type_facts *t, int32_t rows, int32_t cols, enum fill fill, int32_t run,
-                       uint32_t usable) {
-    struct test_case c = {.t = t, .rows = rows, .cols = cols, .fill = fill, .run = run};
-    make_weights(&c, &c.w);
-    make_weights(&c, &c.w2);
+static void check_case(const struct type_facts *t, int32_t rows, int32_t cols, int32_t columns, enum fill fill,
+                       int32_t run, uint32_t usable) {
+    struct test_case c = {.t = t, .rows = rows, .cols = cols, .columns = columns, .fill = fill, .run = run};
+    make_weights(&c, c.w);
+    make_weights(&c, c.w2);
     make_activations(&c, usable);
     if (run % 3 == 0) {
         c.bias = malloc((size_t)rows * 4);
         for (int32_t i = 0; i < rows; i++) c.bias[i] = uniform() * 8;
     }
     for (int32_t e = EPILOGUE_STORE; e <= EPILOGUE_SOFTCAP; e++) {
-        c.golden[e] = malloc((size_t)MAX_COLUMNS * (size_t)rows * 4);
-        run_slot(&c, kernels_for(ASDSL_LEVEL_PORTABLE), (enum matmul_epilogue)e, MAX_COLUMNS, 0, c.golden[e]);
+        c.golden[e] = malloc((size_t)columns * (size_t)rows * 4);
+        run_slot(&c, run % 2, kernels_for(ASDSL_LEVEL_PORTABLE), (enum matmul_epilogue)e, columns, 0, c.golden[e]);
         check_bound(&c, (enum matmul_epilogue)e);
     }
     for (size_t l = 0; l < N_LEVELS; l++)
@@ -277,17 +293,16 @@ static void check_case(const struct type_facts *t, int32_t rows, int32_t cols, e
     for (int32_t r = 0; r < rows; r += 7)
         for (size_t l = 0; l < N_LEVELS; l++) {
             if (!(usable >> levels[l] & 1)) continue;
-            kernels_for(ASDSL_LEVEL_REFERENCE)->type[t->type].gather_row(c.w.data, rows, cols, r, want);
-            kernels_for(levels[l])->type[t->type].gather_row(c.w.data, rows, cols, r, row);
+            kernels_for(ASDSL_LEVEL_REFERENCE)->type[t->type].gather_row(c.w[run % 2].data, rows, cols, r, want);
+            kernels_for(levels[l])->type[t->type].gather_row(c.w[run % 2].data, rows, cols, r, row);
             CHECK(memcmp(row, want, (size_t)cols * 4) == 0, "%s gather_row %d of %d", t->name, r, rows);
         }
     free(row);
     free(want);
     for (int32_t e = EPILOGUE_STORE; e <= EPILOGUE_SOFTCAP; e++) free(c.golden[e]);
     free(c.bias);
-    guarded_free(&c.w);
-    guarded_free(&c.w2);
-    guarded_free(&c.act);
+    for (int side = 0; side < 2; side++)
+        guarded_free(&c.w[side]), guarded_free(&c.w2[side]), guarded_free(&c.act[side]);
 }
 
 /* NaN and infinity: no crash, the same bits at every level, and a scale that shows the fault. */
@@ -329,7 +344,7 @@ int main(void) {
     static const int32_t types[] = {ASDSL_F32,  ASDSL_F16,  ASDSL_BF16,   ASDSL_Q4_0, ASDSL_Q4_1,
                                     ASDSL_Q5_0, ASDSL_Q5_1, ASDSL_IQ4_NL, ASDSL_Q8_0, ASDSL_Q2_K,
                                     ASDSL_Q3_K, ASDSL_Q4_K, ASDSL_Q5_K,   ASDSL_Q6_K, ASDSL_IQ4_XS};
-    static const int32_t row_counts[] = {1, 15, 16, 17, 172, 192};
+    static const int32_t row_counts[] = {1, 15, 16, 17, 33, 172, 192};
     uint32_t usable = usable_levels();
     int32_t run = 0;
     for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
@@ -339,9 +354,11 @@ int main(void) {
         for (int32_t w = 0; w < 4; w++)
             for (size_t r = 0; r < sizeof row_counts / sizeof *row_counts; r++, run++) {
                 if (row_counts[r] > 64 && w % 2 == 0) continue;
-                check_case(t, row_counts[r], widths[w], (enum fill)(run % FILLS), run, usable);
+                check_case(t, row_counts[r], widths[w], FEW_COLUMNS, (enum fill)(run % FILLS), run, usable);
             }
-        check_case(t, 16, t->block, EXTREME, 1, usable); /* no bias, one block: exact */
+        check_case(t, 16, t->block, FEW_COLUMNS, EXTREME, 1, usable); /* no bias, one block: exact */
+        check_case(t, 33, widths[1], MANY_COLUMNS, RANDOM, run, usable);
+        check_case(t, 576, widths[t->block == 256 ? 0 : 1], FEW_COLUMNS, OUTLIER, run + 1, usable);
     }
     check_not_finite(usable);
     return check_report("kernels_matmul");

@@ -248,6 +248,7 @@ export const Info = struct("asdsl_info", {
   hybrid: "i32",
   n_threads: "i32",
   cache_bytes: ["i32", 3],
+  n_barriers: "u32",
 })
 
 export const Abi = struct("asdsl_abi", {

@@ -153,6 +153,8 @@ export interface EngineInfo {
   readonly nThreads: number
   /** L1 data, L2, L3 of the first core. */
   readonly cacheBytes: readonly number[]
+  /** At which the engine's threads have waited for each other, modulo 2^32; 0 with one thread, or where there is none. */
+  readonly nBarriers: number
 }
 
 function readInfo(bytes: Uint8Array): EngineInfo {
@@ -174,6 +176,7 @@ function readInfo(bytes: Uint8Array): EngineInfo {
     isHybrid: field("hybrid") === 1,
     nThreads: field("n_threads"),
     cacheBytes: [field("cache_bytes", 0), field("cache_bytes", 1), field("cache_bytes", 2)],
+    nBarriers: field("n_barriers"),
   }
 }
 
