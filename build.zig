@@ -195,10 +195,17 @@ fn buildAll(b: *std.Build) void {
         programs.dependOn(&b.addInstallArtifact(program, .{}).step);
     }
 
-    // Tests run here: level avxvnni in the encoding that this CPU has.
+    // Tests and benches run here: level avxvnni in the encoding that this CPU has.
     const host = b.graph.host.result.cpu;
     const evex = arch == .x86_64 and x86.featureSetHas(host.features, .avx512vnni) and
         !x86.featureSetHas(host.features, .avxvnni);
+
+    const bench = b.step("bench", "Install the program of bench/layout.ts (Linux on x86-64)");
+    if (arch == .x86_64 and os == .linux) {
+        bench.dependOn(&b.addInstallArtifact(layoutBench(b, sources, target, .{ .optimize = optimize, .evex = evex }), .{}).step);
+    } else {
+        bench.dependOn(&b.addFail("bench/kernels has intrinsics of x86-64 and counts instructions as Linux lets it").step);
+    }
 
     const steps = .{
         .{ "test", "Run the C tests", Sanitizer.none },
@@ -275,6 +282,16 @@ const Sources = struct {
         return files.items;
     }
 };
+
+/// Kernels that tests and benches compare with and the library has no use for; null where their instructions are foreign.
+const oracle_sources = [_][]const u8{"csrc/oracle/matmul_fma.c"};
+
+fn oracleLibrary(b: *std.Build, target: std.Build.ResolvedTarget, variant: Variant) ?*Compile {
+    if (target.result.cpu.arch != .x86_64) return null;
+    const module = cModule(b, levelTarget(b, target, avx2), variant);
+    module.addCSourceFiles(.{ .files = &oracle_sources, .flags = variant.flags(b) });
+    return b.addLibrary(.{ .name = "oracle", .linkage = .static, .root_module = module });
+}
 
 /// The kernels, once per level: an object each, or a static library where zig cannot make one object of several.
 fn levelObjects(b: *std.Build, sources: Sources, target: std.Build.ResolvedTarget, variant: Variant) []const *Compile {
@@ -368,13 +385,41 @@ fn testPrograms(
         .linkage = .static,
         .root_module = engineModule(b, sources, target, variant, levelObjects(b, sources, target, variant)),
     });
+    const oracle = oracleLibrary(b, target, variant);
     for (sources.tests) |path| {
         const module = cModule(b, target, variant);
         module.addCSourceFile(.{ .file = b.path(path), .flags = variant.testFlags(b) });
         module.linkLibrary(engine);
+        if (oracle) |library| module.linkLibrary(library);
         append(b, &programs, b.addExecutable(.{ .name = std.fs.path.stem(path), .root_module = module }));
     }
     return programs.items;
+}
+
+/// bench/kernels: prototypes of other layouts, once per vector level and number of rows, beside the engine's kernels.
+fn layoutBench(b: *std.Build, sources: Sources, target: std.Build.ResolvedTarget, variant: Variant) *Compile {
+    const root = engineModule(b, sources, target, variant, levelObjects(b, sources, target, variant));
+    root.addCSourceFiles(.{
+        .files = &.{ "bench/kernels/main.c", "bench/kernels/variants.c", "bench/kernels/steps.c", "bench/kernels/rows_pack.c" },
+        .flags = variant.testFlags(b),
+    });
+    root.linkLibrary(oracleLibrary(b, target, variant).?);
+    for (variant.levels(target.result.cpu.arch)) |level| {
+        if (level.model == null) continue;
+        for ([_][]const u8{ "4", "8" }) |rows| {
+            const module = cModule(b, levelTarget(b, target, level), variant);
+            module.addCSourceFile(.{ .file = b.path("bench/kernels/rows_matmul.c"), .flags = concat(b, &.{
+                variant.flags(b), level.macros,
+                &.{
+                    b.fmt("-DASDSL_LEVEL_NAME={s}", .{level.name}), b.fmt("-DROWS={s}", .{rows}),
+                },
+            }) });
+            root.addObject(b.addObject(.{ .name = b.fmt("rows_{s}_{s}", .{ rows, level.name }), .root_module = module }));
+        }
+    }
+    const program = b.addExecutable(.{ .name = "layout_bench", .root_module = root });
+    program.pie = false; // an instruction's address is its place in the file's disassembly
+    return program;
 }
 
 /// zig has no runtime of AddressSanitizer, and compiles that of ThreadSanitizer from C++ for minutes: both come from the
@@ -386,6 +431,9 @@ fn addSystemTests(b: *std.Build, step: *Step, sources: Sources, arch: std.Target
     for (Sources.platform(b.graph.host.result.os.tag)) |path| {
         append(b, &objects, systemObject(b, path, flags));
     }
+    if (arch == .x86_64) for (oracle_sources) |path| {
+        append(b, &objects, systemObject(b, path, concat(b, &.{ flags, avx2.gcc })));
+    };
     for (variant.levels(arch)) |level| {
         const level_flags = concat(b, &.{
             flags, level.gcc, level.macros, &.{b.fmt("-DASDSL_LEVEL_NAME={s}", .{level.name})},

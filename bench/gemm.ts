@@ -17,9 +17,9 @@ import { StatusLine } from "../src/cli/status.ts"
 import { type Column, formatShare, tableHead, tableRow } from "../src/cli/table.ts"
 import { median } from "../src/eval/statistics.ts"
 import { TENSOR_TYPES, type TensorTypeName } from "../src/gguf/types.ts"
-import { machineFacts, writeJson } from "./machine.ts"
 import { LibraryProcess } from "./matmul/library.ts"
 import type { MatmulCase } from "./matmul/program.ts"
+import { reportOf, saveReport } from "./save.ts"
 
 const SHAPES = ["2048x2048", "5632x2048", "2048x5632", "1536x8960", "576x576"]
 
@@ -41,7 +41,7 @@ const flags = {
     }),
     rounds: integer("-r, --rounds", { min: 1, max: 1000, initial: 9, help: "rounds" }),
     milliseconds: integer("--ms", { min: 1, max: 60000, initial: 20, help: "least time of a measurement" }),
-    results: text("--results", { value: "FILE", help: "write the JSON there too" }),
+    save: text("--save", { value: "NAME", help: "write bench/results/NAME.json" }),
   }),
   ...outputFlag(["md", "json"]),
 }
@@ -209,9 +209,12 @@ async function run(values: Values<typeof flags>): Promise<void> {
     }
   }
   const { rounds, milliseconds, weightMegabytes } = values
-  const report = { machine: machineFacts(), rounds, milliseconds, weightMegabytes, results }
+  const report = reportOf({ rounds, milliseconds, weightMegabytes, results })
   if (values.output === "json") await writeOut(`${JSON.stringify(report, null, 2)}\n`)
-  if (values.results !== undefined) writeJson(values.results, report)
+  if (values.save !== undefined) {
+    const table = tableHead(columnsOf(libraries)) + results.map((result) => row(result, libraries)).join("")
+    warn(`written: ${saveReport(values.save, report, `bun bench/gemm.ts --save ${values.save}`, table)}`)
+  }
 }
 
 // ---- Table ----

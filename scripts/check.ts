@@ -36,7 +36,9 @@ function clangFormat(): string {
 }
 
 function cFiles(): string[] {
-  return [...new Bun.Glob("csrc/**/*.{c,h}").scanSync({ cwd: projectFolder })].sort()
+  return ["csrc/**/*.{c,h}", "bench/kernels/*.{c,h}"]
+    .flatMap((pattern) => [...new Bun.Glob(pattern).scanSync({ cwd: projectFolder })])
+    .sort()
 }
 
 function main(write: boolean): number {
