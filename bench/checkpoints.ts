@@ -27,7 +27,7 @@ import { LINES, type Line, MODELS, type Plan, type Verdict } from "./lines.ts"
 import { enginesFor, threadsOf } from "./peers/compare.ts"
 import { measure } from "./peers/rounds.ts"
 import { type Run, readRun, saveRun } from "./peers/saved.ts"
-import { isDisturbed, markdown } from "./peers/summary.ts"
+import { isDisturbed, markdown, roundsMarkdown } from "./peers/summary.ts"
 
 const flags = {
   ...group("What", {
@@ -43,7 +43,7 @@ const flags = {
   ...group("Result", {
     adds: toggle("--add", { initial: false, help: "more rounds of the saved runs of this commit; absent: new ones" }),
     isReport: toggle("--report", { initial: false, help: "measure nothing" }),
-    isDetailed: toggle("--details", { initial: false, help: "every program of every run before the table" }),
+    isDetailed: toggle("--details", { initial: false, help: "every program and round of every run before the table" }),
   }),
   ...outputFlag(["md", "json"]),
 }
@@ -132,15 +132,15 @@ async function run(values: Values<typeof flags>): Promise<void> {
   if (lines.length === 0) throw new UsageError("line 7 is a test: npm test -- checkpoint-2 checkpoint-3")
   const plans = plansOf(lines, values.names)
   if (!values.isReport) await measureAll(plans, values)
-  const runs = new Map(
-    plans.flatMap(({ name }) => (readRun(name) === undefined ? [] : [[name, readRun(name)!] as const])),
-  )
+  const saved = plansOf(lines).map(({ name }) => [name, readRun(name)] as const)
+  const runs = new Map(saved.flatMap(([name, run]) => (run === undefined ? [] : [[name, run] as const])))
   const verdicts = lines.flatMap((line) => line.judge(runs))
   if (values.output === "json") {
     await writeOut(`${JSON.stringify(verdicts, null, 2)}\n`)
     return
   }
-  if (values.isDetailed) for (const [name, saved] of runs) await writeOut(`## ${name}\n\n${markdown(saved)}\n`)
+  if (values.isDetailed)
+    for (const [name, saved] of runs) await writeOut(`## ${name}\n\n${markdown(saved)}\n${roundsMarkdown(saved)}\n`)
   await writeOut(`${verdictTable(verdicts)}\n${runsText(runs)}`)
 }
 

@@ -159,7 +159,8 @@ const prefill: Line = {
 }
 
 const AVX2_FILES = [avx2("1.1b"), avx2("qwen-1.5b")] as const
-const TWIN = "asdsl, avxvnni's twin"
+/** The level itself where the CPU executes it, else its twin; see engines.ts. */
+const AVX_VNNI = ["asdsl, avxvnni", "asdsl, avxvnni's twin"]
 
 const lowerLevels: Line = {
   line: 3,
@@ -167,17 +168,17 @@ const lowerLevels: Line = {
   judge: (runs) =>
     AVX2_FILES.flatMap((plan) => {
       const run = runs.get(plan.name)
-      const twin = run === undefined ? undefined : contestantOf(run, TWIN)
-      const twinRow = (test: Test, what: string) => {
-        const best = run === undefined || twin === undefined ? undefined : bestPeer(run, twin, test)
-        const against = `AVX-VNNI's twin, ${best?.peer.name ?? "best peer"}`
-        return verdict(3, `${what}, ${whatOf(plan)}`, best?.ratio, times, {}, against)
+      const [own] = AVX_VNNI.flatMap((name) => (run && contestantOf(run, name)) ?? [])
+      const measured = (test: Test, what: string) => {
+        const best = run === undefined || own === undefined ? undefined : bestPeer(run, own, test)
+        const name = own?.name.replace("asdsl, ", "") ?? "avxvnni"
+        return verdict(3, `${name} ${what}, ${whatOf(plan)}`, best?.ratio, times, {}, best?.peer.name ?? "best peer")
       }
       return [
         versusPeers(3, plan, run, DECODE, 1.4),
         versusPeers(3, plan, run, PROMPT, 1.5),
-        twinRow(DECODE, "decode"),
-        twinRow(PROMPT, "exact prefill"),
+        measured(DECODE, "decode"),
+        measured(PROMPT, "prefill"),
       ]
     }),
 }
@@ -197,9 +198,11 @@ const verifyCurve: Line = {
         const test: Test = { kind: "verify", n: Number(n) }
         return verdict(4, what(test.n), own && growth(own, test), times, { most }, "a pass over 1 token")
       })
-      const eight: Test = { kind: "verify", n: 8 }
-      const read = run && own && readMultiple(run, own, eight)
-      return [...curve, verdict(4, what(8), read, times, { most: 1.5 }, "reading the weights once")]
+      const read = (n: number, bound: Bound) => {
+        const multiple = run && own && readMultiple(run, own, { kind: "verify", n })
+        return verdict(4, what(n), multiple, times, bound, "reading the weights once")
+      }
+      return [...curve, read(8, { most: 1.5 }), read(1, {})]
     }),
 }
 

@@ -1,5 +1,6 @@
-// `npm run check`: types, lint and format of everything that is written by hand. `npm run check -- --write` formats instead
-// of complaining. Every part runs, whatever the others say.
+// `npm run check`: types, lint and format of everything that is written by hand, and README's speeds, which are those of
+// bench/results/. `npm run check -- --write` formats and writes instead of complaining. Every part runs, whatever the
+// others say.
 
 import { join } from "node:path"
 import { installTool } from "../src/setup/pip.ts"
@@ -23,6 +24,10 @@ const CHECKS: Check[] = [
   {
     name: "format of C",
     command: (write) => [clangFormat(), ...(write ? ["-i"] : ["--dry-run", "-Werror"]), ...cFiles()],
+  },
+  {
+    name: "README's speeds",
+    command: (write) => [process.execPath, join("bench", "readme.ts"), ...(write ? ["--write"] : [])],
   },
   { name: "format of build.zig", command: (write) => [findZig(), "fmt", ...(write ? [] : ["--check"]), "build.zig"] },
 ]

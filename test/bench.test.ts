@@ -1,8 +1,8 @@
 // What bench/ says of measurements. Oracles: medians, ratios and shares computed by hand for runs made up here; llama-bench's
-// own output; the layout of /proc/stat in proc(5).
+// own output; the layout of /proc/stat in proc(5); README as it stands.
 
 import { afterAll, beforeAll, describe, expect, test } from "bun:test"
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { plansOf, verdictTable } from "../bench/checkpoints.ts"
@@ -11,7 +11,15 @@ import { machineFacts, parseCpuTime, stolenShare } from "../bench/machine.ts"
 import { enginesFor } from "../bench/peers/compare.ts"
 import { samplesOf } from "../bench/peers/engines.ts"
 import { bestSetting, checkSame } from "../bench/peers/rounds.ts"
-import { type Contestant, type Limits, type Run, readRun, saveRun, type Turn } from "../bench/peers/saved.ts"
+import {
+  type Contestant,
+  type Limits,
+  RESULTS_FOLDER,
+  type Run,
+  readRun,
+  saveRun,
+  type Turn,
+} from "../bench/peers/saved.ts"
 import {
   bestPeer,
   growth,
@@ -25,6 +33,7 @@ import {
   time,
 } from "../bench/peers/summary.ts"
 import { nameOf, type Test, testOf } from "../bench/peers/tests.ts"
+import { speedsText, withSpeeds } from "../bench/readme.ts"
 import { UsageError } from "../src/cli/arguments.ts"
 import { projectFolder } from "../src/setup/project.ts"
 
@@ -85,7 +94,6 @@ test("samples of llama-bench and of asdsl bench come under their tests' names", 
     { n_prompt: 0, n_gen: 128, samples_ns: [9] },
   ]
   expect(samplesOf(llamaBench)).toEqual({ pp512: [5, 7], tg128: [9] })
-  expect(samplesOf([{ n_prompt: 0, n_gen: 0, n_verify: 4, samples_ns: [3] }])).toEqual({ verify4: [3] })
 })
 
 describe("a run", () => {
@@ -127,6 +135,12 @@ describe("a run", () => {
     const curves = madeUp([curve], [verify(1), verify(8)])
     expect(growth(curve, verify(8))?.median).toBeCloseTo((1.5 + 1.4) / 2, 12)
     expect(readMultiple(curves, curve, verify(8))?.max).toBeCloseTo(30e6 / ((6e8 / 30e9) * 1e9), 12)
+    // In sweeps each pass has its own second, and so its own bandwidth.
+    const swept = contestant("asdsl", false, [{ verify1: [10e6, 20e6, 40e6], verify8: [12e6, 30e6, 48e6] }])
+    expect(growth(swept, verify(8))?.median).toBeCloseTo(1.2, 12)
+    const [turn] = swept.turns
+    const measured = { ...swept, turns: [{ ...turn!, readBytesPerSecond: [60e9, 30e9, 15e9] }] }
+    expect(readMultiple(madeUp([measured], [verify(8)]), measured, verify(8))?.median).toBeCloseTo(1.2, 12)
     expect(markdown(curves)).toMatch(/\| verify8 +\| asdsl .* 1\.45 \|/)
   })
 
@@ -213,6 +227,17 @@ describe("saved runs", () => {
       expect(() => checkSame(run, { ...job, ...change }, "1234567")).toThrow(UsageError)
     }
   })
+
+  test("those of bench/results name no path, and say which machine they are of", () => {
+    const names = plansOf(LINES).map(({ name }) => name)
+    for (const name of names.filter((name) => existsSync(join(RESULTS_FOLDER, `${name}.json`)))) {
+      const text = readFileSync(join(RESULTS_FOLDER, `${name}.json`), "utf8")
+      expect(text).not.toMatch(/"[^"]*(\/home|\/root|\/tmp|\/work|[A-Z]:\\)/)
+      const saved = readRun(name)!
+      expect(saved.machine.cpu).toBeTruthy()
+      expect(saved.contestants[0]!.turns.length).toBeGreaterThan(0)
+    }
+  })
 })
 
 describe("the machine", () => {
@@ -290,5 +315,39 @@ describe("lines", () => {
       const entry = MODELS[model]
       if ("known" in entry) expect(known.map(({ name }) => name)).toContain(entry.known)
     }
+  })
+})
+
+describe("README's speeds", () => {
+  const find = (runs: Record<string, Run>) => (name: string) => runs[name]
+
+  test("a program's row has the better of its settings for each test", () => {
+    const repacked = contestant("ik_llama.cpp -rtr 1", true, [seconds(9, 5), seconds(9, 5), seconds(9, 5)])
+    const text = speedsText(find({ "speed-1.1b": madeUp([ours, fast, repacked], [PROMPT, DECODE]) }))
+    const row = text.split("\n").find((line) => line.includes("| ik_llama.cpp "))!
+    // Prompt by the plain setting (171 tok/s, 2.25 times), tokens by -rtr 1 (25.6 tok/s, 1.25 times).
+    expect(
+      row
+        .split("|")
+        .map((cell) => cell.trim())
+        .slice(2, -1),
+    ).toEqual([...["ik_llama.cpp", "171", "2.25 times", "42 %"], ...["25.6", "1.25 times", "51 %"]])
+    expect(text).toContain("commit 1234567")
+    expect(text).toContain("Medians of 2 alternating rounds")
+  })
+
+  test("stand between the markers, and nothing else moves", () => {
+    const marked = "a\n<!-- speeds: by bench/readme.ts from bench/results/ -->\nold\n<!-- /speeds -->\nb\n"
+    const wanted = withSpeeds(marked, "new\n")!
+    expect(wanted).toBe(marked.replace("old", "new"))
+    expect(withSpeeds(wanted, "new\n")).toBe(wanted)
+    for (const text of ["", "a", marked + marked, marked.replace("<!-- /speeds -->", "")]) {
+      expect(withSpeeds(text, "new\n")).toBeUndefined()
+    }
+  })
+
+  test("are those of the saved results", () => {
+    const text = readFileSync(join(projectFolder, "README.md"), "utf8")
+    expect(withSpeeds(text, speedsText(readRun))).toBe(text)
   })
 })

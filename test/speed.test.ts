@@ -173,10 +173,10 @@ describe("counters", () => {
     const all = { instructions: 3e9, cycles: 2e9, l1dMisses: 4e6, llcMisses: 2e6, pageFaults: 3 }
     expect(countersText({ counts: all, notCounted: null })).toBe(
       "hardware counters: 3.00 B instructions (1.50 a cycle), 2.00 B cycles, 4.00 M L1 data misses, " +
-        "2.00 M last-level cache misses; 3 page faults",
+        "2.00 M last-level cache misses; page faults: 3",
     )
     expect(countersText({ counts: { pageFaults: 0 }, notCounted: "why" })).toBe(
-      "hardware counters: not supported (why); 0 page faults",
+      "hardware counters: not supported (why); page faults: 0",
     )
     expect(countersText({ counts: {}, notCounted: "why" })).toBe("hardware counters: not supported (why)")
   })

@@ -24,6 +24,7 @@ import { runCommand, warn, writeOut } from "../../src/cli/program.ts"
 import { cpuInfo } from "../../src/native/handles.ts"
 import {
   asdsl,
+  asdslAvxVnni,
   asdslFast,
   asdslTwin,
   avx2Engines,
@@ -76,8 +77,8 @@ const command: Command<typeof flags> = {
 export function enginesFor(level: string | undefined, env: Environment): Engine[] {
   const own = [asdsl(level), asdslFast(level)]
   const peers = level === "avx2" ? avx2Engines(env) : [nodeLlamaCpp(), ...llamaBenchEngines(env)]
-  const twin = level === "avx2" ? asdslTwin(env.ASDSL_EVEX_LIBRARY) : undefined
-  return [...own, twin, ...peers].filter((engine) => engine !== undefined)
+  const more = level === "avx2" ? [asdslAvxVnni(), asdslTwin(env.ASDSL_EVEX_LIBRARY)] : []
+  return [...own, ...more, ...peers].filter((engine) => engine !== undefined)
 }
 
 /** The threads that a command asked for; 0: one per physical core. */

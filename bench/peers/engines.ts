@@ -5,6 +5,9 @@ import { existsSync, readFileSync } from "node:fs"
 import { basename, join } from "node:path"
 import { command as bench } from "../../src/cli/bench.ts"
 import type { BenchRecord } from "../../src/cli/bench-report.ts"
+import { Level } from "../../src/native/abi.ts"
+import { cpuInfo } from "../../src/native/handles.ts"
+import { executes, hiddenLevels } from "../../src/native/hidden-level.ts"
 import { projectFolder } from "../../src/setup/project.ts"
 import { nameOf, type Test, type TestKind } from "./tests.ts"
 
@@ -32,6 +35,8 @@ export interface Work {
 export interface Outcome {
   /** Nanoseconds of each timed run, by the test's name. */
   readonly ns: Readonly<Record<string, readonly number[]>>
+  /** Of a verify curve: the read bandwidth before each sweep; ns has a time for each. */
+  readonly readBytesPerSecond?: readonly number[]
   /** By the test's name; from asdsl, which counts it. */
   readonly work?: Readonly<Record<string, Work>>
   readonly version?: string
@@ -103,13 +108,10 @@ function benchFlags({ model, nThreads, tests, repetitions }: Job): string[] {
 interface Measured {
   readonly n_prompt: number
   readonly n_gen: number
-  /** asdsl's. */
-  readonly n_verify?: number
   readonly samples_ns: readonly number[]
 }
 
-function testOfRecord({ n_prompt, n_gen, n_verify = 0 }: Measured): Test {
-  if (n_verify > 0) return { kind: "verify", n: n_verify }
+function testOfRecord({ n_prompt, n_gen }: Measured): Test {
   return n_prompt > 0 ? { kind: "prompt", n: n_prompt } : { kind: "generation", n: n_gen }
 }
 
@@ -163,36 +165,30 @@ function ofKinds(job: Job, ...kinds: TestKind[]): Job {
 }
 
 function joined(a: Outcome, b: Outcome): Outcome {
-  return { ...a, ...b, ns: { ...a.ns, ...b.ns } }
+  return { ...a, ...b, ns: { ...a.ns, ...b.ns }, work: { ...a.work, ...b.work } }
 }
 
 // ---- asdsl ----
 
 async function runAsdsl(job: Job, flags: readonly string[], env: Readonly<Record<string, string>>): Promise<Outcome> {
-  const passes = ofKinds(job, "prompt", "generation", "verify")
-  const program = [process.execPath, join(projectFolder, "src/cli/main.ts"), "bench"]
-  const records: BenchRecord[] =
-    passes.tests.length === 0
-      ? []
-      : JSON.parse(
-          await output([...program, ...benchFlags(passes), "--n-verify", lengths(job.tests, "verify"), ...flags], env),
-        )
-  const first = await firstTokens(job, (n, runs) => {
-    const words = [
-      process.execPath,
-      join(here, "first-token.ts"),
-      "-m",
-      job.model,
-      "-t",
-      job.nThreads,
-      "-p",
-      n,
-      "-r",
-      runs,
-    ]
-    return output([...words.map(String), ...flags], env)
-  })
-  return joined({ ns: samplesOf(records), work: workOf(records) }, first)
+  const run = (script: string, ...words: (string | number)[]) => {
+    return output([process.execPath, join(projectFolder, script), ...words.map(String), ...flags], env)
+  }
+  const { model, nThreads, repetitions } = job
+  const common = ["-m", model, "-t", nThreads] as const
+  let outcome: Outcome = { ns: {} }
+  const passes = ofKinds(job, "prompt", "generation")
+  if (passes.tests.length > 0) {
+    const records: BenchRecord[] = JSON.parse(await run("src/cli/main.ts", "bench", ...benchFlags(passes)))
+    outcome = { ns: samplesOf(records), work: workOf(records) }
+  }
+  if (ofKinds(job, "verify").tests.length > 0) {
+    const lengthsOf = lengths(job.tests, "verify")
+    const curve = await run("bench/peers/verify.ts", ...common, "--n-verify", lengthsOf, "-r", repetitions)
+    outcome = joined(outcome, JSON.parse(curve))
+  }
+  const first = await firstTokens(job, (n, runs) => run("bench/peers/first-token.ts", ...common, "-p", n, "-r", runs))
+  return joined(outcome, first)
 }
 
 function ownEngine(name: string, takes: Engine["takes"], conditions: Conditions, more: readonly string[]): Engine {
@@ -221,6 +217,14 @@ export function asdslFast(level: string | undefined): Engine | undefined {
   if (!Object.values(bench.flags).some(({ names }) => names.includes("--prefill"))) return undefined
   const name = level === undefined ? "asdsl --prefill fast" : `asdsl --prefill fast, ${level}`
   return ownEngine(name, longPrompts, level === undefined ? {} : { level }, ["--prefill", "fast"])
+}
+
+/** Level avxvnni beside avx2; undefined on a CPU that does not execute it, listed or hidden. */
+export function asdslAvxVnni(): Engine | undefined {
+  const level = "avxvnni"
+  const { levels } = cpuInfo()
+  if (!levels.includes(level) && !(hiddenLevels(levels).includes(level) && executes(Level.AVXVNNI))) return undefined
+  return asdsl(level)
 }
 
 /** Level avxvnni on a CPU without AVX-VNNI: the same kernels with `vpdpbusd` in AVX-512's encoding, a library that

@@ -4,7 +4,7 @@
 //   bun bench/peers/first-token.ts -m MODEL -t 2 -p 512 -r 5   ->   {"startedAt": ms since 1970, "samples": [ns, ...]}
 
 import { type Command, group, integer, type Values } from "../../src/cli/arguments.ts"
-import { modelFlags, threadFlags } from "../../src/cli/flags.ts"
+import { contextFlags, modelFlags, threadFlags } from "../../src/cli/flags.ts"
 import { loadOptions, modelFile } from "../../src/cli/load.ts"
 import { runCommand, writeOut } from "../../src/cli/program.ts"
 import { randomTokens } from "../../src/eval/speed.ts"
@@ -13,6 +13,7 @@ import { load } from "../../src/index.ts"
 const flags = {
   ...modelFlags,
   ...threadFlags,
+  ...contextFlags,
   ...group("Tests", {
     nPrompt: integer("-p, --n-prompt", { min: 1, max: 2 ** 20, initial: 512, help: "tokens of the prompt" }),
     repetitions: integer("-r, --repetitions", { min: 0, max: 1000, initial: 5, help: "runs behind the first one" }),

@@ -124,15 +124,18 @@ async function takeTurn(player: Player, job: Job, round: number): Promise<{ turn
   const before = await probe(job.nThreads, engine.conditions)
   const ns: Record<string, number[]> = {}
   const work: Record<string, Work> = {}
+  let sweeps: readonly number[] | undefined
   for (const setting of new Set(Object.values(best))) {
     const part = tests.filter((test) => best[nameOf(test)] === setting)
     const outcome = await setting.run({ ...job, tests: part })
     for (const [name, samples] of Object.entries(outcome.ns)) ns[name] = samples.map(Math.round)
     Object.assign(work, outcome.work)
+    sweeps = outcome.readBytesPerSecond?.map(Math.round) ?? sweeps
     player.version = outcome.version ?? player.version
   }
   const after = await probe(job.nThreads, engine.conditions)
-  return { turn: { round, before, after, stolenShare: stolenShare(time, cpuTime()), ns }, work }
+  const turn = { round, before, after, stolenShare: stolenShare(time, cpuTime()), ns }
+  return { turn: sweeps === undefined ? turn : { ...turn, readBytesPerSecond: sweeps }, work }
 }
 
 /** A turn, and what it gave. A peer that fails is out; asdsl must not fail. */

@@ -23,6 +23,8 @@ export interface Turn {
   readonly after: Limits
   /** Share of CPU time that went to other virtual machines. */
   readonly stolenShare: number | null
+  /** Of a verify curve: the read bandwidth before each of its sweeps. */
+  readonly readBytesPerSecond?: readonly number[]
   /** Nanoseconds of each timed run, by the test's name. */
   readonly ns: Readonly<Record<string, readonly number[]>>
 }

@@ -94,19 +94,31 @@ export function bestPeer(
   return peers.length === 0 ? undefined : peers.reduce((a, b) => (b.ratio.median < a.ratio.median ? b : a))
 }
 
+/** A turn's quotients of a test's times by what they are compared with: run by run in the sweeps of a verify curve. */
+function quotient(test: Test, turn: Turn, divisors: readonly number[]): number | undefined {
+  const samples = turn.ns[nameOf(test)] ?? []
+  if (samples.length === 0 || divisors.length === 0) return undefined
+  const isSwept = test.kind === "verify" && samples.length === divisors.length
+  return isSwept ? median(samples.map((ns, i) => ns / divisors[i]!)) : median(samples) / median(divisors)
+}
+
 /** Time of a pass by that of a pass over one token in the same turn. */
 export function growth(contestant: Contestant, test: Test): Spread | undefined {
-  return over(contestant, test, (ns, turn) => {
-    const one = timeOf(turn, { kind: test.kind, n: 1 })
-    return one === undefined ? undefined : ns / one
-  })
+  return over(contestant, test, (_, turn) => quotient(test, turn, turn.ns[nameOf({ kind: test.kind, n: 1 })] ?? []))
 }
 
 /** Time of a pass by the least time in which its weights can be read. */
 export function readMultiple(run: Run, contestant: Contestant, test: Test): Spread | undefined {
   const bytes = run.work[nameOf(test)]?.weightBytes
   if (bytes === undefined) return undefined
-  return over(contestant, test, (ns, turn) => ns / ((bytes / limitsOf(turn).readBytesPerSecond) * 1e9))
+  return over(contestant, test, (_, turn) => {
+    const rates = turn.readBytesPerSecond ?? [limitsOf(turn).readBytesPerSecond]
+    return quotient(
+      test,
+      turn,
+      rates.map((rate) => (bytes / rate) * 1e9),
+    )
+  })
 }
 
 /** Streamed weight bytes a second by the read bandwidth. */
@@ -165,6 +177,32 @@ function cells(run: Run, ours: Contestant, contestant: Contestant, test: Test): 
     isRead || isPass ? spreadText(share(run, contestant, test), isShort ? times : percent) : "",
     isShort ? (growth(contestant, test)?.median.toFixed(2) ?? "") : "",
   ]
+}
+
+/** What each round gave for one test: "48.1 (33)" is 48.1 tokens/s where 33 GB/s could be read, "*" in a disturbed turn. */
+function roundsTable(run: Run, test: Test): string {
+  const players = run.contestants.filter((contestant) => time(contestant, test) !== undefined)
+  const columns: Column[] = [
+    { name: `${nameOf(test)}, round`, width: 12, align: "right" },
+    ...players.map(({ name }): Column => ({ name, width: 12, align: "right" })),
+  ]
+  const rounds = [...new Set(players.flatMap(({ turns }) => turns.map(({ round }) => round)))].sort((a, b) => a - b)
+  const rows = rounds.map((round) => {
+    const cells = players.map(({ turns }) => {
+      const turn = turns.find((each) => each.round === round)
+      const ns = turn === undefined ? undefined : timeOf(turn, test)
+      if (turn === undefined || ns === undefined) return ""
+      const value = isTime(test) ? (ns / 1e6).toFixed(2) : ((test.n * 1e9) / ns).toFixed(1)
+      return `${value} (${(limitsOf(turn).readBytesPerSecond / 1e9).toFixed(0)})${isDisturbed(turn) ? "*" : " "}`
+    })
+    return tableRow(columns, [String(round), ...cells])
+  })
+  return tableHead(columns) + rows.join("")
+}
+
+/** Every round of every test, with the bandwidth of its turns. */
+export function roundsMarkdown(run: Run): string {
+  return run.tests.map((test) => roundsTable(run, test)).join("\n")
 }
 
 /** Every test of every contestant, and what to know of the rounds. */

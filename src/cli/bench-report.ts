@@ -228,7 +228,7 @@ export function countersText({ counts, notCounted }: Pick<Profile, "counts" | "n
     ...text(llcMisses, "last-level cache misses"),
   ]
   const missing = notCounted === null ? [] : [`not supported (${notCounted})`]
-  const faults = pageFaults === undefined ? "" : `; ${Math.round(pageFaults)} page faults`
+  const faults = pageFaults === undefined ? "" : `; page faults: ${Math.round(pageFaults)}`
   return `hardware counters: ${[...hardware, ...missing].join(", ")}${faults}`
 }
 
