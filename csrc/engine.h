@@ -52,8 +52,8 @@ struct op_kind {
     bool needs_kv;
 };
 
-/* Splits units [0, n) over all workers: a fixed band each (about 85 %), the rest from an atomic counter in units of
- * `grain`. Every worker must call it the same number of times in a step. */
+/* Splits units [0, n) over all workers: a fixed band each (about 85 %), the rest from an atomic counter in units of up
+ * to `grain`, smaller towards the end. Every worker must call it the same number of times in a step. */
 void work_begin(struct worker *w, int32_t n, int32_t grain);
 bool work_next(struct worker *w, int32_t *begin, int32_t *end);
 void worker_barrier(struct worker *w);

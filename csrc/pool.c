@@ -161,7 +161,10 @@ bool work_next(struct worker *w, int32_t *begin, int32_t *end) {
         if (age < 0) return false; /* somebody is in a later phase: he left this one because it was used up */
         first = age == 0 ? (int32_t)(uint32_t)seen : w->tail_begin;
         if (first >= w->tail_end) return false;
-        next = w->tail_end - first < w->grain ? w->tail_end : first + w->grain;
+        /* At most half of an equal share of what is left: the last units are small, and nobody waits long for them. */
+        int32_t unit = (w->tail_end - first) / (2 * w->count);
+        unit = unit > w->grain ? w->grain : unit < 1 ? 1 : unit;
+        next = first + unit;
         taken = (uint64_t)w->phase << 32 | (uint32_t)next;
     } while (
         !atomic_compare_exchange_weak_explicit(&pool->tail, &seen, taken, memory_order_relaxed, memory_order_relaxed));

@@ -9,13 +9,8 @@ enum { MAX_WEIGHTS = 3 };
 
 static int32_t groups_of(const struct asdsl_operand *w) { return (int32_t)((w->rows + KERNEL_ROWS - 1) / KERNEL_ROWS); }
 
-/* Decode: 1, a group is 6 to 40 KB of weights. Prefill: what keeps 8 or more units for each worker, at most 8 groups,
- * which share one pass over the activations. */
-static int32_t grain_of(int32_t groups, int32_t columns, int32_t workers) {
-    if (columns <= KERNEL_GEMV_MAX) return 1;
-    int32_t grain = groups / (8 * workers);
-    return grain < 1 ? 1 : grain > 8 ? 8 : grain;
-}
+/* Decode: 1, a group is 6 to 40 KB of weights. Prefill: 8 groups share one pass over the activations. */
+static int32_t grain_of(int32_t columns) { return columns <= KERNEL_GEMV_MAX ? 1 : 8; }
 
 /* One matrix product of a step: the job and its row groups. */
 struct part {
@@ -59,7 +54,7 @@ static void run_parts(struct step *step, const struct part *parts, int32_t n, st
     int32_t total = 0, begin, end;
     if (w->index == 0) step->slot = parts[0].slot_name;
     for (int32_t i = 0; i < n; i++) total += parts[i].groups;
-    work_begin(w, total, grain_of(total, parts[0].job.n, w->count));
+    work_begin(w, total, grain_of(parts[0].job.n));
     while (work_next(w, &begin, &end)) {
         int32_t base = 0;
         for (int32_t i = 0; i < n; base += parts[i].groups, i++) {

@@ -54,14 +54,17 @@ enum { TILE_COLS = 2, TILE_HALVES_TO = 2 };
 #endif
 enum {
     HALVES = KERNEL_ROWS / LANES,
-    /* How far ahead of the reader one-pass tiles fetch into L2, a few lines at each step (bursts of 36 and more lines
-     * lost half the speed). Zen 4 VM, 2 cores, 96 MB of weights, November 2026, GB/s with 1 thread at 1 / 2 / 6 / 8 KB:
-     *   avx512 q4_1 33 29 23 25   q8_0 36 38 31 22   q4_k 31 27 27 26   q6_k 10 12 23 24   (a plain read loop: 26)
-     *   avx2   q4_1 30 16 28 33   q8_0 31 14 15 14   q4_k 26 12 27 31   q6_k 13 11 19 23
-     * q6_k does not read its lines in order, so it must be a record ahead. An Emerald Rapids VM liked 4.6 to 9 KB; its
-     * NTA lost 40 %. */
-    PREFETCH_NEAR = 1024,
-    PREFETCH_FAR = 8192,
+    /* How far ahead of the reader tiles that read memory fetch into L2, a few lines at each step (bursts of 36 and more
+     * lines lost half the speed). Zen 4 VM, 2 threads, 400 MB of weights, November 2026, at 1 / 2 / 4 / 6 / 8 KB: GB/s
+     * with 1 column where a plain read loop has 30 to 38,
+     *   avx512 q4_0 29 28 29 34 32   q4_1 31 28 29 29 26   q8_0 37 38 38 38 -    q4_k 36 37 36 38 -    q6_k 32 23 30 35
+     * - avx2   q4_0 24 21 25 24 23   q4_1 30 26 32 33 31   q8_0 30 26 28 30 29   q4_k -  23 32 33 31   q6_k -  19 25 28
+     * 28 and GMAC/s with 8 columns (avx512), 4 (avx2): avx512 q4_0 194 284 319 316 311   q4_1 181 255 297 281 278 q4_k
+     * 203 292 334 331 330   q6_k 270 - 215 272 262 avx2   q4_0  88 107 131 143 164   q4_1  91 106 143 160 161   q8_0 54
+     * 68  86  91  90   q4_k - 131 198 203 200 A wide tile takes its time: what the hardware fetches by itself runs only
+     * a little ahead. q6_k does not read its lines in order, so it must be a record ahead. An Emerald Rapids VM
+     * liked 4.6 to 9 KB; its NTA lost 40 %. */
+    PREFETCH_AHEAD = 6144,
 };
 
 struct tile {
@@ -110,11 +113,12 @@ static inline void matmul_finish(const struct matmul_job *job, int32_t g, int32_
     }
 }
 
-/* tiles[n]: the tile of n columns, 1 .. widest. Row groups are taken in blocks of up to `block`: a tile of columns
- * stays in the first cache while the block's records come out of the second, so the activations, which may not fit
- * there, are read once for each block and not once for each group. */
+/* first_tiles[n], next_tiles[n]: those of n columns, 1 .. widest; the first to come to a record fetches ahead. Row
+ * groups are taken in blocks of up to `block`: a tile of columns stays in the first cache while the block's records
+ * come out of the second, so the activations, which may not fit there, are read once for each block and not once for
+ * each group. */
 static inline void matmul_run(const struct matmul_job *job, int32_t begin, int32_t end, int32_t type,
-                              tile_fn *const *tiles, int32_t widest, int32_t block) {
+                              tile_fn *const *first_tiles, tile_fn *const *next_tiles, int32_t widest, int32_t block) {
     _Alignas(64) float sums[TILE_COLS * KERNEL_ROWS], sums2[TILE_COLS * KERNEL_ROWS];
     size_t stride = (size_t)group_bytes(type, job->cols);
     int32_t n_tiles = (job->n + widest - 1) / widest;
@@ -123,15 +127,16 @@ static inline void matmul_run(const struct matmul_job *job, int32_t begin, int32
         int32_t last = end - first < block ? end : first + block;
         for (int32_t i = 0, t0 = 0, n; i < n_tiles; i++, t0 += n) {
             n = (job->n - t0 + (n_tiles - i) - 1) / (n_tiles - i);
+            tile_fn *tile = (i == 0 ? first_tiles : next_tiles)[n];
             t.act = (const uint8_t *)job->act + (size_t)t0 * job->act_stride;
             for (int32_t g = first; g < last; g++) {
                 t.group = (const uint8_t *)job->w + (size_t)g * stride;
                 t.sums = sums;
-                tiles[n](&t);
+                tile(&t);
                 if (job->w2) {
                     t.group = (const uint8_t *)job->w2 + (size_t)g * stride;
                     t.sums = sums2;
-                    tiles[n](&t);
+                    tile(&t);
                 }
                 matmul_finish(job, g, t0, n, sums, sums2);
             }
@@ -158,16 +163,17 @@ static inline int32_t matmul_block(const struct matmul_job *job, int32_t type) {
 #define MATMUL_SLOTS(NAME, TYPE, TILES)                                                                                \
     TILES(MATMUL_TILE, NAME, 0)                                                                                        \
     TILES(MATMUL_TILE, NAME, 1)                                                                                        \
+    static tile_fn *const NAME##_first_tiles[] = {NULL, TILES(MATMUL_TILE_NAME, NAME, 1)};                             \
+    static tile_fn *const NAME##_next_tiles[] = {NULL, TILES(MATMUL_TILE_NAME, NAME, 0)};                              \
     matmul_fn KERNEL(NAME##_gemv), KERNEL(NAME##_gemm);                                                                \
     void KERNEL(NAME##_gemv)(const struct matmul_job *job, int32_t begin, int32_t end, void *scratch) {                \
-        static tile_fn *const tiles[] = {NULL, TILES(MATMUL_TILE_NAME, NAME, 1)};                                      \
         (void)scratch;                                                                                                 \
-        matmul_run(job, begin, end, TYPE, tiles, TILES_IN(tiles), 1);                                                  \
+        matmul_run(job, begin, end, TYPE, NAME##_first_tiles, NAME##_next_tiles, TILES_IN(NAME##_next_tiles), 1);      \
     }                                                                                                                  \
     void KERNEL(NAME##_gemm)(const struct matmul_job *job, int32_t begin, int32_t end, void *scratch) {                \
-        static tile_fn *const tiles[] = {NULL, TILES(MATMUL_TILE_NAME, NAME, 0)};                                      \
         (void)scratch;                                                                                                 \
-        matmul_run(job, begin, end, TYPE, tiles, TILES_IN(tiles), matmul_block(job, TYPE));                            \
+        matmul_run(job, begin, end, TYPE, NAME##_first_tiles, NAME##_next_tiles, TILES_IN(NAME##_next_tiles),          \
+                   matmul_block(job, TYPE));                                                                           \
     }
 
 #endif

@@ -19,11 +19,12 @@ SIMD_INLINE fv set1_at(const uint8_t *p) {
 SIMD_INLINE const int32_t *i32_at(const uint8_t *p) { return (const int32_t *)(const void *)p; }
 
 /* The walk over a row group: `halves` vectors of LANES rows from half h on. STEP: block i of a record, whose scales
- * come first (32 bytes to a block of a pair), then its lines. */
-#define STEP(NAME, i, LINES)                                                                                           \
+ * come first (32 bytes to a block of a pair), then its lines; with the last block the next record's scales are fetched
+ * too. */
+#define STEP(NAME, i, LINES, LAST)                                                                                     \
     do {                                                                                                               \
         const uint8_t *scales = record + 32 * (i) + 2 * LANES * h, *lines = record + LINE + LINES * LINE * (i);        \
-        if (prefetch) prefetch_lines(lines + PREFETCH_NEAR, LINES * LINE + ((i) ? 0 : LINE));                          \
+        if (prefetch) prefetch_lines(lines + PREFETCH_AHEAD, LINES * LINE + (LAST) * LINE);                            \
         UNROLL                                                                                                         \
         for (int s = 0; s < halves; s++) {                                                                             \
             NAME##_block(sums[s], scales + 2 * LANES * s, lines + 4 * LANES * (h + s), act, stride, n);                \
@@ -44,14 +45,14 @@ SIMD_INLINE const int32_t *i32_at(const uint8_t *p) { return (const int32_t *)(c
     }
 #define SINGLES(NAME, RECORD_BYTES, LINES)                                                                             \
     ROLLED                                                                                                             \
-    for (int32_t b = 0; b < n_blocks; b++, record += RECORD_BYTES) STEP(NAME, 0, LINES);
+    for (int32_t b = 0; b < n_blocks; b++, record += RECORD_BYTES) STEP(NAME, 0, LINES, 1);
 #define PAIRS(NAME, RECORD_BYTES, LINES)                                                                               \
     ROLLED                                                                                                             \
     for (int32_t b = 0; b < n_blocks / 2; b++, record += RECORD_BYTES) {                                               \
-        STEP(NAME, 0, LINES);                                                                                          \
-        STEP(NAME, 1, LINES);                                                                                          \
+        STEP(NAME, 0, LINES, 0);                                                                                       \
+        STEP(NAME, 1, LINES, 1);                                                                                       \
     }                                                                                                                  \
-    if (n_blocks % 2) STEP(NAME, 0, LINES);
+    if (n_blocks % 2) STEP(NAME, 0, LINES, 1);
 
 /* With 8 lanes a wide tile walks its records once for each half: its sums and dots fill the registers. */
 #define TILE_OF_BODY(NAME)                                                                                             \

@@ -62,11 +62,11 @@ SIMD_INLINE void iq4_xs_record(float *sums, const uint8_t *record, int h, const 
         const int16_t *minus_sums = act_at(act, stride, c)->minus_sums;
         for (int j = 0; j < SUB_BLOCKS; j++) minus128[c][j] = 128 * minus_sums[j];
     }
-    if (prefetch) prefetch_lines(record + PREFETCH_NEAR, 2 * LINE);
+    if (prefetch) prefetch_lines(record + PREFETCH_AHEAD, 2 * LINE);
     iq4_xs_scales(record + 32 + 2 * LANES * h, record + LINE + 4 * LANES * h, even, odd);
     ROLLED
     for (int i = 0; i < 4; i++, lines += 8 * LINE, a += 64) {
-        if (prefetch) prefetch_lines(lines + PREFETCH_NEAR, 8 * LINE);
+        if (prefetch) prefetch_lines(lines + PREFETCH_AHEAD, 8 * LINE);
         iq4_xs_sub_block(totals, dot8_scale(bv_load(even), i), minus128[0] + 2 * i, lines, a, stride, n);
         iq4_xs_sub_block(totals, dot8_scale(bv_load(odd), i), minus128[0] + 2 * i + 1, lines + 4 * LINE, a + 32, stride, n);
     }

@@ -31,18 +31,18 @@ SIMD_INLINE void q4_k_sub_block(iv *totals, iv scale, const uint8_t *lines, cons
 SIMD_INLINE void q4_k_record(float *sums, const uint8_t *record, int h, const uint8_t *act, size_t stride, int n,
                              int prefetch) {
     const uint8_t *lines = record + 4 * LINE + 4 * LANES * h;
-    if (prefetch) prefetch_lines(record + PREFETCH_NEAR, 4 * LINE);
+    if (prefetch) prefetch_lines(record + PREFETCH_AHEAD, 4 * LINE);
     const struct scales_6bit s = scales_6bit_load(record + LINE + 4 * LANES * h);
     iv totals[TILE_COLS];
     zero_totals(totals, n);
     ROLLED
     for (int j = 0; j < 4; j++) {
-        if (prefetch) prefetch_lines(lines + PREFETCH_NEAR + 4 * LINE * j, 4 * LINE);
+        if (prefetch) prefetch_lines(lines + PREFETCH_AHEAD + 4 * LINE * j, 4 * LINE);
         q4_k_sub_block(totals, iv_pick_pairs(s.scale[0], j, j), lines + 4 * LINE * j, act + 32 * j, stride, n);
     }
     ROLLED
     for (int j = 0; j < 4; j++) {
-        if (prefetch) prefetch_lines(lines + PREFETCH_NEAR + 4 * LINE * (4 + j), 4 * LINE);
+        if (prefetch) prefetch_lines(lines + PREFETCH_AHEAD + 4 * LINE * (4 + j), 4 * LINE);
         q4_k_sub_block(totals, iv_pick_pairs(s.scale[1], j, j), lines + 4 * LINE * (4 + j), act + 128 + 32 * j, stride, n);
     }
     add_scaled(sums, totals, fv_load_f16(record + 2 * LANES * h), act, stride, n);
@@ -66,8 +66,8 @@ SIMD_INLINE void q6_k_record(float *sums, const uint8_t *record, const uint8_t *
             const int quarter = sub / 2, odd = sub % 2;
             if (n > 2 || LANES == 8) SIMD_FORGET; /* else a line loaded for one sub-block may wait for the next */
             if (prefetch) { /* 16 times 3 of the 52 lines; the scales' 4 with the first of each half */
-                prefetch_lines(record + PREFETCH_FAR + LINE * 3 * (8 * half + sub), 3 * LINE);
-                if (sub == 0) prefetch_lines(scales + PREFETCH_FAR, 2 * LINE);
+                prefetch_lines(record + PREFETCH_AHEAD + LINE * 3 * (8 * half + sub), 3 * LINE);
+                if (sub == 0) prefetch_lines(scales + PREFETCH_AHEAD, 2 * LINE);
             }
             const int32_t *minus32 = act_at(act, 0, 0)->minus32 + 8 * half + sub;
             const int16_t *pairs = act_at(act, 0, 0)->minus32_pairs[8 * half + sub];

@@ -83,11 +83,11 @@ SIMD_INLINE void q2_k_record(float *sums, const uint8_t *record, int h, const ui
     const uint8_t *scales = record + LINE + 4 * LANES * h, *lines = scales + 4 * LINE, *a = act;
     iv totals[TILE_COLS];
     zero_totals(totals, n);
-    if (prefetch) prefetch_lines(record + PREFETCH_NEAR, 5 * LINE);
+    if (prefetch) prefetch_lines(record + PREFETCH_AHEAD, 5 * LINE);
     ROLLED
     for (int t = 0; t < 4; t++, lines += 4 * LINE, a += 64) {
         bv scale = bv_and(bv_load(scales + LINE * t), low);
-        if (prefetch) prefetch_lines(lines + PREFETCH_NEAR, 4 * LINE);
+        if (prefetch) prefetch_lines(lines + PREFETCH_AHEAD, 4 * LINE);
         sub_blocks(totals, 2, scale, 0, lines, a, stride, n);
     }
     add_scaled(sums, totals, fv_load_f16(record + 2 * LANES * h), act, stride, n);
@@ -104,7 +104,7 @@ SIMD_INLINE void q3_k_record(float *sums, const uint8_t *record, const uint8_t *
                              size_t stride, int n, int prefetch) {
     const bv low = bv_set1(15), high = bv_set1(0x30);
     const uint8_t *lines = record + 4 * LANES * h, *a = act;
-    if (prefetch) prefetch_lines(record + PREFETCH_NEAR, 3 * LINE);
+    if (prefetch) prefetch_lines(record + PREFETCH_AHEAD, 3 * LINE);
     const bv x = bv_load(lines), y = bv_load(lines + LINE), tops = bv_load(lines + 2 * LINE);
     const bv scales[4] = {
         bv_or(bv_and(x, low), bv_and(bv_shl(tops, 4), high)),
@@ -118,7 +118,7 @@ SIMD_INLINE void q3_k_record(float *sums, const uint8_t *record, const uint8_t *
     lines += 3 * LINE;
     ROLLED
     for (int t = 0; t < 4; t++, lines += 6 * LINE, a += 64) {
-        if (prefetch) prefetch_lines(lines + PREFETCH_NEAR, 6 * LINE);
+        if (prefetch) prefetch_lines(lines + PREFETCH_AHEAD, 6 * LINE);
         sub_blocks(totals, 3, scales[t], 32, lines, a, stride, n);
     }
     add_scaled(sums, totals, fv_load_f16(d + 2 * LANES * h), act, stride, n);

@@ -44,7 +44,7 @@ SIMD_INLINE void q5_k_sub_block(iv *totals, iv scale, const uint8_t *lines, cons
 SIMD_INLINE void q5_k_record(float *sums, const uint8_t *record, int h, const uint8_t *act, size_t stride, int n,
                              int prefetch) {
     const uint8_t *lines = record + 4 * LINE + 4 * LANES * h, *a = act;
-    if (prefetch) prefetch_lines(record + PREFETCH_NEAR, 4 * LINE);
+    if (prefetch) prefetch_lines(record + PREFETCH_AHEAD, 4 * LINE);
     const struct scales_6bit s = scales_6bit_load(record + LINE + 4 * LANES * h);
     iv totals[TILE_COLS];
     zero_totals(totals, n);
@@ -52,7 +52,7 @@ SIMD_INLINE void q5_k_record(float *sums, const uint8_t *record, int h, const ui
     for (int half = 0; half < 2; half++) {
         ROLLED
         for (int j = 0; j < 4; j++, lines += 5 * LINE, a += 32) {
-            if (prefetch) prefetch_lines(lines + PREFETCH_NEAR, 5 * LINE);
+            if (prefetch) prefetch_lines(lines + PREFETCH_AHEAD, 5 * LINE);
             q5_k_sub_block(totals, dot5k_scale(s.scale[half], j), lines, a, stride, n);
         }
     }
