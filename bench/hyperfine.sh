@@ -51,8 +51,8 @@ if [[ -d bench/peers/node_modules/node-llama-cpp ]]; then
     program node-llama-cpp node bench/peers/generate.mjs "$model" "$threads" @N@ "$prompt"
 fi
 llama llama.cpp "${ASDSL_PEER_LLAMA_CPP:-}" -no-cnv
-llama ik_llama.cpp "${ASDSL_PEER_IK:-}"
-llama "ik_llama.cpp -rtr" "${ASDSL_PEER_IK:-}" -rtr
+llama ik_llama.cpp "${ASDSL_PEER_IK:-}" --log-disable # a log file in this folder
+llama "ik_llama.cpp -rtr" "${ASDSL_PEER_IK:-}" --log-disable -rtr
 
 results=$(mktemp)
 trap 'rm -f "$results"' EXIT
