@@ -133,6 +133,8 @@ const Variant = struct {
     optimize: std.builtin.Optimize = .fast,
     sanitizer: Sanitizer = .none,
     evex: bool = false,
+    /// Of matmul tiles (csrc/kernels/matmul.h); null: what was measured best.
+    tile_columns: ?u8 = null,
 
     fn flags(variant: Variant, b: *std.Build) []const []const u8 {
         const own: []const []const u8 = switch (variant.sanitizer) {
@@ -142,7 +144,8 @@ const Variant = struct {
             .address => &.{ "-O1", "-g", "-fsanitize=address", "-fno-omit-frame-pointer", "-Wno-psabi" },
             .thread => &.{ "-O1", "-g", "-fsanitize=thread", "-Wno-psabi" },
         };
-        return concat(b, &.{ &language, &warnings, own });
+        const tile: []const []const u8 = if (variant.tile_columns) |n| &.{b.fmt("-DASDSL_TILE_COLUMNS={d}", .{n})} else &.{};
+        return concat(b, &.{ &language, &warnings, own, tile });
     }
 
     /// csrc/test/levels.h: level avxvnni is built as its twin.
@@ -174,9 +177,11 @@ fn buildAll(b: *std.Build) void {
     const optimize = b.option(std.builtin.Optimize, "optimize", "Default: fast") orelse .fast;
     const evex_library = b.option(bool, "evex-vnni", "Build libasdsl_evex: level avxvnni in AVX-512's encoding (tests)") orelse false;
 
+    const tile_columns = b.option(u8, "tile-columns", "Width of matmul tiles, one for all types and levels: 2-6, 8, 10, 12 (bench/gemm.ts)");
+
     const sources: Sources = .find(b);
 
-    const variant: Variant = .{ .optimize = optimize, .evex = evex_library };
+    const variant: Variant = .{ .optimize = optimize, .evex = evex_library, .tile_columns = tile_columns };
     const levels = levelObjects(b, sources, target, variant);
     const library_name = if (evex_library) "asdsl_evex" else "asdsl";
     b.installArtifact(sharedLibrary(b, library_name, engineModule(b, sources, target, variant, levels)));

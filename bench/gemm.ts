@@ -2,6 +2,7 @@
 //
 //   bun bench/gemm.ts --type q4_k,q6_k --level avx512 --columns 1,8,512 -t 2
 //   bun bench/gemm.ts --library old/libasdsl.so --library new/libasdsl.so      two builds, in turns
+//   npm run zig -- build -Devex-vnni -Dtile-columns=4 --prefix tile-4          a build to compare: another tile width
 //
 // Each case is a program of matmuls over different matrices, 256 MB of them unless --weights says otherwise, so that few
 // columns stream from memory as decode does. Each library has a process of its own; they measure in turns, and a ratio

@@ -49,6 +49,18 @@ enum { TILE_COLS = 2, TILE_HALVES_TO = 2 };
 #define TILES_FLOATS TILES_2
 #define TILES_BITS TILES_2
 #endif
+/* zig build -Dtile-columns=N, N of the TILES_ below: that width for every family, as bench/gemm.ts compares them. */
+#if defined(ASDSL_TILE_COLUMNS)
+#undef TILES_NIBBLES
+#undef TILES_BYTES
+#undef TILES_FLOATS
+#undef TILES_BITS
+#define TILE_COLS ASDSL_TILE_COLUMNS
+#define TILES_NIBBLES KERNEL_PASTE(TILES, ASDSL_TILE_COLUMNS)
+#define TILES_BYTES TILES_NIBBLES
+#define TILES_FLOATS TILES_NIBBLES
+#define TILES_BITS TILES_NIBBLES
+#endif
 #if !defined(FORGET_BETWEEN_HALVES)
 #define FORGET_BETWEEN_HALVES SIMD_FORGET
 #endif
@@ -154,10 +166,13 @@ static inline int32_t matmul_block(const struct matmul_job *job, int32_t type) {
 #define MATMUL_TILE(NAME, N, PREFETCH)                                                                                 \
     static void NAME##_tile_##N##_##PREFETCH(const struct tile *t) { NAME##_tile(t, N, PREFETCH); }
 #define TILES_2(X, NAME, P) X(NAME, 1, P) X(NAME, 2, P)
-#define TILES_4(X, NAME, P) TILES_2(X, NAME, P) X(NAME, 3, P) X(NAME, 4, P)
+#define TILES_3(X, NAME, P) TILES_2(X, NAME, P) X(NAME, 3, P)
+#define TILES_4(X, NAME, P) TILES_3(X, NAME, P) X(NAME, 4, P)
 #define TILES_5(X, NAME, P) TILES_4(X, NAME, P) X(NAME, 5, P)
 #define TILES_6(X, NAME, P) TILES_5(X, NAME, P) X(NAME, 6, P)
 #define TILES_8(X, NAME, P) TILES_6(X, NAME, P) X(NAME, 7, P) X(NAME, 8, P)
+#define TILES_10(X, NAME, P) TILES_8(X, NAME, P) X(NAME, 9, P) X(NAME, 10, P)
+#define TILES_12(X, NAME, P) TILES_10(X, NAME, P) X(NAME, 11, P) X(NAME, 12, P)
 #define MATMUL_TILE_NAME(NAME, N, P) NAME##_tile_##N##_##P,
 #define TILES_IN(tiles) ((int32_t)(sizeof(tiles) / sizeof *(tiles)) - 1)
 #define MATMUL_SLOTS(NAME, TYPE, TILES)                                                                                \
