@@ -10,7 +10,7 @@
 // two libraries' products differ in any bit, the table says so.
 
 import { existsSync } from "node:fs"
-import { basename, dirname, resolve } from "node:path"
+import { basename, resolve } from "node:path"
 import { type Command, group, integer, integers, text, texts, UsageError, type Values } from "../src/cli/arguments.ts"
 import { outputFlag } from "../src/cli/flags.ts"
 import { runCommand, warn, writeOut } from "../src/cli/program.ts"
@@ -109,11 +109,14 @@ function shapesOf(given: readonly string[]): [number, number][] {
   })
 }
 
-/** Short names that differ: the path from the first folder on in which they do. */
+/** The folder's or file's name that tells each from all others, else the path. */
 function libraryNames(paths: readonly string[]): string[] {
-  const parts = paths.map((path) => [basename(path), ...dirname(resolve(path)).split("/").reverse()])
-  const differ = parts[0]!.findIndex((part, i) => parts.some((other) => other[i] !== part))
-  return parts.map((part, i) => (differ < 0 ? `${part[0]} ${i + 1}` : part[differ]!))
+  const parts = paths.map((path) => resolve(path).split("/").reverse())
+  const names = parts[0]!.map((_, i) => parts.map((part) => part[i] ?? ""))
+  return (
+    names.find((column) => new Set(column).size === paths.length) ??
+    paths.map((path, i) => `${basename(path)} ${i + 1}`)
+  )
 }
 
 function openLibraries(paths: readonly string[]): LibraryProcess[] {
@@ -184,6 +187,7 @@ async function runCase(given: MatmulCase, libraries: readonly LibraryProcess[], 
 async function run(values: Values<typeof flags>): Promise<void> {
   const types = typesOf(values.types)
   const shapes = shapesOf(values.shapes)
+  if (values.libraries.length > 0) process.env.ASDSL_LIBRARY ??= resolve(values.libraries[0]!) // for the machine's facts
   await using stack = new AsyncDisposableStack()
   const libraries = openLibraries(values.libraries).map((library) => stack.use(library))
   const levels = await levelsOf(values.levels, libraries)
@@ -214,7 +218,10 @@ async function run(values: Values<typeof flags>): Promise<void> {
   if (values.output === "json") await writeOut(`${JSON.stringify(report, null, 2)}\n`)
   if (values.save !== undefined) {
     const table = tableHead(columnsOf(libraries)) + results.map((result) => row(result, libraries)).join("")
-    warn(`written: ${saveReport(values.save, report, `bun bench/gemm.ts --save ${values.save}`, table)}`)
+    const typed = `bun bench/gemm.ts ${process.argv.slice(2).join(" ")}`
+    warn(
+      `written: ${saveReport(values.save, report, typed.replaceAll(/--library \S*\/(\S+\/lib\/)/g, "--library $1"), table)}`,
+    )
   }
 }
 
