@@ -147,11 +147,21 @@ struct asdsl_engine_options {
     int32_t force;     /* 1: `level` may be one that CPUID hides and asdsl_try_level has seen executing; else 0 */
 };
 
+/* How matrices are multiplied in passes of many tokens: EXACT to the bit as in passes of one, FAST with weights rounded
+ * once more, to int8 per row and 256 inputs, where a pass has more than 16 tokens that do not all want logits; experts'
+ * and those of rows of logits stay exact. FAST results depend on the level and on how tokens are dealt out to passes,
+ * not on threads. */
+enum asdsl_prefill {
+    ASDSL_PREFILL_EXACT = 0,
+    ASDSL_PREFILL_FAST = 1,
+};
+
 struct asdsl_program_options {
     int32_t max_tokens;  /* of one pass (micro-batch) */
     int32_t max_outputs; /* rows with logits of one pass */
     int32_t max_top_k;
     int32_t n_vocab; /* token ids are checked against this */
+    int32_t prefill; /* asdsl_prefill */
 };
 
 struct asdsl_kv_options {

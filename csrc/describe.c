@@ -25,6 +25,7 @@
                  V(ASDSL_BF16) V(ASDSL_ACT_F32) V(ASDSL_ACT_Q8_32) V(ASDSL_ACT_Q8_256))                                \
     ENUM(asdsl_layout, V(ASDSL_ROWS) V(ASDSL_INTERLEAVED))                                                             \
     ENUM(asdsl_op_flags, V(ASDSL_ROWS_OUTPUTS))                                                                        \
+    ENUM(asdsl_prefill, V(ASDSL_PREFILL_EXACT) V(ASDSL_PREFILL_FAST))                                                  \
     ENUM(asdsl_exit_code, V(ASDSL_EXIT_TRAPPED))                                                                       \
     ENUM(asdsl_probe_kind, V(ASDSL_PROBE_READ_BANDWIDTH) V(ASDSL_PROBE_INT8_PEAK))                                     \
     ENUM(asdsl_counter, V(ASDSL_COUNT_INSTRUCTIONS) V(ASDSL_COUNT_CYCLES) V(ASDSL_COUNT_L1D_MISSES)                    \
@@ -38,7 +39,7 @@
     STRUCT(asdsl_row_stats, F(logsumexp) F(max) F(argmax) F(n_candidates) F(n_not_finite))                             \
     STRUCT(asdsl_candidate, F(token) F(logit))                                                                         \
     STRUCT(asdsl_engine_options, F(n_threads) F(level) F(spin_us) F(pin) F(force))                                     \
-    STRUCT(asdsl_program_options, F(max_tokens) F(max_outputs) F(max_top_k) F(n_vocab))                                \
+    STRUCT(asdsl_program_options, F(max_tokens) F(max_outputs) F(max_top_k) F(n_vocab) F(prefill))                     \
     STRUCT(asdsl_kv_options, F(n_layers) F(n_kv_heads) F(head_dim) F(capacity) F(k_type) F(v_type))                    \
     STRUCT(asdsl_repack_job, F(src_buffer) F(dst_buffer) F(src_offset) F(dst_offset) F(type) F(rows) F(cols)           \
                                  F(src_layout) F(dst_layout) F(reserved))                                              \

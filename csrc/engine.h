@@ -35,7 +35,8 @@ struct step {
     struct asdsl_params *params;
     struct kv_cache *kv;    /* of this run, NULL without */
     const char *slot;       /* the slot that last ran, "q4_1.gemv.avx2" or "rms_norm.avx2" */
-    void *shared;           /* step-private memory shared by workers (attention partials), or NULL */
+    bool fast_prefill;
+    void *shared;           /* memory of one step at a time, for all workers (attention partials, strips), or NULL */
     size_t shared_bytes;
 };
 
@@ -66,6 +67,9 @@ step_runner run_rms_norm, run_rms_norm_add, run_rope_table, run_rope, run_gather
 step_runner run_moe_route, run_moe_gate_up, run_moe_down, run_moe_combine;
 /* Per-thread scratch of an operation over slots: run_moe.c */
 size_t moe_scratch_bytes(const struct asdsl_op *op, const struct asdsl_program_options *options);
+/* Bytes of step->shared and per-thread scratch that a matrix product needs; 0 for other operations: run_matmul.c */
+size_t matmul_shared_bytes(const struct asdsl_op *op, const struct asdsl_program_options *options);
+size_t matmul_scratch_of(const struct asdsl_op *op, const struct asdsl_program_options *options);
 /* Bytes between the rows of a matmul's activations: run_matmul.c */
 size_t activation_stride(const struct asdsl_operand *in);
 /* run_attention.c: */

@@ -25,7 +25,7 @@ struct program {
     struct asdsl_program_options options;
     struct asdsl_params *copy, *params; /* what runs see; what TypeScript sees */
     size_t block_bytes;                 /* of both */
-    void *shared;                       /* of all attention steps: one runs at a time */
+    void *shared;                       /* of all steps: one runs at a time */
     size_t shared_bytes;
     atomic_bool cancel;
 };
@@ -161,6 +161,7 @@ static void resolve_step(struct program *p, int32_t index) {
     struct step *step = &p->steps[index];
     const struct asdsl_op *op = &p->ops[index];
     *step = (struct step){.op = op, .k = p->engine->kernels, .params = p->copy, .slot = ""};
+    step->fast_prefill = p->options.prefill == ASDSL_PREFILL_FAST;
     for (int32_t j = 0; j < 8; j++) {
         const struct asdsl_operand *o = &op->operand[j];
         if (o->buffer != ASDSL_NO_BUFFER) step->at[j] = p->buffers[o->buffer]->data + o->offset;
@@ -169,12 +170,18 @@ static void resolve_step(struct program *p, int32_t index) {
 
 static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
 
+/* Of step->shared, which has what the step that needs most needs. */
+static size_t shared_of(const struct asdsl_op *op, const struct asdsl_program_options *options) {
+    if (op->code == ASDSL_OP_ATTENTION) return attention_shared_bytes(op, options);
+    return matmul_shared_bytes(op, options);
+}
+
 static size_t scratch_of(const struct asdsl_op *op, const struct asdsl_program_options *options) {
     int32_t cols = (int32_t)op->operand[0].cols;
     switch ((enum asdsl_op_code)op->code) {
     case ASDSL_OP_MATMUL:
     case ASDSL_OP_MATMUL_ADD:
-    case ASDSL_OP_GATE_UP: return matmul_scratch_bytes((int32_t)op->operand[1].cols);
+    case ASDSL_OP_GATE_UP: return matmul_scratch_of(op, options);
     case ASDSL_OP_MOE_GATE_UP:
     case ASDSL_OP_MOE_DOWN:
     case ASDSL_OP_MOE_COMBINE: return moe_scratch_bytes(op, options);
@@ -191,19 +198,18 @@ static bool reserve_memory(struct program *p) {
     for (int32_t i = 0; i < p->n_ops; i++) {
         const struct asdsl_op *op = &p->ops[i];
         scratch_bytes = larger(scratch_bytes, scratch_of(op, &p->options));
-        if (op->code == ASDSL_OP_ATTENTION) {
-            p->shared_bytes = larger(p->shared_bytes, attention_shared_bytes(op, &p->options));
-        }
+        p->shared_bytes = larger(p->shared_bytes, shared_of(op, &p->options));
     }
     if (p->shared_bytes) {
         double memory = platform_memory_bytes();
         p->shared = memory > 0 && (double)p->shared_bytes > memory ? NULL : pages_allocate(p->shared_bytes);
         if (!p->shared) {
-            asdsl_fail(ASDSL_E_MEMORY, "program: the system refused %zu bytes for attention", p->shared_bytes);
+            asdsl_fail(ASDSL_E_MEMORY, "program: the system refused %zu bytes for its workers to share",
+                       p->shared_bytes);
             return false;
         }
         for (int32_t i = 0; i < p->n_ops; i++) {
-            if (p->ops[i].code != ASDSL_OP_ATTENTION) continue;
+            if (shared_of(&p->ops[i], &p->options) == 0) continue;
             p->steps[i].shared = p->shared;
             p->steps[i].shared_bytes = p->shared_bytes;
         }

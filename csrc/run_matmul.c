@@ -2,8 +2,10 @@
  *
  * Operands are resolved and validated (program.c); this file picks the slot by the number of columns and deals out row
  * groups. Weights of one matmul are one sequence of row groups, so that small ones (k, v) do not end in a barrier each.
+ * With `--prefill fast` the workers first make strips of the activations, together, and meet at a barrier.
  */
 #include "engine.h"
+#include "kernels/matmul_fast.h"
 
 enum { MAX_WEIGHTS = 3 };
 
@@ -27,26 +29,72 @@ size_t activation_stride(const struct asdsl_operand *in) {
     return activation_row_bytes((int32_t)in->type, (int32_t)in->cols);
 }
 
+/* ---- `--prefill fast` ---- */
+/* Rows of logits stay exact: they are few but for perplexity, and what is sampled from should be as good as it gets. */
+static bool may_be_fast(const struct asdsl_op *op) {
+    bool product = op->code == ASDSL_OP_MATMUL || op->code == ASDSL_OP_MATMUL_ADD || op->code == ASDSL_OP_GATE_UP;
+    return product && !(op->flags & ASDSL_ROWS_OUTPUTS);
+}
+
+/* A pass that wants logits of all its tokens verifies a draft: as exact as the tokens one by one. */
+static bool is_fast(const struct step *step) {
+    bool verifies = step->params->n_outputs == step->params->n_tokens;
+    return step->fast_prefill && step->rows > KERNEL_GEMV_MAX && !verifies && may_be_fast(step->op);
+}
+
+static int32_t strips_of(int32_t rows) { return (rows + STRIP_COLS - 1) / STRIP_COLS; }
+
+size_t matmul_shared_bytes(const struct asdsl_op *op, const struct asdsl_program_options *options) {
+    if (options->prefill != ASDSL_PREFILL_FAST || !may_be_fast(op)) return 0;
+    return (size_t)strips_of(options->max_tokens) * strip_bytes((int32_t)op->operand[1].cols);
+}
+
+size_t matmul_scratch_of(const struct asdsl_op *op, const struct asdsl_program_options *options) {
+    int32_t cols = (int32_t)op->operand[1].cols, n_weights = op->code == ASDSL_OP_GATE_UP ? 2 : 1;
+    size_t exact = matmul_scratch_bytes(cols);
+    if (options->prefill != ASDSL_PREFILL_FAST || !may_be_fast(op)) return exact;
+    size_t fast = panel_bytes(cols) * (size_t)(n_weights * panels_at_once(cols, n_weights));
+    return fast > exact ? fast : exact;
+}
+
+/* The activations of a step -> strips in step->shared, by all workers. */
+static void make_strips(struct step *step, struct worker *w) {
+    const struct asdsl_operand *in = &step->op->operand[1];
+    strips_fn *fn = in->type == ASDSL_ACT_Q8_256  ? step->k->strips_q8_256
+                    : in->type == ASDSL_ACT_Q8_32 ? step->k->strips_q8_32
+                                                  : step->k->strips_f32;
+    int32_t begin, end;
+    work_begin(w, strips_of(step->rows), 1);
+    while (work_next(w, &begin, &end)) {
+        fn(step->at[1], activation_stride(in), (int32_t)in->cols, step->rows, begin, end, step->shared);
+    }
+    worker_barrier(w);
+}
+
 /* Operand indices of the weight, a second weight and a bias (-1: none); `column`: where its outputs begin in a row. */
 static struct part part_of(const struct step *step, int32_t w, int32_t w2, int32_t bias, size_t column,
                            enum matmul_epilogue epilogue) {
     const struct asdsl_operand *out = &step->op->operand[0], *in = &step->op->operand[1],
                                *weights = &step->op->operand[w];
     const struct type_kernels *t = &step->k->type[weights->type];
-    bool gemv = step->rows <= KERNEL_GEMV_MAX;
+    bool gemv = step->rows <= KERNEL_GEMV_MAX, fast = is_fast(step);
     return (struct part){.job = {.w = step->at[w],
                                  .w2 = w2 < 0 ? NULL : step->at[w2],
                                  .rows = (int32_t)weights->rows,
                                  .cols = (int32_t)weights->cols,
-                                 .act = step->at[1],
-                                 .act_stride = activation_stride(in),
+                                 .act = fast ? step->shared : step->at[1],
+                                 .act_stride = fast ? strip_bytes((int32_t)in->cols) : activation_stride(in),
                                  .n = step->rows,
                                  .out = (float *)step->at[0] + column,
                                  .out_stride = out->stride,
                                  .bias = bias < 0 ? NULL : step->at[bias],
                                  .epilogue = epilogue},
-                         .slot = gemv ? t->gemv : t->gemm,
-                         .slot_name = gemv ? t->gemv_name : t->gemm_name,
+                         .slot = gemv   ? t->gemv
+                                 : fast ? t->gemm_fast
+                                        : t->gemm,
+                         .slot_name = gemv   ? t->gemv_name
+                                      : fast ? t->gemm_fast_name
+                                             : t->gemm_name,
                          .groups = groups_of(weights)};
 }
 
@@ -54,6 +102,7 @@ static void run_parts(struct step *step, const struct part *parts, int32_t n, st
     int32_t total = 0, begin, end;
     if (w->index == 0) step->slot = parts[0].slot_name;
     for (int32_t i = 0; i < n; i++) total += parts[i].groups;
+    if (is_fast(step)) make_strips(step, w);
     work_begin(w, total, grain_of(parts[0].job.n));
     while (work_next(w, &begin, &end)) {
         int32_t base = 0;

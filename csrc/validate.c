@@ -340,5 +340,9 @@ int32_t validate_options(const struct asdsl_program_options *o) {
         return asdsl_fail(ASDSL_E_ARGUMENT, "program: max_top_k is %d, 0 to n_vocab = %d are possible", o->max_top_k,
                           o->n_vocab);
     }
+    if (o->prefill != ASDSL_PREFILL_EXACT && o->prefill != ASDSL_PREFILL_FAST) {
+        return asdsl_fail(ASDSL_E_ARGUMENT, "program: prefill is %d, %d (exact) or %d (fast) are possible", o->prefill,
+                          ASDSL_PREFILL_EXACT, ASDSL_PREFILL_FAST);
+    }
     return ASDSL_OK;
 }

@@ -11,7 +11,7 @@ import { readModelHeader } from "./gguf/split.ts"
 import type { GgufHeader } from "./gguf/types.ts"
 import { ARENA_BUFFER, GraphBuilder, type GraphLimits, type Plan, type PlannedOp, WEIGHTS_BUFFER } from "./graph.ts"
 import { resolveModel } from "./models/index.ts"
-import { Type } from "./native/abi.ts"
+import { Prefill, Type } from "./native/abi.ts"
 import { Buffer, type CounterName, checkInteger, Engine, type EngineInfo, KvCache, Program } from "./native/handles.ts"
 import { Session } from "./session.ts"
 import { createTokenizer } from "./tokenizer/index.ts"
@@ -32,6 +32,9 @@ export interface LoadOptions {
   nBatch?: number
   /** Tokens of one pass. Default 512. */
   nUbatch?: number
+  /** How prompts (passes of more than 16 tokens) multiply matrices: "exact" to the bit as single tokens do, or "fast" with
+   * weights rounded once more, to int8: more tokens/s, slightly other logits. Replies are exact in either. Default exact. */
+  prefill?: PrefillMode
   /** Element type of cached keys. Default f16. */
   typeK?: "f16" | "f32"
   /** Element type of cached values. Default f16. */
@@ -46,6 +49,11 @@ export interface LoadOptions {
 }
 
 const KV_TYPES = { f16: Type.F16, f32: Type.F32 } as const
+const PREFILLS = { exact: Prefill.EXACT, fast: Prefill.FAST } as const
+
+/** What `--prefill` takes. */
+export const PREFILL_MODES = ["exact", "fast"] as const
+export type PrefillMode = (typeof PREFILL_MODES)[number]
 
 /** What one op of the program is and did: for people who look for time or for a slow kernel. */
 export interface OpReport {
@@ -111,6 +119,7 @@ export async function load(path: string, options: LoadOptions = {}): Promise<Mod
         maxOutputs: limits.maxOutputs,
         maxTopK: limits.maxTopK,
         nVocab: config.nVocab,
+        prefill: PREFILLS[options.prefill ?? "exact"],
       }),
     )
     return new Executor(program, plan, arena)
@@ -145,6 +154,10 @@ function limitsOf(options: LoadOptions, config: ModelConfig): GraphLimits & { ma
     if (!Object.hasOwn(KV_TYPES, type)) {
       throw new UnsupportedError(`${key} ${type} is not supported; known: ${Object.keys(KV_TYPES).join(", ")}`)
     }
+  }
+  const prefill = options.prefill ?? "exact"
+  if (!Object.hasOwn(PREFILLS, prefill)) {
+    throw new UnsupportedError(`prefill ${prefill} is not supported; known: ${PREFILL_MODES.join(", ")}`)
   }
   const maxTokens = Math.min(nUbatch, nBatch, nCtx)
   return { nCtx, maxTokens, maxOutputs: Math.min(maxOutputs, maxTokens), maxTopK: Math.min(maxTopK, config.nVocab) }

@@ -346,6 +346,7 @@ describe("load", () => {
     await refuse({ nCtx: -1 }, ArgumentError)
     await refuse({ nUbatch: 0 }, ArgumentError)
     await refuse({ typeK: "q8_0" as "f16" }, UnsupportedError)
+    await refuse({ prefill: "quick" as "fast" }, UnsupportedError)
     await refuse({ signal: AbortSignal.abort() }, CancelledError)
   })
 })

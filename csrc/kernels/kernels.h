@@ -39,6 +39,9 @@ struct matmul_job {
 
 /* Row groups [begin, end) of 16 rows, all n columns. scratch: matmul_scratch_bytes(), 64-byte aligned, per thread. */
 typedef void matmul_fn(const struct matmul_job *job, int32_t begin, int32_t end, void *scratch);
+/* Activations of n columns -> strips [begin, end) of gemm_fast: matmul_fast.h. */
+typedef void strips_fn(const void *act, size_t act_stride, int32_t cols, int32_t n, int32_t begin, int32_t end,
+                       void *strips);
 typedef void gather_row_fn(const void *table, int32_t rows, int32_t cols, int32_t row, float *out);
 typedef void quantize_row_fn(const float *x, int32_t cols, void *row);
 typedef void rms_norm_fn(const float *x, const float *weight, int32_t cols, float eps, float *out); /* out may be x */
@@ -69,14 +72,18 @@ typedef double int8_peak_fn(int64_t iterations);
 struct type_kernels {
     matmul_fn *gemv; /* 1 .. KERNEL_GEMV_MAX columns */
     matmul_fn *gemm; /* more columns; bit-identical with gemv */
+    /* As gemm, but rounding weights once more (matmul_fast.h): act are strips, scratch the panels. Not exact. */
+    matmul_fn *gemm_fast;
     gather_row_fn *gather_row;
-    const char *gemv_name, *gemm_name, *gather_row_name; /* "q4_1.gemv.avx2": what struct step's slot says */
+    const char *gemv_name, *gemm_name, *gemm_fast_name,
+        *gather_row_name; /* "q4_1.gemv.avx2": what struct step's slot says */
 };
 
 struct kernels {
     const char *level; /* "avx2" */
     struct type_kernels type[32]; /* by weight asdsl_type (< 32); unsupported: NULL slots */
     quantize_row_fn *quantize_q8_32, *quantize_q8_256;
+    strips_fn *strips_f32, *strips_q8_32, *strips_q8_256; /* by activation type */
     rms_norm_fn *rms_norm, *rms_norm_add; /* out = norm; out += norm, out not x */
     rope_head_fn *rope_head;
     attention_fn *attention_chunks, *attention_merge;
@@ -86,9 +93,9 @@ struct kernels {
     moe_combine_fn *moe_combine;
     int8_peak_fn *int8_peak;
     /* "rms_norm.avx2": likewise */
-    const char *quantize_q8_32_name, *quantize_q8_256_name, *rms_norm_name, *rms_norm_add_name, *rope_head_name,
-        *attention_chunks_name, *attention_merge_name, *kv_append_name, *top_k_name, *moe_route_name, *moe_combine_name,
-        *int8_peak_name;
+    const char *quantize_q8_32_name, *quantize_q8_256_name, *strips_f32_name, *strips_q8_32_name, *strips_q8_256_name,
+        *rms_norm_name, *rms_norm_add_name, *rope_head_name, *attention_chunks_name, *attention_merge_name,
+        *kv_append_name, *top_k_name, *moe_route_name, *moe_combine_name, *int8_peak_name;
 };
 
 /* table.c. NULL: this build or CPU lacks the level. The mask of usable levels comes from cpu.c. */

@@ -1,9 +1,10 @@
 /* reference_matmul.c: the oracle of the matmul family: element after element, published formulas, double sums.
  *
  * Never optimised. It reads the interleaved records through layout_element and takes the same quantised activations as
- * the fast kernels; a test bounds the distance between the two.
+ * the fast kernels; a test bounds the distance between the two. gemm_fast takes strips (matmul_fast.h) and the weights
+ * as they are: what it and the fast kernels differ by is the second rounding of weights.
  */
-#include "layout.h"
+#include "matmul_fast.h"
 #include <math.h>
 
 #define REFERENCE(name) name##_reference
@@ -18,14 +19,26 @@ static double activation(int32_t type, const uint8_t *row, int32_t k) {
     return (double)block->d * block->q[k % 256];
 }
 
-static double dot(int32_t type, const struct matmul_job *job, const void *w, int32_t row, int32_t t) {
+/* Input k of column t of strips. */
+static double strip_activation(const struct matmul_job *job, int32_t t, int32_t k) {
+    const uint8_t *strip = (const uint8_t *)job->act + (size_t)(t / STRIP_COLS) * job->act_stride;
+    int32_t block = k / FAST_BLOCK, i = k % FAST_BLOCK, c = t % STRIP_COLS;
+    int32_t left = fast_cols(job->cols) - FAST_BLOCK * block, steps = (left < FAST_BLOCK ? left : FAST_BLOCK) / 4;
+    strip += (size_t)block * (FAST_BLOCK * STRIP_COLS + sizeof(struct strip_tail));
+    return (double)tail_of(strip, steps)->d[c] * (int8_t)strip[STRIP_LINE * (i / 4) + 4 * c + i % 4];
+}
+
+enum form { ROWS, STRIPS }; /* of a job's activations */
+
+static double dot(int32_t type, const struct matmul_job *job, const void *w, int32_t row, int32_t t, enum form form) {
     const uint8_t *group = (const uint8_t *)w + (size_t)(row / KERNEL_ROWS) * group_bytes(type, job->cols);
-    const uint8_t *act = (const uint8_t *)job->act + (size_t)t * job->act_stride;
+    const uint8_t *act = (const uint8_t *)job->act + (size_t)t * job->act_stride; /* of ROWS */
     int32_t act_type = type_facts(type)->activation;
     double sum = 0;
     for (int32_t k = 0; k < job->cols; k++) {
         struct element e = layout_element(type, group, job->cols, row % KERNEL_ROWS, k);
-        sum += ((double)e.scale * e.q + e.offset) * activation(act_type, act, k);
+        double x = form == STRIPS ? strip_activation(job, t, k) : activation(act_type, act, k);
+        sum += ((double)e.scale * e.q + e.offset) * x;
     }
     return sum;
 }
@@ -33,30 +46,34 @@ static double dot(int32_t type, const struct matmul_job *job, const void *w, int
 /* With the tanh in it, as published: Hendrycks and Gimpel 2016, "Gaussian Error Linear Units". */
 static double gelu(double x) { return 0.5 * x * (1 + tanh(sqrt(2 / acos(-1)) * (x + 0.044715 * x * x * x))); }
 
-static void matmul(int32_t type, const struct matmul_job *job, int32_t begin, int32_t end) {
+static void matmul(int32_t type, const struct matmul_job *job, int32_t begin, int32_t end, enum form form) {
     int32_t stop = end <= job->rows / KERNEL_ROWS ? end * KERNEL_ROWS : job->rows;
     for (int32_t row = begin * KERNEL_ROWS; row < stop; row++)
         for (int32_t t = 0; t < job->n; t++) {
             float *out = job->out + (size_t)t * job->out_stride + row;
-            double y = dot(type, job, job->w, row, t) + (job->bias ? (double)job->bias[row] : 0);
+            double y = dot(type, job, job->w, row, t, form) + (job->bias ? (double)job->bias[row] : 0);
             if (job->epilogue == EPILOGUE_ADD) y += *out;
-            if (job->epilogue == EPILOGUE_SILU_MUL) y = y / (1 + exp(-y)) * dot(type, job, job->w2, row, t);
-            if (job->epilogue == EPILOGUE_GELU_MUL) y = gelu(y) * dot(type, job, job->w2, row, t);
+            if (job->epilogue == EPILOGUE_SILU_MUL) y = y / (1 + exp(-y)) * dot(type, job, job->w2, row, t, form);
+            if (job->epilogue == EPILOGUE_GELU_MUL) y = gelu(y) * dot(type, job, job->w2, row, t, form);
             if (job->epilogue == EPILOGUE_SOFTCAP) y = job->softcap * tanh(y / job->softcap);
             *out = (float)y;
         }
 }
 
 #define TYPE(name, TYPE)                                                                                               \
-    matmul_fn REFERENCE(name##_gemv), REFERENCE(name##_gemm);                                                          \
+    matmul_fn REFERENCE(name##_gemv), REFERENCE(name##_gemm), REFERENCE(name##_gemm_fast);                             \
     gather_row_fn REFERENCE(name##_gather_row);                                                                        \
     void REFERENCE(name##_gemv)(const struct matmul_job *job, int32_t begin, int32_t end, void *scratch) {             \
         (void)scratch;                                                                                                 \
-        matmul(TYPE, job, begin, end);                                                                                 \
+        matmul(TYPE, job, begin, end, ROWS);                                                                           \
     }                                                                                                                  \
     void REFERENCE(name##_gemm)(const struct matmul_job *job, int32_t begin, int32_t end, void *scratch) {             \
         (void)scratch;                                                                                                 \
-        matmul(TYPE, job, begin, end);                                                                                 \
+        matmul(TYPE, job, begin, end, ROWS);                                                                           \
+    }                                                                                                                  \
+    void REFERENCE(name##_gemm_fast)(const struct matmul_job *job, int32_t begin, int32_t end, void *scratch) {        \
+        (void)scratch;                                                                                                 \
+        matmul(TYPE, job, begin, end, STRIPS);                                                                         \
     }                                                                                                                  \
     void REFERENCE(name##_gather_row)(const void *table, int32_t rows, int32_t cols, int32_t row, float *out) {        \
         const uint8_t *group = (const uint8_t *)table + (size_t)(row / KERNEL_ROWS) * group_bytes(TYPE, cols);         \
@@ -132,6 +149,63 @@ void REFERENCE(quantize_q8_256)(const float *x, int32_t cols, void *row) {
         for (int32_t i = 0; i < 8; i++) block->minus_sums[i] = (int16_t)-sum_of(block->q + 32 * i, 32, 1, 0, 1);
     }
 }
+
+/* ---- strips: the rule of matmul_fast_strip.c in scalars ---- */
+/* Block of 256 inputs from k on of one row: q, what is missing zero, and its scale. */
+static float strip_block(int32_t act_type, const uint8_t *row, int32_t cols, int32_t k, int8_t *q) {
+    float d = 0;
+    memset(q, 0, FAST_BLOCK);
+    if (act_type == ASDSL_ACT_F32) {
+        return quantize_block((const float *)(const void *)row + k, cols - k, FAST_BLOCK, q);
+    }
+    if (act_type == ASDSL_ACT_Q8_256) {
+        const struct act_q8_256 *block = (const struct act_q8_256 *)(const void *)row + k / FAST_BLOCK;
+        memcpy(q, block->q, FAST_BLOCK);
+        return block->d;
+    }
+    const struct act_q8_32 *blocks = (const struct act_q8_32 *)(const void *)row + k / 32;
+    int32_t n = cols - k < FAST_BLOCK ? (cols - k + 31) / 32 : 8;
+    for (int32_t b = 0; b < n; b++) {
+        if (isnan(blocks[b].d) || isnan(d))
+            d = NAN;
+        else if (blocks[b].d > d)
+            d = blocks[b].d;
+    }
+    for (int32_t i = 0; i < 32 * n && d > 0; i++) {
+        q[i] = (int8_t)nearbyintf((float)blocks[i / 32].q[i % 32] * (blocks[i / 32].d / d));
+    }
+    return d;
+}
+
+static void strips(int32_t act_type, const void *act, size_t act_stride, int32_t cols, int32_t n, int32_t begin,
+                   int32_t end, uint8_t *to) {
+    to += (size_t)begin * strip_bytes(cols);
+    for (int32_t s = begin; s < end; s++)
+        for (int32_t k = 0; k < cols; k += FAST_BLOCK) {
+            struct strip_tail tail = {0};
+            int32_t inputs = fast_cols(cols - k < FAST_BLOCK ? cols - k : FAST_BLOCK);
+            for (int32_t c = 0; c < STRIP_COLS; c++) {
+                int8_t q[FAST_BLOCK] = {0};
+                int32_t t = STRIP_COLS * s + c;
+                if (t < n) tail.d[c] = strip_block(act_type, (const uint8_t *)act + (size_t)t * act_stride, cols, k, q);
+                tail.minus128[c] = -128 * sum_of(q, FAST_BLOCK, 1, 0, 1);
+                for (int32_t i = 0; i < inputs; i++) to[STRIP_LINE * (i / 4) + 4 * c + i % 4] = (uint8_t)q[i];
+            }
+            to += STRIP_COLS * inputs;
+            memcpy(to, &tail, sizeof tail);
+            to += sizeof tail;
+        }
+}
+
+#define STRIPS_FN(name, TYPE)                                                                                          \
+    strips_fn REFERENCE(strips_##name);                                                                                \
+    void REFERENCE(strips_##name)(const void *act, size_t act_stride, int32_t cols, int32_t n, int32_t begin,          \
+                                  int32_t end, void *to) {                                                             \
+        strips(TYPE, act, act_stride, cols, n, begin, end, to);                                                        \
+    }
+STRIPS_FN(f32, ASDSL_ACT_F32)
+STRIPS_FN(q8_32, ASDSL_ACT_Q8_32)
+STRIPS_FN(q8_256, ASDSL_ACT_Q8_256)
 
 int8_peak_fn REFERENCE(int8_peak);
 

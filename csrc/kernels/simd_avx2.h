@@ -108,6 +108,14 @@ SIMD_INLINE i32x16 i32x16_add(i32x16 a, i32x16 b) { return SIMD_BOTH_I32_2(_mm25
 SIMD_INLINE i32x16 i32x16_sub(i32x16 a, i32x16 b) { return SIMD_BOTH_I32_2(_mm256_sub_epi32, a, b); }
 SIMD_INLINE i32x16 i32x16_mul(i32x16 a, i32x16 b) { return SIMD_BOTH_I32_2(_mm256_mullo_epi32, a, b); }
 SIMD_INLINE i32x16 i32x16_and(i32x16 a, i32x16 b) { return SIMD_BOTH_I32_2(_mm256_and_si256, a, b); }
+SIMD_INLINE i32x16 i32x16_xor(i32x16 a, i32x16 b) { return SIMD_BOTH_I32_2(_mm256_xor_si256, a, b); }
+SIMD_INLINE i32x16 i32x16_min_u8(i32x16 a, i32x16 b) { return SIMD_BOTH_I32_2(_mm256_min_epu8, a, b); } /* each byte */
+SIMD_INLINE i32x16 i32x16_max_u8(i32x16 a, i32x16 b) { return SIMD_BOTH_I32_2(_mm256_max_epu8, a, b); }
+/* Each byte, 0 .. 15, as an index into 16 bytes. */
+SIMD_INLINE i32x16 i32x16_lookup(const int8_t *table, i32x16 bytes) {
+    __m256i values = _mm256_broadcastsi128_si256(_mm_loadu_si128((const void *)table));
+    return (i32x16){_mm256_shuffle_epi8(values, bytes.lo), _mm256_shuffle_epi8(values, bytes.hi)};
+}
 #define i32x16_shl(a, bits) ((i32x16){_mm256_slli_epi32((a).lo, bits), _mm256_slli_epi32((a).hi, bits)})
 /* Arithmetic: copies of the sign come in. */
 #define i32x16_shr(a, bits) ((i32x16){_mm256_srai_epi32((a).lo, bits), _mm256_srai_epi32((a).hi, bits)})
@@ -287,6 +295,11 @@ SIMD_INLINE iv dot6_scaled(iv total, dot6 acc, iv scale) {
     return _mm256_add_epi32(total, _mm256_mullo_epi32(acc, scale));
 }
 
+/* Panels of matmul_fast.h: as at level avx512, with half the rows to a register. */
+enum { PANEL_MAX = 127, PANEL_OFFSET = 128 };
+SIMD_INLINE iv panel_start(const int32_t *minus128) { return simd_set1_at(minus128); }
+SIMD_INLINE iv panel_dot(iv acc, bv w, av a) { return SIMD_DPBUSD(acc, w, a); }
+
 #else
 
 /* dot4: weights 0 .. 15, up to 8 steps of 4 inputs. offset: int32 that the sum starts from, or NULL. A 16-bit lane gets
@@ -393,4 +406,14 @@ SIMD_INLINE iv dot6_scaled(iv total, dot6 acc, iv scale) {
     return _mm256_add_epi32(total, _mm256_madd_epi16(acc, scale));
 }
 
+/* Panels of matmul_fast.h. Weights of 7 bits and their offset make 1 .. 127: a pair of products is at most 2 * 127 *
+ * 127 = 32258 and does not saturate; 8 bits would. */
+enum { PANEL_MAX = 63, PANEL_OFFSET = 64 };
+SIMD_INLINE iv panel_start(const int32_t *minus128) { return _mm256_srai_epi32(simd_set1_at(minus128), 1); }
+SIMD_INLINE iv panel_dot(iv acc, bv w, av a) {
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(w, a), _mm256_set1_epi16(1)));
+}
+
 #endif
+SIMD_INLINE bv panel_load(const void *p) { return bv_load(p); }
+#define PANEL_TILES(X) X(1) X(2) X(3) /* strips of a tile */

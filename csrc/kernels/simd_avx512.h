@@ -53,6 +53,13 @@ SIMD_INLINE i32x16 i32x16_add(i32x16 a, i32x16 b) { return _mm512_add_epi32(a, b
 SIMD_INLINE i32x16 i32x16_sub(i32x16 a, i32x16 b) { return _mm512_sub_epi32(a, b); }
 SIMD_INLINE i32x16 i32x16_mul(i32x16 a, i32x16 b) { return _mm512_mullo_epi32(a, b); }
 SIMD_INLINE i32x16 i32x16_and(i32x16 a, i32x16 b) { return _mm512_and_si512(a, b); }
+SIMD_INLINE i32x16 i32x16_xor(i32x16 a, i32x16 b) { return _mm512_xor_si512(a, b); }
+SIMD_INLINE i32x16 i32x16_min_u8(i32x16 a, i32x16 b) { return _mm512_min_epu8(a, b); } /* of each byte */
+SIMD_INLINE i32x16 i32x16_max_u8(i32x16 a, i32x16 b) { return _mm512_max_epu8(a, b); }
+/* Each byte, 0 .. 15, as an index into 16 bytes. */
+SIMD_INLINE i32x16 i32x16_lookup(const int8_t *table, i32x16 bytes) {
+    return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const void *)table)), bytes);
+}
 #define i32x16_shl(a, bits) _mm512_slli_epi32(a, bits)
 #define i32x16_shr(a, bits) _mm512_srai_epi32(a, bits) /* arithmetic */
 SIMD_INLINE f32x16 f32x16_from_i32(i32x16 a) { return _mm512_cvtepi32_ps(a); }
@@ -216,3 +223,10 @@ SIMD_INLINE iv dot6_scale(bv line, int j) { return dot8_scale(line, j); }
 SIMD_INLINE iv dot6_scaled(iv total, dot6 acc, iv scale) {
     return _mm512_add_epi32(total, _mm512_mullo_epi32(acc, scale));
 }
+
+/* Panels of matmul_fast.h: unsigned weights, so a sum starts with what takes their offset off. */
+enum { PANEL_MAX = 127, PANEL_OFFSET = 128 };
+#define PANEL_TILES(X) X(1) X(2) X(3) X(4) /* strips of a tile */
+SIMD_INLINE bv panel_load(const void *p) { return bv_load(p); }
+SIMD_INLINE iv panel_start(const int32_t *minus128) { return simd_set1_at(minus128); }
+SIMD_INLINE iv panel_dot(iv acc, bv w, av a) { return _mm512_dpbusd_epi32(acc, w, a); }

@@ -110,6 +110,24 @@ SIMD_INLINE i32x16 i32x16_add(i32x16 a, i32x16 b) { return SIMD_2(i32x16, vaddq_
 SIMD_INLINE i32x16 i32x16_sub(i32x16 a, i32x16 b) { return SIMD_2(i32x16, vsubq_s32, a, b); }
 SIMD_INLINE i32x16 i32x16_mul(i32x16 a, i32x16 b) { return SIMD_2(i32x16, vmulq_s32, a, b); }
 SIMD_INLINE i32x16 i32x16_and(i32x16 a, i32x16 b) { return SIMD_2(i32x16, vandq_s32, a, b); }
+SIMD_INLINE i32x16 i32x16_xor(i32x16 a, i32x16 b) { return SIMD_2(i32x16, veorq_s32, a, b); }
+SIMD_INLINE int32x4_t simd_min_u8(int32x4_t a, int32x4_t b) {
+    return vreinterpretq_s32_u8(vminq_u8(vreinterpretq_u8_s32(a), vreinterpretq_u8_s32(b)));
+}
+SIMD_INLINE int32x4_t simd_max_u8(int32x4_t a, int32x4_t b) {
+    return vreinterpretq_s32_u8(vmaxq_u8(vreinterpretq_u8_s32(a), vreinterpretq_u8_s32(b)));
+}
+SIMD_INLINE i32x16 i32x16_min_u8(i32x16 a, i32x16 b) { return SIMD_2(i32x16, simd_min_u8, a, b); } /* of each byte */
+SIMD_INLINE i32x16 i32x16_max_u8(i32x16 a, i32x16 b) { return SIMD_2(i32x16, simd_max_u8, a, b); }
+/* Each byte, 0 .. 15, as an index into 16 bytes. */
+SIMD_INLINE int32x4_t simd_lookup(int8x16_t values, int32x4_t bytes) {
+    return vreinterpretq_s32_s8(vqtbl1q_s8(values, vreinterpretq_u8_s32(bytes)));
+}
+SIMD_INLINE i32x16 i32x16_lookup(const int8_t *table, i32x16 bytes) {
+    int8x16_t values = vld1q_s8(table);
+    return (i32x16){{simd_lookup(values, bytes.val[0]), simd_lookup(values, bytes.val[1]),
+                     simd_lookup(values, bytes.val[2]), simd_lookup(values, bytes.val[3])}};
+}
 SIMD_INLINE i32x16 i32x16_shl(i32x16 a, int bits) {
     int32x4_t by = vdupq_n_s32(bits);
     return (i32x16){
@@ -313,3 +331,14 @@ SIMD_INLINE dot6 dot6_start(const int32_t *minus32, const int16_t *pairs) { retu
 SIMD_INLINE dot6 dot6_add(dot6 acc, bv w, av a) { return simd_dot(acc, w, a); }
 SIMD_INLINE iv dot6_scale(bv line, int j) { return dot8_scale(line, j); }
 SIMD_INLINE iv dot6_scaled(iv total, dot6 acc, iv scale) { return simd_mla(total, acc, scale); }
+
+/* Panels of matmul_fast.h: the instruction takes signed weights. av_load reads 4 bytes more than it needs: those behind
+ * a strip's quants are its scales. */
+enum { PANEL_MAX = 127, PANEL_OFFSET = 128 };
+#define PANEL_TILES(X) X(1) X(2) /* strips of a tile */
+SIMD_INLINE bv panel_load(const void *p) {
+    bv w = bv_load(p);
+    return (bv){veorq_u8(w.lo, vdupq_n_u8(0x80)), veorq_u8(w.hi, vdupq_n_u8(0x80))};
+}
+SIMD_INLINE iv panel_start(const int32_t *minus128) { return (void)minus128, iv_zero(); }
+SIMD_INLINE iv panel_dot(iv acc, bv w, av a) { return simd_dot(acc, w, a); }

@@ -124,6 +124,22 @@ SIMD_INLINE i32x16 i32x16_add(i32x16 a, i32x16 b) { return (i32x16)((u32x16)a + 
 SIMD_INLINE i32x16 i32x16_sub(i32x16 a, i32x16 b) { return (i32x16)((u32x16)a - (u32x16)b); }
 SIMD_INLINE i32x16 i32x16_mul(i32x16 a, i32x16 b) { return (i32x16)((u32x16)a * (u32x16)b); }
 SIMD_INLINE i32x16 i32x16_and(i32x16 a, i32x16 b) { return a & b; }
+SIMD_INLINE i32x16 i32x16_xor(i32x16 a, i32x16 b) { return a ^ b; }
+typedef uint8_t simd_u8x64 __attribute__((vector_size(64)));
+SIMD_INLINE i32x16 i32x16_min_u8(i32x16 a, i32x16 b) { /* of each byte */
+    i32x16 less = (i32x16)((simd_u8x64)a < (simd_u8x64)b);
+    return (a & less) | (b & ~less);
+}
+SIMD_INLINE i32x16 i32x16_max_u8(i32x16 a, i32x16 b) {
+    i32x16 less = (i32x16)((simd_u8x64)a < (simd_u8x64)b);
+    return (b & less) | (a & ~less);
+}
+/* Each byte, 0 .. 15, as an index into 16 bytes. */
+SIMD_INLINE i32x16 i32x16_lookup(const int8_t *table, i32x16 bytes) {
+    simd_u8x64 at = (simd_u8x64)bytes, values;
+    for (int i = 0; i < 64; i++) values[i] = (uint8_t)table[at[i]];
+    return (i32x16)values;
+}
 #define i32x16_shl(a, bits) ((i32x16)((u32x16)(a) << (uint32_t)(bits)))
 #define i32x16_shr(a, bits) ((i32x16)(a) >> (int32_t)(bits)) /* arithmetic */
 SIMD_INLINE f32x16 f32x16_from_i32(i32x16 a) { return __builtin_convertvector(a, f32x16); }
@@ -187,7 +203,6 @@ typedef int16_t simd_i16x8 __attribute__((vector_size(16)));
 typedef int32_t simd_i32x4 __attribute__((vector_size(16)));
 typedef int8_t simd_i8x8 __attribute__((vector_size(8)));
 typedef uint8_t simd_u8x8 __attribute__((vector_size(8)));
-typedef uint8_t simd_u8x64 __attribute__((vector_size(64)));
 typedef uint16_t simd_u16x32 __attribute__((vector_size(64)));
 typedef f32x16 fv;
 typedef i32x16 iv;
@@ -334,3 +349,10 @@ SIMD_INLINE dot6 dot6_start(const int32_t *minus32, const int16_t *pairs) {
 SIMD_INLINE dot6 dot6_add(dot6 acc, bv w, av a) { return simd_madd(acc, w, a); }
 SIMD_INLINE iv dot6_scale(bv line, int j) { return dot8_scale(line, j); }
 SIMD_INLINE iv dot6_scaled(iv total, dot6 acc, iv scale) { return total + simd_fold(acc) * scale; }
+
+/* Panels of matmul_fast.h: signed weights. */
+enum { PANEL_MAX = 127, PANEL_OFFSET = 128 };
+#define PANEL_TILES(X) X(1) /* strips of a tile */
+SIMD_INLINE bv panel_load(const void *p) { return bv_load(p) ^ 0x80; }
+SIMD_INLINE iv panel_start(const int32_t *minus128) { return (void)minus128, iv_zero(); }
+SIMD_INLINE iv panel_dot(iv acc, bv w, av a) { return dot8_add(acc, w, a); }

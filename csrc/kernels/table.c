@@ -26,6 +26,9 @@
 #define ROW_SLOTS(X, L)                                                                                                \
     X(quantize_row_fn, quantize_q8_32, L)                                                                              \
     X(quantize_row_fn, quantize_q8_256, L)                                                                             \
+    X(strips_fn, strips_f32, L)                                                                                        \
+    X(strips_fn, strips_q8_32, L)                                                                                      \
+    X(strips_fn, strips_q8_256, L)                                                                                     \
     X(rms_norm_fn, rms_norm, L)                                                                                        \
     X(rms_norm_fn, rms_norm_add, L)                                                                                    \
     X(rope_head_fn, rope_head, L)                                                                                      \
@@ -38,12 +41,12 @@
     X(int8_peak_fn, int8_peak, L)
 
 #define DECLARE_TYPE(TYPE, name, L)                                                                                    \
-    matmul_fn name##_gemv_##L, name##_gemm_##L;                                                                        \
+    matmul_fn name##_gemv_##L, name##_gemm_##L, name##_gemm_fast_##L;                                                  \
     gather_row_fn name##_gather_row_##L;
 #define DECLARE_ROW(fn, slot, L) fn slot##_##L;
 #define FILL_TYPE(TYPE, name, L)                                                                                       \
-    [TYPE] = {name##_gemv_##L,   name##_gemm_##L,   name##_gather_row_##L,                                             \
-              #name ".gemv." #L, #name ".gemm." #L, #name ".gather_row." #L},
+    [TYPE] = {name##_gemv_##L,   name##_gemm_##L,   name##_gemm_fast_##L,   name##_gather_row_##L,                     \
+              #name ".gemv." #L, #name ".gemm." #L, #name ".gemm_fast." #L, #name ".gather_row." #L},
 #define FILL_ROW(fn, slot, L) .slot = slot##_##L, .slot##_name = #slot "." #L,
 
 #define LEVEL(L)                                                                                                       \

@@ -171,10 +171,11 @@ static void test_options(void) {
         struct asdsl_program_options options;
         const char *text;
     } wrong[] = {
-        {{0, 1, 1, VOCAB}, "max_tokens is 0"},    {{70000, 1, 1, VOCAB}, "max_tokens is 70000"},
-        {{8, -1, 1, VOCAB}, "max_outputs is -1"}, {{8, 70000, 1, VOCAB}, "max_outputs is 70000"},
-        {{8, 1, -1, VOCAB}, "max_top_k is -1"},   {{8, 1, VOCAB + 1, VOCAB}, "max_top_k is 97"},
-        {{8, 1, 1, 0}, "n_vocab is 0"},           {{8, 1, 1, INT32_MAX}, "n_vocab is 2147483647"},
+        {{0, 1, 1, VOCAB, 0}, "max_tokens is 0"},    {{70000, 1, 1, VOCAB, 0}, "max_tokens is 70000"},
+        {{8, -1, 1, VOCAB, 0}, "max_outputs is -1"}, {{8, 70000, 1, VOCAB, 0}, "max_outputs is 70000"},
+        {{8, 1, -1, VOCAB, 0}, "max_top_k is -1"},   {{8, 1, VOCAB + 1, VOCAB, 0}, "max_top_k is 97"},
+        {{8, 1, 1, 0, 0}, "n_vocab is 0"},           {{8, 1, 1, INT32_MAX, 0}, "n_vocab is 2147483647"},
+        {{8, 1, 1, VOCAB, -1}, "prefill is -1"},     {{8, 1, 1, VOCAB, 2}, "prefill is 2"},
     };
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         CHECK(asdsl_program_create(engine, model.ops, N_OPS_TINY, buffers, 2, &wrong[i].options) == 0 &&
@@ -183,7 +184,7 @@ static void test_options(void) {
     }
     /* A parameter block of 65536 * 2^24 candidates. */
     struct asdsl_op op = model.ops[tiny_find(&model, ASDSL_OP_ROPE_TABLE)];
-    struct asdsl_program_options huge = {8, 65536, 1 << 24, 1 << 24};
+    struct asdsl_program_options huge = {8, 65536, 1 << 24, 1 << 24, 0};
     CHECK(asdsl_program_create(engine, &op, 1, buffers, 2, &huge) == 0 && strstr(asdsl_last_error(), "parameter block"),
           "%s", asdsl_last_error());
     const struct asdsl_program_options *o = &model.options;

@@ -156,7 +156,8 @@ static inline void tiny_layer(struct tiny_model *m, int32_t *n, struct asdsl_ope
 static inline void tiny_model(struct tiny_model *m) {
     int32_t n = 0;
     memset(m, 0, sizeof *m);
-    m->options = (struct asdsl_program_options){MAX_TOKENS_TINY, MAX_OUTPUTS_TINY, TOP_K_TINY, VOCAB};
+    m->options =
+        (struct asdsl_program_options){MAX_TOKENS_TINY, MAX_OUTPUTS_TINY, TOP_K_TINY, VOCAB, ASDSL_PREFILL_EXACT};
     m->kv = (struct asdsl_kv_options){1, N_KV_HEADS, HEAD_DIM, 64, ASDSL_F16, ASDSL_F16};
     struct asdsl_operand x = tiny_rows(m, DIM),
                          act = tiny_operand(m, ASDSL_ACT_Q8_32, ASDSL_ROWS, MAX_TOKENS_TINY, DIM);

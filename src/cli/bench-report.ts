@@ -30,6 +30,8 @@ export interface BenchRecord {
   readonly n_batch: number
   readonly n_ubatch: number
   readonly n_threads: number
+  /** exact or fast. */
+  readonly prefill: string
   readonly type_k: string
   readonly type_v: string
   readonly n_prompt: number
@@ -97,6 +99,7 @@ export function benchRecord({ model, options, test, samples, limits }: Measureme
     n_batch: options.nBatch ?? 2048,
     n_ubatch: model.nUbatch,
     n_threads: info.nThreads,
+    prefill: options.prefill ?? "exact",
     type_k: typeK,
     type_v: typeV,
     n_prompt: test.nPrompt,
@@ -176,7 +179,7 @@ function cells(record: BenchRecord): string[] {
     record.model_type,
     formatBytes(record.model_size),
     formatCount(record.model_n_params),
-    record.backends,
+    record.prefill === "exact" ? record.backends : `${record.backends}, ${record.prefill}`,
     String(record.n_threads),
     record.test,
     `${record.avg_ts.toFixed(2)} ± ${record.stddev_ts.toFixed(2)}`,

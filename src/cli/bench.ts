@@ -11,7 +11,7 @@ import { runCommand, writeOut } from "./program.ts"
 import { StatusLine } from "./status.ts"
 
 const MAX_TOKENS = 2 ** 24
-const { nBatch, nUbatch, typeK, typeV } = contextFlags
+const { nBatch, nUbatch, prefill, typeK, typeV } = contextFlags
 
 const flags = {
   ...modelFlags,
@@ -54,7 +54,7 @@ const flags = {
     }),
     level: threadFlags.level,
   }),
-  ...group("Context", { nBatch, nUbatch, typeK, typeV }),
+  ...group("Context", { nBatch, nUbatch, prefill, typeK, typeV }),
   ...outputFlag(["md", "json", "csv"]),
 }
 

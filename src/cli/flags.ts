@@ -1,6 +1,7 @@
 // The flags that commands share, named and preset as in llama.cpp. A command's table is composed from these groups and
 // its own flags: `{ ...modelFlags, ...threadFlags, ...group("Benchmark", { ... }) }`; a key given again replaces the flag.
 
+import { PREFILL_MODES } from "../model.ts"
 import { group, integer, number, text, texts, toggle } from "./arguments.ts"
 
 const KV_CHOICES = ["f16", "f32"] as const
@@ -58,6 +59,11 @@ export const contextFlags = group("Context", {
   nCtx: integer("-c, --ctx-size", { min: 0, max: MAX_TOKENS, initial: 0, help: "context in tokens; 0: the model's" }),
   nBatch: integer("-b, --batch-size", { min: 1, max: MAX_TOKENS, initial: 2048, help: "tokens of a batch at most" }),
   nUbatch: integer("-ub, --ubatch-size", { min: 1, max: 65536, initial: 512, help: "tokens of one pass at most" }),
+  prefill: text("--prefill", {
+    choices: PREFILL_MODES,
+    initial: "exact",
+    help: "matrices of prompts: to the bit as those of replies, or with weights rounded once more to int8, faster",
+  }),
   typeK: text("-ctk, --cache-type-k", { choices: KV_CHOICES, initial: "f16", help: "element type of cached keys" }),
   typeV: text("-ctv, --cache-type-v", { choices: KV_CHOICES, initial: "f16", help: "element type of cached values" }),
 })

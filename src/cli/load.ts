@@ -1,6 +1,6 @@
 // From flags to a loaded model, with a bar on a terminal. What commands that need a model share.
 
-import { type LoadOptions, load, type Model } from "../model.ts"
+import { type LoadOptions, load, type Model, type PrefillMode } from "../model.ts"
 import { formatHubName, parseRepo } from "../models/hub/name.ts"
 import { defaultModelName, resolveModel } from "../models/index.ts"
 import { ProgressBar } from "../setup/progress.ts"
@@ -38,7 +38,7 @@ export async function fetched<T>(body: (signal: AbortSignal) => Promise<T>): Pro
 
 /** How to load it, as the flags say. */
 export function loadOptions(values: Partial<Values<typeof threadFlags> & Values<typeof contextFlags>>): LoadOptions {
-  const { nThreads = 0, nThreadsBatch = 0, level, nCtx = 0, nBatch, nUbatch, typeK, typeV } = values
+  const { nThreads = 0, nThreadsBatch = 0, level, nCtx = 0, nBatch, nUbatch, prefill, typeK, typeV } = values
   return {
     nThreads: Math.max(nThreads, 0),
     nThreadsBatch: Math.max(nThreadsBatch, 0),
@@ -46,6 +46,7 @@ export function loadOptions(values: Partial<Values<typeof threadFlags> & Values<
     ...(level === undefined ? {} : { level }),
     ...(nBatch === undefined ? {} : { nBatch }),
     ...(nUbatch === undefined ? {} : { nUbatch }),
+    ...(prefill === undefined ? {} : { prefill: prefill as PrefillMode }),
     ...(typeK === undefined ? {} : { typeK: typeK as "f16" | "f32" }),
     ...(typeV === undefined ? {} : { typeV: typeV as "f16" | "f32" }),
   }

@@ -60,6 +60,9 @@ export const OpFlags = { ROWS_OUTPUTS: 1 } as const
 
 export const ExitCode = { TRAPPED: 132 } as const
 
+/** How matrices are multiplied in passes of many tokens. */
+export const Prefill = { EXACT: 0, FAST: 1 } as const
+
 export const ProbeKind = { READ_BANDWIDTH: 0, INT8_PEAK: 1 } as const
 
 export const Counter = { INSTRUCTIONS: 0, CYCLES: 1, L1D_MISSES: 2, LLC_MISSES: 3, PAGE_FAULTS: 4 } as const
@@ -214,6 +217,7 @@ export const ProgramOptions = struct("asdsl_program_options", {
   max_outputs: "i32",
   max_top_k: "i32",
   n_vocab: "i32",
+  prefill: "i32",
 })
 
 export const KvOptions = struct("asdsl_kv_options", {
@@ -289,6 +293,7 @@ export const ENUMS: readonly { name: string; prefix: string; values: Readonly<Re
   { name: "asdsl_layout", prefix: "ASDSL_", values: Layout },
   { name: "asdsl_op_flags", prefix: "ASDSL_", values: OpFlags },
   { name: "asdsl_exit_code", prefix: "ASDSL_EXIT_", values: ExitCode },
+  { name: "asdsl_prefill", prefix: "ASDSL_PREFILL_", values: Prefill },
   { name: "asdsl_probe_kind", prefix: "ASDSL_PROBE_", values: ProbeKind },
   { name: "asdsl_counter", prefix: "ASDSL_COUNT_", values: Counter },
 ]

@@ -13,6 +13,7 @@ import {
   Level,
   Op,
   Params,
+  Prefill,
   ProbeKind,
   ProgramOptions,
   packStruct,
@@ -328,6 +329,8 @@ export interface ProgramSettings {
   maxOutputs: number
   maxTopK: number
   nVocab: number
+  /** A value of Prefill; absent: EXACT. */
+  prefill?: number
 }
 
 /** A validated list of operations and its parameter block. */
@@ -373,6 +376,7 @@ export class Program extends MemoryHandle {
       max_outputs: checkInteger("maxOutputs", settings.maxOutputs, 0, MAX_I32),
       max_top_k: checkInteger("maxTopK", settings.maxTopK, 0, MAX_I32),
       n_vocab: checkInteger("nVocab", settings.nVocab, 1, MAX_I32),
+      prefill: settings.prefill ?? Prefill.EXACT,
     })
     const table = Uint32Array.from(buffers, (buffer) => buffer.id)
     const id = native().asdsl_program_create(engine.id, records, nOps, table, buffers.length, options)

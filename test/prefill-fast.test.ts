@@ -1,0 +1,105 @@
+// --prefill fast: which passes and which matrices take the kernels that round weights once more, what stays exact to the
+// bit, and how far the logits go. Oracle: the same model loaded with prefill exact. How far a kernel may be off is derived
+// and tested in csrc/test/kernels_fast.c.
+
+import { afterAll, describe, expect, test } from "bun:test"
+import { mkdtempSync, rmSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { type LoadOptions, load, type Model } from "../src/index.ts"
+import { bits, LEVELS, TINY_MODELS, TYPES, tinyTokens, writeTinyModel } from "./tiny-model.ts"
+
+const folder = mkdtempSync(join(tmpdir(), "asdsl-fast-"))
+afterAll(() => rmSync(folder, { recursive: true }))
+
+/** Logits of the first MAX_OUTPUTS of `tokens`, in one pass behind nothing. */
+const MAX_OUTPUTS = 32
+function rows(model: Model, tokens: number[]): Float32Array[] {
+  using session = model.createSession()
+  const all: Float32Array[] = []
+  session.extend(tokens, {
+    outputs: "all",
+    onRows: (_, n) => {
+      for (let j = 0; j < n; j++) all.push(session.row(j).logits.slice())
+    },
+  })
+  return all
+}
+
+function loadTiny(name: string, options: LoadOptions): Promise<Model> {
+  const path = writeTinyModel({ ...TINY_MODELS[name]!, path: join(folder, `${name}.gguf`) })
+  return load(path, { maxOutputs: MAX_OUTPUTS, ...options })
+}
+
+/** Root of the mean square of the differences, in standard deviations of the expected logits. */
+function distance(got: Float32Array[], expected: Float32Array[]): number {
+  let [squares, sum, sumSquares, n] = [0, 0, 0, 0]
+  got.forEach((row, j) => {
+    row.forEach((logit, i) => {
+      const want = expected[j]![i]!
+      squares += (logit - want) ** 2
+      sum += want
+      sumSquares += want ** 2
+      n++
+    })
+  })
+  return Math.sqrt(squares / (sumSquares - sum ** 2 / n))
+}
+
+const MATRIX_OPS = new Set(["matmul", "matmul_add", "gate_up"])
+
+describe("every type at every level: its own slot, near the exact logits", () => {
+  for (const type of TYPES) {
+    test(type, async () => {
+      const tokens = tinyTokens(MAX_OUTPUTS + 17) // logits in two runs of the output matrix, both of its gemm
+      for (const level of LEVELS) {
+        using exact = await loadTiny(type, { level, nThreads: 2 })
+        using fast = await loadTiny(type, { level, nThreads: 2, prefill: "fast" })
+        const [expected, got] = [rows(exact, tokens), rows(fast, tokens)]
+        const slots = fast.ops().filter(({ operation }) => MATRIX_OPS.has(operation))
+        const name = type.toLowerCase()
+        for (const { isPerOutput, slot } of slots) {
+          expect(slot).toBe(`${name}.${isPerOutput ? "gemm" : "gemm_fast"}.${level}`)
+        }
+        const off = distance(got, expected)
+        expect(off).toBeGreaterThan(0)
+        expect(off).toBeLessThan(0.1)
+      }
+    })
+  }
+})
+
+test("passes of up to 16 tokens, and passes with logits for every token, are exact to the bit", async () => {
+  using exact = await loadTiny("Q4_K with Q6_K, untied", { nThreads: 2 })
+  using fast = await loadTiny("Q4_K with Q6_K, untied", { nThreads: 2, prefill: "fast" })
+  for (const n of [1, 2, 16, 17, MAX_OUTPUTS]) expect(rows(fast, tinyTokens(n))).toEqual(rows(exact, tinyTokens(n)))
+  expect(rows(fast, tinyTokens(MAX_OUTPUTS + 1))).not.toEqual(rows(exact, tinyTokens(MAX_OUTPUTS + 1)))
+})
+
+test("experts stay exact: a mixture differs by its attention alone", async () => {
+  using fast = await loadTiny("3 of 7 experts, Q8_0 with Q4_1", { nThreads: 2, prefill: "fast" })
+  rows(fast, tinyTokens(60))
+  const slots = fast.ops().flatMap(({ operation, slot }) => (operation.startsWith("moe_") ? [slot] : []))
+  expect(slots.filter((slot) => slot.includes("fast"))).toEqual([])
+  expect(fast.ops().some(({ slot }) => slot.includes("gemm_fast"))).toBe(true)
+})
+
+test("a prompt and the tokens behind it: the same bits on 1 and 2 threads, and one by one in the exact kernels", async () => {
+  for (const level of LEVELS) {
+    const seen = new Set<string>()
+    for (const nThreads of [1, 2]) {
+      using fast = await loadTiny("Q4_0 with biases and other types", { level, nThreads, prefill: "fast" })
+      using session = fast.createSession()
+      session.sync(tinyTokens(50))
+      expect(fast.ops().some(({ slot }) => slot.includes("gemm_fast"))).toBe(true)
+      const hashes = [bits(session.row().logits)]
+      for (const token of tinyTokens(8, 2)) {
+        session.extend([token])
+        hashes.push(bits(session.row().logits))
+      }
+      expect(fast.ops().filter(({ slot }) => slot.includes("gemm"))).toEqual([])
+      seen.add(hashes.join())
+    }
+    expect(seen.size).toBe(1)
+  }
+})
