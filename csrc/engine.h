@@ -38,6 +38,7 @@ struct step {
     bool fast_prefill;
     void *shared;           /* memory of one step at a time, for all workers (attention partials, strips), or NULL */
     size_t shared_bytes;
+    const bool *fetch_one;  /* by weight type: whether products of one column fetch ahead (tune.h) */
 };
 
 typedef void step_runner(struct step *step, struct worker *w);

@@ -160,7 +160,8 @@ static void program_destroy(struct object *object) {
 static void resolve_step(struct program *p, int32_t index) {
     struct step *step = &p->steps[index];
     const struct asdsl_op *op = &p->ops[index];
-    *step = (struct step){.op = op, .k = p->engine->kernels, .params = p->copy, .slot = ""};
+    *step = (struct step){
+        .op = op, .k = p->engine->kernels, .params = p->copy, .slot = "", .fetch_one = p->engine->tuner.fetch};
     step->fast_prefill = p->options.prefill == ASDSL_PREFILL_FAST;
     for (int32_t j = 0; j < 8; j++) {
         const struct asdsl_operand *o = &op->operand[j];
@@ -392,6 +393,8 @@ static int32_t run_range(struct program *p, struct kv_cache *kv, int32_t first, 
     struct run run = {.program = p, .end = end, .next = first, .cancelled = -1};
     double since_ns = clock_ns();
     uint64_t since = clock_ticks();
+    struct tune_sample sample;
+    bool tunes = p->copy->n_tokens == 1 && tune_begin(&p->engine->tuner, p->ops, p->ticks, first, end, &sample);
     set_rows(p, kv, first, end);
     if (has_parallel_step(p, first, end)) {
         pool_run(p->engine->pool, run_steps, &run);
@@ -400,6 +403,7 @@ static int32_t run_range(struct program *p, struct kv_cache *kv, int32_t first, 
     }
     p->run_ticks += (double)(clock_ticks() - since);
     p->run_ns += clock_ns() - since_ns;
+    if (tunes && run.cancelled < 0) tune_end(&p->engine->tuner, p->ops, p->ticks, first, end, &sample);
     if (run.cancelled >= 0) {
         atomic_store(&p->cancel, false);
         return asdsl_fail(ASDSL_E_CANCELLED, "run: cancelled before op %d %s", run.cancelled,

@@ -5,6 +5,7 @@
 #include "engine.h"
 #include "platform.h"
 #include "pool.h"
+#include "tune.h"
 
 /* Bounds of what a program may ask for. Far above any real model, far below what overflows: a product of any two
  * of them, times 4 bytes, stays below 2^63. */
@@ -28,6 +29,7 @@ struct engine {
     const struct kernels *kernels;
     struct asdsl_info info;
     int64_t *events[N_EVENTS]; /* of each worker, by event_kind; NULL: not counted yet */
+    struct tuner tuner;
 };
 
 struct engine *engine_create(const struct asdsl_engine_options *options); /* NULL with the error text set */

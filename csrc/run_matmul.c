@@ -88,7 +88,8 @@ static struct part part_of(const struct step *step, int32_t w, int32_t w2, int32
                                  .out = (float *)step->at[0] + column,
                                  .out_stride = out->stride,
                                  .bias = bias < 0 ? NULL : step->at[bias],
-                                 .epilogue = epilogue},
+                                 .epilogue = epilogue,
+                                 .fetch_ahead = step->rows > 1 || step->fetch_one[weights->type]},
                          .slot = gemv   ? t->gemv
                                  : fast ? t->gemm_fast
                                         : t->gemm,

@@ -93,7 +93,8 @@ static struct product product_of(const struct step *step, int32_t w, int32_t w2)
                                     .act_stride = activation_stride(in),
                                     .out = step->at[0],
                                     .out_stride = step->op->operand[0].stride,
-                                    .epilogue = w2 < 0 ? EPILOGUE_STORE : EPILOGUE_SILU_MUL},
+                                    .epilogue = w2 < 0 ? EPILOGUE_STORE : EPILOGUE_SILU_MUL,
+                                    .fetch_ahead = step->fetch_one[weights->type]},
                             .kernels = &step->k->type[weights->type],
                             .expert_bytes = (size_t)interleaved_bytes(type_facts((int32_t)weights->type),
                                                                       (int32_t)weights->rows, (int32_t)weights->cols),
@@ -127,6 +128,7 @@ static void run_expert(const struct product *p, const struct slots *s, int32_t e
         } else {
             job.act = (const uint8_t *)p->job.act + (size_t)first * p->job.act_stride;
         }
+        job.fetch_ahead = job.n > 1 || p->job.fetch_ahead;
         job.out = p->job.out + (size_t)first * p->job.out_stride;
         (job.n <= KERNEL_GEMV_MAX ? p->kernels->gemv : p->kernels->gemm)(&job, from, to, s->matmul);
     }

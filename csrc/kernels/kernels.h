@@ -10,6 +10,7 @@
 #ifndef ASDSL_KERNELS_H
 #define ASDSL_KERNELS_H
 #include "../asdsl.h"
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -35,6 +36,7 @@ struct matmul_job {
     const float *bias;   /* (rows) or NULL */
     enum matmul_epilogue epilogue;
     float softcap;       /* of SOFTCAP */
+    bool fetch_ahead;    /* the weights come from memory, and instructions shall ask for them in advance */
 };
 
 /* Row groups [begin, end) of 16 rows, all n columns. scratch: matmul_scratch_bytes(), 64-byte aligned, per thread. */

@@ -33,9 +33,11 @@
  *              the three has inputs 4f + i: f = 0, 2, 4 in bits 0-2, f = 1, 3, 5 in bits 3-5 of each line, f = 6 in
  *              bits 6-7 of the first and bit 6 of the third, f = 7 in bits 6-7 of the second and bit 7 of the third
  *   iq4_xs     records of 16 x 256, 2176 bytes: f16 d[16], u16 scales_h[16]; a line of scales_l (both the bits of a
- * GGUF block, as they are); then 4 lines for each sub-block of 32 inputs, as q4_1's q6_k       header: f16 d[16] for
- * each block of 256, padded to whole lines; then records of 3328 bytes: 32 lines ql, 16 lines qh (the bytes of a GGUF
- * block, in order), 4 lines of int8 scales (4 of each row)
+ *              GGUF block, as they are); then 4 lines for each sub-block of 32 inputs, as q4_1's
+ *   q6_k       header: f16 d[16] for each block of 256, padded to whole lines; then records of 3328 bytes: 4 lines of
+ *              int8 scales (4 of each row), then the bytes of a GGUF block in the order in which sub-blocks need them:
+ *              for each half of 128 inputs and each of even and odd sub-blocks of 16, 4 lines of qh, which serve all
+ *              four, and twice 4 lines of ql, which serve two (q6_k_line)
  */
 #ifndef ASDSL_LAYOUT_H
 #define ASDSL_LAYOUT_H
@@ -196,13 +198,21 @@ static inline struct element iq4_xs_element(const uint8_t *record, int32_t r, in
                             iq4_nl_values[nibble_at(record + 2 * LINE + 4 * LINE * j, r, i % 32)]};
 }
 
+/* Where 4 lines of a q6_k record begin: lines 4i .. 4i + 3 of a GGUF block's 4-byte words (0-7 ql, 8-11 qh, 12 scales).
+ */
+static inline int32_t q6_k_line(int32_t i) {
+    if (i == 12) return 0;
+    return i < 8 ? 4 + 12 * (i / 4 * 2 + i % 2) + 4 + 4 * (i % 4 / 2) : 4 + 12 * (i - 8);
+}
+
 static inline struct element q6_k_element(const uint8_t *group, int32_t cols, int32_t r, int32_t k) {
     const uint8_t *d = group + (size_t)k / 256 * 32 + 2 * r;
     const uint8_t *record = group + header_bytes(cols) + (size_t)k / 256 * Q6_K_RECORD;
     int32_t i = k % 256, half = i / 128, quarter = i % 128 / 32, l = i % 32;
     int32_t low = half * 64 + quarter % 2 * 32 + l, high = half * 32 + l, sub = i / 16; /* bytes of the GGUF block */
-    uint8_t ql = record[low / 4 * LINE + 4 * r + low % 4], qh = record[32 * LINE + high / 4 * LINE + 4 * r + high % 4];
-    int8_t scale = (int8_t)record[48 * LINE + sub / 4 * LINE + 4 * r + sub % 4];
+    uint8_t ql = record[(q6_k_line(low / 16) + low % 16 / 4) * LINE + 4 * r + low % 4];
+    uint8_t qh = record[(q6_k_line(8 + high / 16) + high % 16 / 4) * LINE + 4 * r + high % 4];
+    int8_t scale = (int8_t)record[sub / 4 * LINE + 4 * r + sub % 4];
     int32_t q = (quarter < 2 ? ql & 15 : ql >> 4) | (qh >> 2 * quarter & 3) << 4;
     return (struct element){f16_at(d) * (float)scale, -0.0f, q - 32};
 }

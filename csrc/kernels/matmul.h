@@ -67,15 +67,16 @@ enum { TILE_COLS = 2, TILE_HALVES_TO = 2 };
 enum {
     HALVES = KERNEL_ROWS / LANES,
     /* How far ahead of the reader tiles that read memory fetch into L2, a few lines at each step (bursts of 36 and more
-     * lines lost half the speed). Zen 4 VM, 2 threads, 400 MB of weights, November 2026, at 1 / 2 / 4 / 6 / 8 KB: GB/s
-     * with 1 column where a plain read loop has 30 to 38,
-     *   avx512 q4_0 29 28 29 34 32   q4_1 31 28 29 29 26   q8_0 37 38 38 38 -    q4_k 36 37 36 38 -    q6_k 32 23 30 35
-     * - avx2   q4_0 24 21 25 24 23   q4_1 30 26 32 33 31   q8_0 30 26 28 30 29   q4_k -  23 32 33 31   q6_k -  19 25 28
-     * 28 and GMAC/s with 8 columns (avx512), 4 (avx2): avx512 q4_0 194 284 319 316 311   q4_1 181 255 297 281 278 q4_k
-     * 203 292 334 331 330   q6_k 270 - 215 272 262 avx2   q4_0  88 107 131 143 164   q4_1  91 106 143 160 161   q8_0 54
-     * 68  86  91  90   q4_k - 131 198 203 200 A wide tile takes its time: what the hardware fetches by itself runs only
-     * a little ahead. q6_k does not read its lines in order, so it must be a record ahead. An Emerald Rapids VM
-     * liked 4.6 to 9 KB; its NTA lost 40 %. */
+     * lines lost half the speed). Zen 4 VM, 2 threads, 300 MB of weights, November 2026, avx512, a plain read loop 57
+     * GB/s; GB/s without it and at 6 KB with 1, 4 and 8 columns:
+     *     q4_k  50 40   26 40   15 22
+     *     q6_k  16 37   14 35   12 27
+     * With 1 column the hardware's own prefetching may be better, so that is learned (tune.h); a wide tile takes its
+     * time, and what the hardware fetches runs only a little ahead. GMAC/s at 1, 2, 4, 6 and 8 KB, 8 columns on avx512
+     * and 4 on avx2:
+     *     q4_1  181 255 297 281 278    91 106 143 160 161
+     *     q4_k  203 292 334 331 330     - 131 198 203 200
+     * An Emerald Rapids VM liked 4.6 to 9 KB; its NTA lost 40 %. */
     PREFETCH_AHEAD = 6144,
 };
 
@@ -139,7 +140,7 @@ static inline void matmul_run(const struct matmul_job *job, int32_t begin, int32
         int32_t last = end - first < block ? end : first + block;
         for (int32_t i = 0, t0 = 0, n; i < n_tiles; i++, t0 += n) {
             n = (job->n - t0 + (n_tiles - i) - 1) / (n_tiles - i);
-            tile_fn *tile = (i == 0 ? first_tiles : next_tiles)[n];
+            tile_fn *tile = (i == 0 && job->fetch_ahead ? first_tiles : next_tiles)[n];
             t.act = (const uint8_t *)job->act + (size_t)t0 * job->act_stride;
             for (int32_t g = first; g < last; g++) {
                 t.group = (const uint8_t *)job->w + (size_t)g * stride;

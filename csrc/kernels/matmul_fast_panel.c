@@ -277,7 +277,7 @@ SIMD_INLINE void q6_k_block(struct unpacked *u, const uint8_t *group, int32_t co
     const uint8_t *record = group + header_bytes(cols) + (size_t)block * Q6_K_RECORD;
     f32x16 d = f16_rows(group + (size_t)block * 32);
     for (int32_t t = 0; t < 4; t++) {
-        i32x16 scales = line_load(record + 48 * LINE + LINE * t); /* int8 of sub-blocks 4t .. 4t + 3 */
+        i32x16 scales = line_load(record + LINE * t); /* int8 of sub-blocks 4t .. 4t + 3 */
         UNROLL
         for (int32_t j = 0; j < 4; j++) {
             i32x16 scale = i32x16_shr(i32x16_shl(scales, 24 - 8 * j), 24);
@@ -286,10 +286,10 @@ SIMD_INLINE void q6_k_block(struct unpacked *u, const uint8_t *group, int32_t co
         }
     }
     for (int32_t half = 0; half < 2; half++) { /* 128 inputs: byte i of qh has the tops of i, i + 32, i + 64, i + 96 */
-        const uint8_t *ql = record + 16 * LINE * half, *qh = record + 32 * LINE + 8 * LINE * half;
         uint8_t(*to)[LINE] = u->lines + 32 * half;
         for (int32_t l = 0; l < 8; l++) {
-            i32x16 a = line_load(ql + LINE * l), b = line_load(ql + LINE * (8 + l)), top = line_load(qh + LINE * l);
+            const uint8_t *lines = record + LINE * (q6_k_line(8 + 2 * half + l / 4) + l % 4); /* qh, then twice ql */
+            i32x16 a = line_load(lines + 4 * LINE), b = line_load(lines + 8 * LINE), top = line_load(lines);
             line_store(to[l], i32x16_add(BITS(a, 0, 15), BITS_UP(top, 4, 0x30)));
             line_store(to[8 + l], i32x16_add(BITS(b, 0, 15), BITS_UP(top, 2, 0x30)));
             line_store(to[16 + l], i32x16_add(BITS(a, 4, 15), BITS(top, 0, 0x30)));

@@ -49,49 +49,51 @@ SIMD_INLINE void q4_k_record(float *sums, const uint8_t *record, int h, const ui
     add_minima(sums, fv_load_f16(record + 32 + 2 * LANES * h), s.minimum, act, stride, n);
 }
 
-/* One record, LANES rows from half h on; d: their scales. Of each 128 inputs, byte i (0-31) of qh holds the two top
- * bits of inputs i, i + 32, i + 64 and i + 96, byte i of ql the low nibbles of i and i + 64, byte i + 32 those of the
- * others. A line of ql and qh is loaded again for each of the sub-blocks it serves: dearer in loads, but no weight
- * waits. */
+/* A sub-block of 16 inputs: 4 lines of ql and of qh. quarter: of its 128 inputs, which says where its bits are. */
+SIMD_INLINE void q6_k_sub_block(iv *totals, const uint8_t *ql, const uint8_t *qh, int quarter, iv scale,
+                                const int32_t *minus32, const int16_t *pairs, const uint8_t *act, size_t stride, int n) {
+    const bv low = bv_set1(15), high = bv_set1(0x30);
+    dot6 dots[TILE_COLS];
+    UNROLL
+    for (int c = 0; c < n; c++) {
+        dots[c] = dot6_start((const int32_t *)(const void *)((const uint8_t *)minus32 + (size_t)c * stride),
+                             (const int16_t *)(const void *)((const uint8_t *)pairs + (size_t)c * stride));
+    }
+    UNROLL
+    for (int l = 0; l < 4; l++) {
+        bv x = bv_load(ql + LINE * l), top = bv_load(qh + LINE * l);
+        x = bv_and(quarter < 2 ? x : bv_shr(x, 4), low);
+        if (quarter < 2) top = quarter == 0 ? bv_shl(top, 4) : bv_shl(top, 2);
+        if (quarter == 3) top = bv_shr(top, 2);
+        bv w = bv_or(x, bv_and(top, high));
+        UNROLL
+        for (int c = 0; c < n; c++) dots[c] = dot6_add(dots[c], w, av_load(act + (size_t)c * stride + 4 * l));
+    }
+    UNROLL
+    for (int c = 0; c < n; c++) totals[c] = dot6_scaled(totals[c], dots[c], scale);
+}
+
+/* One record, LANES rows from half h on; d: their scales. Lines are read in their order, as far as they are new: each
+ * serves two or four sub-blocks and is loaded again for each, dearer in loads, but no weight waits. */
 SIMD_INLINE void q6_k_record(float *sums, const uint8_t *record, const uint8_t *d, int h, const uint8_t *act,
                              size_t stride, int n, int prefetch) {
-    const bv low = bv_set1(15), high = bv_set1(0x30);
-    const uint8_t *ql = record + 4 * LANES * h, *qh = ql + 32 * LINE, *scales = ql + 48 * LINE, *a = act;
+    const uint8_t *scales = record + 4 * LANES * h, *lines = scales + 4 * LINE, *a = act;
     iv totals[TILE_COLS];
     zero_totals(totals, n);
     ROLLED
-    for (int half = 0; half < 2; half++, ql += 16 * LINE, qh += 8 * LINE, scales += 2 * LINE, a += 128) {
+    for (int half = 0; half < 2; half++, lines += 24 * LINE, scales += 2 * LINE, a += 128) {
         UNROLL
-        for (int sub = 0; sub < 8; sub++) { /* 16 inputs */
-            const int quarter = sub / 2, odd = sub % 2;
+        for (int i = 0; i < 8; i++) {
+            const int odd = i / 4, pair = i % 4 / 2, quarter = i % 2 * 2 + pair, sub = 2 * quarter + odd;
+            const uint8_t *qh = lines + 12 * LINE * odd, *ql = qh + 4 * LINE + 4 * LINE * pair;
             if (n > 2 || LANES == 8) SIMD_FORGET; /* else a line loaded for one sub-block may wait for the next */
             if (prefetch) { /* 16 times 3 of the 52 lines; the scales' 4 with the first of each half */
-                prefetch_lines(record + PREFETCH_AHEAD + LINE * 3 * (8 * half + sub), 3 * LINE);
-                if (sub == 0) prefetch_lines(scales + PREFETCH_AHEAD, 2 * LINE);
+                prefetch_lines(lines + PREFETCH_AHEAD + 3 * LINE * i, 3 * LINE);
+                if (i == 0) prefetch_lines(scales + PREFETCH_AHEAD, 2 * LINE);
             }
-            const int32_t *minus32 = act_at(act, 0, 0)->minus32 + 8 * half + sub;
-            const int16_t *pairs = act_at(act, 0, 0)->minus32_pairs[8 * half + sub];
-            dot6 dots[TILE_COLS];
-            UNROLL
-            for (int c = 0; c < n; c++) {
-                dots[c] = dot6_start((const int32_t *)(const void *)((const uint8_t *)minus32 + (size_t)c * stride),
-                                     (const int16_t *)(const void *)((const uint8_t *)pairs + (size_t)c * stride));
-            }
-            UNROLL
-            for (int l = 0; l < 4; l++) {
-                bv x = bv_load(ql + LINE * (quarter % 2 * 8 + 4 * odd + l)), top = bv_load(qh + LINE * (4 * odd + l));
-                x = bv_and(quarter < 2 ? x : bv_shr(x, 4), low);
-                if (quarter < 2) top = quarter == 0 ? bv_shl(top, 4) : bv_shl(top, 2);
-                if (quarter == 3) top = bv_shr(top, 2);
-                bv w = bv_or(x, bv_and(top, high));
-                UNROLL
-                for (int c = 0; c < n; c++) {
-                    dots[c] = dot6_add(dots[c], w, av_load(a + (size_t)c * stride + 16 * sub + 4 * l));
-                }
-            }
-            iv scale = dot6_scale(bv_load(scales + LINE * (sub / 4)), sub % 4);
-            UNROLL
-            for (int c = 0; c < n; c++) totals[c] = dot6_scaled(totals[c], dots[c], scale);
+            q6_k_sub_block(totals, ql, qh, quarter, dot6_scale(bv_load(scales + LINE * (sub / 4)), sub % 4),
+                           act_at(act, 0, 0)->minus32 + 8 * half + sub, act_at(act, 0, 0)->minus32_pairs[8 * half + sub],
+                           a + 16 * sub, stride, n);
         }
     }
     add_scaled(sums, totals, fv_load_f16(d + 2 * LANES * h), act, stride, n);

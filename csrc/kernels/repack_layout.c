@@ -242,7 +242,7 @@ REPACK_INLINE void block_iq4_xs(uint8_t *row, uint8_t *group, int32_t cols, int3
 /* A GGUF block: ql[128], qh[64], int8 scales[16], d. */
 REPACK_INLINE void block_q6_k(uint8_t *row, uint8_t *group, int32_t cols, int32_t r, int32_t b, int to) {
     uint8_t *record = group + header_bytes(cols) + (size_t)b * Q6_K_RECORD;
-    move_lines(row, record, r, 52, to);
+    for (int32_t i = 0; i < 13; i++) move_lines(row + 16 * i, record + q6_k_line(i) * LINE, r, 4, to);
     move(row + 208, group + (size_t)b * 32 + 2 * r, 2, to);
 }
 

@@ -169,8 +169,8 @@ NOINLINE void q4_k_rows(__m256 out[2], const uint8_t *record, int32_t cols, cons
 /* Sub-block of 16 inputs: 4 lines of ql and 4 of qh (layout.h; matmul_k.c has the order of their bits). */
 INLINE void q6_k_sub_block(__m256 out[2], const uint8_t *record, const uint8_t *d, int sub, const float *x, float x16) {
     const int half = sub / 8, quarter = sub / 2 % 4, odd = sub % 2;
-    const uint8_t *ql = record + LINE * (16 * half + 8 * (quarter % 2) + 4 * odd);
-    const uint8_t *qh = record + LINE * (32 + 8 * half + 4 * odd), *scales = record + LINE * (48 + sub / 4);
+    const uint8_t *ql = record + LINE * q6_k_line(4 * half + 2 * (quarter % 2) + odd);
+    const uint8_t *qh = record + LINE * q6_k_line(8 + 2 * half + odd), *scales = record + LINE * (sub / 4);
     struct sums s = zero();
     for (int l = 0; l < 4; l++) {
         __m256i w[2];

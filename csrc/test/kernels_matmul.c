@@ -116,7 +116,8 @@ static struct matmul_job job_of(const struct test_case *c, int side, enum matmul
                                .out_stride = (size_t)c->rows + 3,
                                .bias = epilogue == EPILOGUE_STORE || epilogue == EPILOGUE_SOFTCAP ? c->bias : NULL,
                                .epilogue = epilogue,
-                               .softcap = epilogue == EPILOGUE_SOFTCAP ? SOFTCAP : 0};
+                               .softcap = epilogue == EPILOGUE_SOFTCAP ? SOFTCAP : 0,
+                               .fetch_ahead = epilogue == EPILOGUE_STORE};
 }
 
 static float start_value(size_t i) { return (float)(i % 17) - 8.0f; }
