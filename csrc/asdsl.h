@@ -148,7 +148,7 @@ struct asdsl_engine_options {
 };
 
 /* How matrices are multiplied in passes of many tokens: EXACT to the bit as in passes of one, FAST with weights rounded
- * once more, to int8 per row and 256 inputs, where a pass has more than 16 tokens that do not all want logits; experts'
+ * once more, to int8 per row and 256 inputs, where a pass has 128 tokens or more that do not all want logits; experts'
  * and those of rows of logits stay exact. FAST results depend on the level and on how tokens are dealt out to passes,
  * not on threads. */
 enum asdsl_prefill {

@@ -32,7 +32,7 @@ export interface LoadOptions {
   nBatch?: number
   /** Tokens of one pass. Default 512. */
   nUbatch?: number
-  /** How prompts (passes of more than 16 tokens) multiply matrices: "exact" to the bit as single tokens do, or "fast" with
+  /** How prompts (passes of 128 tokens and more) multiply matrices: "exact" to the bit as single tokens do, or "fast" with
    * weights rounded once more, to int8: more tokens/s, slightly other logits. Replies are exact in either. Default exact. */
   prefill?: PrefillMode
   /** Element type of cached keys. Default f16. */
