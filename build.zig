@@ -206,7 +206,7 @@ fn buildAll(b: *std.Build) void {
         !x86.featureSetHas(host.features, .avxvnni);
 
     const bench = b.step("bench", "Install the program of bench/layout.ts (Linux on x86-64)");
-    if (arch == .x86_64 and os == .linux) {
+    if (target.result.cpu.arch == .x86_64 and target.result.os.tag == .linux) {
         bench.dependOn(&b.addInstallArtifact(layoutBench(b, sources, target, .{ .optimize = optimize, .evex = evex }), .{}).step);
     } else {
         bench.dependOn(&b.addFail("bench/kernels has intrinsics of x86-64 and counts instructions as Linux lets it").step);
