@@ -394,7 +394,9 @@ static int32_t run_range(struct program *p, struct kv_cache *kv, int32_t first, 
     double since_ns = clock_ns();
     uint64_t since = clock_ticks();
     struct tune_sample sample;
-    bool tunes = p->copy->n_tokens == 1 && tune_begin(&p->engine->tuner, p->ops, p->ticks, first, end, &sample);
+    /* Without an output the last products read nothing, and the run says nothing of what their bytes cost. */
+    bool tunes = p->copy->n_tokens == 1 && p->copy->n_outputs == 1 &&
+                 tune_begin(&p->engine->tuner, p->ops, p->ticks, first, end, &sample);
     set_rows(p, kv, first, end);
     if (has_parallel_step(p, first, end)) {
         pool_run(p->engine->pool, run_steps, &run);

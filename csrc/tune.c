@@ -7,27 +7,34 @@
  * not depend on it.
  */
 #include "tune.h"
-#include <string.h>
 
 enum { RUNS = 8 }; /* of each way: the fastest of 8 tokens is not one that something disturbed */
 
+/* Operands 2 .. that are weights; 0: no product. */
+static int32_t weights_of(const struct asdsl_op *op) {
+    switch (op->code) {
+    case ASDSL_OP_MATMUL: return 3;
+    case ASDSL_OP_GATE_UP: return 2;
+    case ASDSL_OP_MATMUL_ADD: return 1;
+    default: return 0;
+    }
+}
+
 /* The weight type of a product, or -1: no product, or of several types. */
 static int32_t type_of(const struct asdsl_op *op) {
-    if (op->code != ASDSL_OP_MATMUL && op->code != ASDSL_OP_MATMUL_ADD && op->code != ASDSL_OP_GATE_UP) return -1;
-    int32_t n = op->code == ASDSL_OP_MATMUL ? 3 : op->code == ASDSL_OP_GATE_UP ? 2 : 1;
+    int32_t n = weights_of(op);
     for (int32_t i = 1; i < n; i++) {
         const struct asdsl_operand *w = &op->operand[2 + i];
         if (w->buffer != ASDSL_NO_BUFFER && w->type != op->operand[2].type) return -1;
     }
-    return (int32_t)op->operand[2].type;
+    return n ? (int32_t)op->operand[2].type : -1;
 }
 
 static double bytes_of(const struct asdsl_op *op) {
     double bytes = 0;
-    for (int32_t i = 2; i < 5; i++) {
-        const struct asdsl_operand *w = &op->operand[i];
-        if (op->code == ASDSL_OP_MATMUL_ADD && i > 2) break;
-        if (w->buffer == ASDSL_NO_BUFFER || (op->code == ASDSL_OP_GATE_UP && i > 3)) continue;
+    for (int32_t i = 0; i < weights_of(op); i++) {
+        const struct asdsl_operand *w = &op->operand[2 + i];
+        if (w->buffer == ASDSL_NO_BUFFER) continue;
         bytes += interleaved_bytes(type_facts((int32_t)w->type), (int32_t)w->rows, (int32_t)w->cols);
     }
     return bytes;

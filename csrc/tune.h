@@ -22,7 +22,7 @@ struct tune_sample {
 /* False: nothing is left to learn from ops [first, end), and no sample is needed. */
 bool tune_begin(const struct tuner *tuner, const struct asdsl_op *ops, const uint64_t *ticks, int32_t first,
                 int32_t end, struct tune_sample *sample);
-/* After a run of one token over the same range. */
+/* After a run of one token, its logits wanted, over the same range. */
 void tune_end(struct tuner *tuner, const struct asdsl_op *ops, const uint64_t *ticks, int32_t first, int32_t end,
               const struct tune_sample *begin);
 

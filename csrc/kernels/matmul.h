@@ -76,7 +76,8 @@ enum {
      * and 4 on avx2:
      *     q4_1  181 255 297 281 278    91 106 143 160 161
      *     q4_k  203 292 334 331 330     - 131 198 203 200
-     * An Emerald Rapids VM liked 4.6 to 9 KB; its NTA lost 40 %. */
+     * (bench/gemm.ts --library A --library B compares two builds.) An Emerald Rapids VM liked 4.6 to 9 KB; its NTA lost
+     * 40 %. */
     PREFETCH_AHEAD = 6144,
 };
 
