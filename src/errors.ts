@@ -10,7 +10,7 @@ export class AsdslError extends Error {
   }
 }
 
-/** The file is not a sound GGUF (truncated, damaged, lying about sizes). */
+/** The file is not sound GGUF, or part of no sound checkpoint (truncated, damaged, lying about sizes). */
 export class FormatError extends AsdslError {
   constructor(message: string, options?: ErrorOptions) {
     super("format", message, options)

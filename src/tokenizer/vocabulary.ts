@@ -34,6 +34,11 @@ const END_NAMES = new Set([
   "[e~[",
 ])
 
+/** Whether a token of this text ends a generation whatever the metadata says of it. */
+export function isEndName(text: string): boolean {
+  return END_NAMES.has(text)
+}
+
 /** Names of the padding, repository and file separator tokens of infilling: they end a generation too. */
 const INFILL_NAMES = {
   fim_pad: new Set(["<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]"]),
