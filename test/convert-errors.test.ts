@@ -9,7 +9,14 @@ import { join } from "node:path"
 import { isCheckpoint, openCheckpoint } from "../src/convert/index.ts"
 import { AsdslError, FormatError, ModelUnavailableError, UnsupportedError } from "../src/errors.ts"
 import { rowBytes, rowCount } from "../src/quantize/source.ts"
-import { type Json, type Stored, safetensors, withHeader, writeCheckpoint } from "./fixtures/checkpoint.ts"
+import {
+  type CheckpointModel,
+  type Json,
+  type Stored,
+  safetensors,
+  withHeader,
+  writeCheckpoint,
+} from "./fixtures/checkpoint.ts"
 import { random } from "./tokenizer-fixtures.ts"
 
 const root = mkdtempSync(join(tmpdir(), "asdsl-convert-errors-"))
