@@ -35,12 +35,27 @@ void asdsl_abi(struct asdsl_abi *out) {
                               .kv_options_bytes = sizeof(struct asdsl_kv_options),
                               .repack_job_bytes = sizeof(struct asdsl_repack_job),
                               .info_bytes = sizeof(struct asdsl_info),
+                              .core_bytes = sizeof(struct asdsl_core),
+                              .topology_bytes = sizeof(struct asdsl_topology),
+                              .worker_bytes = sizeof(struct asdsl_worker),
                               .n_op_codes = ASDSL_OP_COUNT};
 }
 
 int32_t asdsl_cpu_info(struct asdsl_info *out) {
     if (is_null(out, "asdsl_cpu_info", "out")) return ASDSL_E_ARGUMENT;
     cpu_info(out);
+    return ASDSL_OK;
+}
+
+int32_t asdsl_topology(const char *root, struct asdsl_topology *out) {
+    if (is_null(root, "asdsl_topology", "root") || is_null(out, "asdsl_topology", "out")) return ASDSL_E_ARGUMENT;
+    struct placement placement;
+    if (!*root) {
+        cpu_placement(NULL, &placement);
+    } else if (!topology_placement(root, &placement)) {
+        return asdsl_fail(ASDSL_E_IO, "topology: no CPU in %s/sys/devices/system/cpu/online", root);
+    }
+    placement_describe(&placement, out);
     return ASDSL_OK;
 }
 
@@ -62,6 +77,15 @@ int32_t asdsl_engine_info(asdsl_handle handle, struct asdsl_info *out) {
     if (!engine) return ASDSL_E_HANDLE;
     *out = engine->info;
     out->n_barriers = pool_barriers(engine->pool);
+    handle_unpin(handle);
+    return ASDSL_OK;
+}
+
+int32_t asdsl_engine_workers(asdsl_handle handle, struct asdsl_worker *out) {
+    if (is_null(out, "asdsl_engine_workers", "out")) return ASDSL_E_ARGUMENT;
+    struct engine *engine = handle_pin(handle, OBJECT_ENGINE, "asdsl_engine_workers");
+    if (!engine) return ASDSL_E_HANDLE;
+    engine_workers(engine, out);
     handle_unpin(handle);
     return ASDSL_OK;
 }

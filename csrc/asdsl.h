@@ -140,10 +140,11 @@ struct asdsl_candidate {
 };
 
 struct asdsl_engine_options {
-    int32_t n_threads; /* 0: one per core this process may use */
+    int32_t n_threads; /* 0: one per physical core that this process may use, within its quota */
     int32_t level;     /* asdsl_level; AUTO: best of this CPU */
     int32_t spin_us;   /* how long workers spin between runs before they sleep; < 0: default */
-    int32_t pin;       /* 1: pin workers (default), 0: leave placement to the system */
+    int32_t pin;       /* 1: pin workers where asdsl_topology says so (default), 0: leave placement to the system */
+    uint32_t cpu_mask[32]; /* bit per logical CPU that workers keep to; all zero: any that this process may use */
     int32_t force;     /* 1: `level` may be one that CPUID hides and asdsl_try_level has seen executing; else 0 */
 };
 
@@ -195,6 +196,42 @@ struct asdsl_info {
     uint32_t n_barriers; /* at which this engine's threads have waited for each other, modulo 2^32; one thread: 0 */
 };
 
+enum asdsl_core_kind {
+    ASDSL_CORE_UNKNOWN = 0, /* the system does not say: all alike */
+    ASDSL_CORE_PERFORMANCE = 1,
+    ASDSL_CORE_EFFICIENCY = 2,
+};
+
+/* A logical CPU. */
+struct asdsl_core {
+    int32_t id;       /* the system's number */
+    int32_t physical; /* the same for hardware threads of one core */
+    int32_t package;  /* socket */
+    int32_t kind;     /* asdsl_core_kind */
+};
+
+/* asdsl_topology: the logical CPUs that a process may use and where an engine's workers belong on them. */
+struct asdsl_topology {
+    double quota_cores;     /* CPU time that the process gets, in cores; 0: no limit */
+    int32_t n_cores;        /* logical CPUs by affinity mask and cpuset */
+    int32_t n_physical;     /* physical cores among them */
+    int32_t n_performance;  /* P-cores among those; all when the CPU is not hybrid */
+    int32_t n_workers;      /* of an engine that is not told: one per physical core, within the quota */
+    int32_t pinned; /* 1: each to its core; 0: the system places them, as others are placed on the same cores */
+    int32_t n_teams; /* numbers of workers that are compared while running, ascending, n_workers the last: */
+    int32_t team[4]; /* up to the end of a package's P-cores, of all P-cores, of all cores */
+    int32_t reserved; /* 0 */
+    struct asdsl_core cores[1024]; /* n_cores, in the order in which workers take them */
+};
+
+/* asdsl_engine_workers: one thread of an engine. */
+struct asdsl_worker {
+    int32_t core; /* that it is pinned to while it runs; -1: to none */
+    int32_t
+        n_allowed; /* read back on the worker's own thread: logical CPUs that it may run on, and the first of them; */
+    int32_t allowed; /* 0 and -1 where the system does not say */
+};
+
 /* Exit code of a process whose asdsl_try_level met an instruction that its CPU does not have. */
 enum asdsl_exit_code {
     ASDSL_EXIT_TRAPPED = 132, /* what a shell makes of SIGILL */
@@ -209,8 +246,8 @@ enum asdsl_probe_kind {
 enum asdsl_counter {
     ASDSL_COUNT_INSTRUCTIONS = 0,
     ASDSL_COUNT_CYCLES = 1,
-    ASDSL_COUNT_L1D_MISSES = 2,  /* reads */
-    ASDSL_COUNT_LLC_MISSES = 3,  /* of the last cache */
+    ASDSL_COUNT_L1D_MISSES = 2, /* reads */
+    ASDSL_COUNT_LLC_MISSES = 3, /* of the last cache */
     ASDSL_COUNT_PAGE_FAULTS = 4, /* the kernel's own count */
 };
 
@@ -218,6 +255,7 @@ struct asdsl_abi {
     uint32_t version;
     uint32_t op_bytes, operand_bytes, params_bytes, stats_bytes, candidate_bytes;
     uint32_t engine_options_bytes, program_options_bytes, kv_options_bytes, repack_job_bytes, info_bytes;
+    uint32_t core_bytes, topology_bytes, worker_bytes;
     uint32_t n_op_codes;
 };
 
@@ -229,6 +267,9 @@ ASDSL_API const char *asdsl_describe(void);
 ASDSL_API const char *asdsl_last_error(void); /* "" when nothing failed on this thread; never NULL */
 ASDSL_API int32_t asdsl_last_status(void); /* its asdsl_status; what a constructor that returned 0 failed with */
 ASDSL_API int32_t asdsl_cpu_info(struct asdsl_info *out);
+/* root "": of this machine and the calling thread's affinity mask. Else of a Linux machine whose /proc and /sys are
+ * copied below that folder; ASDSL_E_IO where no core is found in them. */
+ASDSL_API int32_t asdsl_topology(const char *root, struct asdsl_topology *out);
 /* Executes the dot product of a level that CPUID does not offer: AVXVNNI where the rest of it, AVX2, is there (virtual
  * machines hide AVX-VNNI on CPUs that have it). Returns ASDSL_OK if it ran. If it traps, the process ENDS with
  * ASDSL_EXIT_TRAPPED: call this in a child process made for it and nowhere else. Any other level: E_UNSUPPORTED. */
@@ -240,6 +281,8 @@ ASDSL_API int32_t asdsl_release(asdsl_handle handle); /* gives back the caller's
 /* ---- engine: a thread pool and a kernel table ---- */
 ASDSL_API asdsl_handle asdsl_engine_create(const struct asdsl_engine_options *options);
 ASDSL_API int32_t asdsl_engine_info(asdsl_handle engine, struct asdsl_info *out);
+/* out[n_threads of the engine]. */
+ASDSL_API int32_t asdsl_engine_workers(asdsl_handle engine, struct asdsl_worker *out);
 ASDSL_API double asdsl_probe(asdsl_handle engine, int32_t kind);
 /* Events on the engine's threads since the first call for this counter, which starts it and returns 0; worker 0 is the
  * thread of that call. ASDSL_E_UNSUPPORTED where the system does not count them; the text says why. */

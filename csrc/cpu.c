@@ -1,4 +1,4 @@
-/* cpu.c: hand-written CPUID and XGETBV, cores by affinity and quota, cache sizes.
+/* cpu.c: hand-written CPUID and XGETBV, kinds of core, cache sizes.
  *
  * By hand because __builtin_cpu_supports does not link in a shared library built by zig, and because a level counts
  * only when the operating system saves its registers (XCR0). What the system knows better is asked of platform.h.
@@ -128,42 +128,31 @@ uint32_t cpu_hidden_levels(uint32_t levels) {
 }
 
 /* ---- cores ---- */
-/* Where the system does not say, the core is asked itself: the thread goes there for a moment. */
-static bool is_performance(const struct core *core, bool hybrid) {
-    if (core->kind != CORE_UNKNOWN) return core->kind == CORE_PERFORMANCE;
-    return !hybrid || !thread_pin(core->id) || on_performance_core();
+/* Where the system does not say, the cores are asked themselves: the thread goes to each of them for a moment. */
+static void ask_cores(struct core *core, int32_t n) {
+    struct affinity before;
+    if (!is_hybrid() || !affinity_get(&before)) return;
+    for (int32_t i = 0; i < n; i++) {
+        if (core[i].kind != CORE_UNKNOWN || !thread_pin(core[i].id)) continue;
+        core[i].kind = on_performance_core() ? CORE_PERFORMANCE : CORE_EFFICIENCY;
+    }
+    affinity_set(&before);
 }
 
-void cpu_cores(struct cpu_cores *out) {
-    struct affinity affinity;
+bool cpu_placement(const struct affinity *mask, struct placement *out) {
     struct core core[MAX_CORES];
-    char rank[MAX_CORES];
-    bool seen[MAX_CORES] = {false};
-    memset(out, 0, sizeof *out);
-    affinity_get(&affinity);
+    struct affinity affinity;
+    bool can_pin = affinity_get(&affinity);
     int32_t n = platform_cores(core);
-    out->hybrid = is_hybrid();
-    for (int32_t i = 0; i < n; i++) out->hybrid |= core[i].kind == CORE_EFFICIENCY;
-    for (int32_t i = 0; i < n; i++) {
-        bool second = seen[core[i].physical], performance = is_performance(&core[i], out->hybrid && affinity.known);
-        seen[core[i].physical] = true;
-        if (!second) out->n_physical++;
-        if (!second && performance) out->n_performance++;
-        /* An efficiency core comes before a performance core's second thread. */
-        rank[i] = second ? (performance ? 2 : 3) : (performance ? 0 : 1);
-    }
-    if (out->hybrid) affinity_set(&affinity);
-    for (char r = 0; r < 4; r++)
-        for (int32_t i = 0; i < n; i++)
-            if (rank[i] == r) out->id[out->n++] = core[i].id;
-    double quota = platform_quota_cores();
-    out->n_allowed = quota > 0 && quota < out->n ? (quota < 1 ? 1 : (int32_t)(quota + 0.5)) : out->n;
+    ask_cores(core, n);
+    placement_choose(core, n, platform_quota_cores(), can_pin, out);
+    return !mask || placement_restrict(out, mask, can_pin);
 }
 
 void cpu_info(struct asdsl_info *out) {
-    struct cpu_cores cores;
+    struct placement cores;
     memset(out, 0, sizeof *out);
-    cpu_cores(&cores);
+    cpu_placement(NULL, &cores);
     read_brand(out->cpu);
     read_caches(out->cache_bytes);
     out->levels = cpu_levels();

@@ -3,19 +3,11 @@
 #define ASDSL_CPU_H
 #include "asdsl.h"
 #include "platform.h"
+#include "topology.h"
 
-/* Logical CPUs that the calling thread may run on, in the order in which workers should take them: one of each physical
- * core before second hardware threads, performance cores before efficiency cores. */
-struct cpu_cores {
-    int32_t n;             /* logical CPUs in id[] */
-    int32_t n_physical;    /* distinct physical cores among them */
-    int32_t n_performance; /* physical P-cores among them; n_physical when not hybrid */
-    int32_t n_allowed;     /* logical CPUs' worth of time: n, or less by a cgroup quota; at least 1 */
-    int32_t hybrid;
-    int32_t id[MAX_CORES];
-};
-
-void cpu_cores(struct cpu_cores *out);
+/* Where workers of this process belong on this machine. mask: the cores that it is to keep to, NULL: all it may use.
+ * False: it may use none of the mask, and *out is for all. */
+bool cpu_placement(const struct affinity *mask, struct placement *out);
 
 /* Bit per asdsl_level that both CPU and operating system support; PORTABLE and REFERENCE always. */
 uint32_t cpu_levels(void);

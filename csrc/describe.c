@@ -26,6 +26,7 @@
     ENUM(asdsl_layout, V(ASDSL_ROWS) V(ASDSL_INTERLEAVED))                                                             \
     ENUM(asdsl_op_flags, V(ASDSL_ROWS_OUTPUTS))                                                                        \
     ENUM(asdsl_prefill, V(ASDSL_PREFILL_EXACT) V(ASDSL_PREFILL_FAST))                                                  \
+    ENUM(asdsl_core_kind, V(ASDSL_CORE_UNKNOWN) V(ASDSL_CORE_PERFORMANCE) V(ASDSL_CORE_EFFICIENCY))                    \
     ENUM(asdsl_exit_code, V(ASDSL_EXIT_TRAPPED))                                                                       \
     ENUM(asdsl_probe_kind, V(ASDSL_PROBE_READ_BANDWIDTH) V(ASDSL_PROBE_INT8_PEAK))                                     \
     ENUM(asdsl_counter, V(ASDSL_COUNT_INSTRUCTIONS) V(ASDSL_COUNT_CYCLES) V(ASDSL_COUNT_L1D_MISSES)                    \
@@ -38,16 +39,20 @@
                              F(bytes) F(tokens_offset) F(outputs_offset) F(stats_offset) F(candidates_offset))         \
     STRUCT(asdsl_row_stats, F(logsumexp) F(max) F(argmax) F(n_candidates) F(n_not_finite))                             \
     STRUCT(asdsl_candidate, F(token) F(logit))                                                                         \
-    STRUCT(asdsl_engine_options, F(n_threads) F(level) F(spin_us) F(pin) F(force))                                     \
+    STRUCT(asdsl_engine_options, F(n_threads) F(level) F(spin_us) F(pin) F(cpu_mask) F(force))                         \
     STRUCT(asdsl_program_options, F(max_tokens) F(max_outputs) F(max_top_k) F(n_vocab) F(prefill))                     \
     STRUCT(asdsl_kv_options, F(n_layers) F(n_kv_heads) F(head_dim) F(capacity) F(k_type) F(v_type))                    \
     STRUCT(asdsl_repack_job, F(src_buffer) F(dst_buffer) F(src_offset) F(dst_offset) F(type) F(rows) F(cols)           \
                                  F(src_layout) F(dst_layout) F(reserved))                                              \
     STRUCT(asdsl_info, F(cpu) F(levels) F(level) F(n_cores) F(n_physical) F(n_performance) F(hybrid) F(n_threads)      \
                            F(cache_bytes) F(n_barriers))                                                               \
+    STRUCT(asdsl_core, F(id) F(physical) F(package) F(kind))                                                           \
+    STRUCT(asdsl_topology, F(quota_cores) F(n_cores) F(n_physical) F(n_performance) F(n_workers) F(pinned) F(n_teams)  \
+                               F(team) F(reserved) F(cores))                                                           \
+    STRUCT(asdsl_worker, F(core) F(n_allowed) F(allowed))                                                              \
     STRUCT(asdsl_abi, F(version) F(op_bytes) F(operand_bytes) F(params_bytes) F(stats_bytes) F(candidate_bytes)        \
                           F(engine_options_bytes) F(program_options_bytes) F(kv_options_bytes) F(repack_job_bytes)     \
-                              F(info_bytes) F(n_op_codes))
+                              F(info_bytes) F(core_bytes) F(topology_bytes) F(worker_bytes) F(n_op_codes))
 
 /* The type of a field or, an array, of its elements. */
 #define TYPE_NAME(expression)                                                                                          \
@@ -59,11 +64,13 @@
         float: "f32",                                                                                                  \
         double: "f64",                                                                                                 \
         char *: "char",                                                                                                \
+        uint32_t *: "u32",                                                                                             \
         int32_t *: "i32",                                                                                              \
         float *: "f32",                                                                                                \
+        struct asdsl_core *: "struct",                                                                                 \
         struct asdsl_operand *: "struct")
 
-static char text[16384];
+static char text[20480];
 static size_t used;
 
 static void put(const char *format, ...) __attribute__((format(printf, 1, 2)));

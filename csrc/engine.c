@@ -55,8 +55,50 @@ int32_t engine_try_level(int32_t level) {
     return ASDSL_OK;
 }
 
+/* The mask of the options; NULL: none. False, with the error text set: it has no core that this process may use. */
+static bool place(const struct asdsl_engine_options *options, struct affinity *storage, const struct affinity **mask,
+                  struct placement *placement) {
+    *storage = (struct affinity){.known = true};
+    *mask = NULL;
+    for (int32_t i = 0; i < MAX_CORES / 32; i++) {
+        storage->bits[i / 2] |= (uint64_t)options->cpu_mask[i] << 32 * (i % 2);
+        if (options->cpu_mask[i]) *mask = storage;
+    }
+    if (cpu_placement(*mask, placement)) return true;
+    asdsl_fail(ASDSL_E_ARGUMENT, "engine: none of the %d logical CPUs that this process may use is in the CPU mask",
+               placement->n);
+    return false;
+}
+
+struct reading {
+    const struct pool *pool;
+    struct asdsl_worker *out;
+};
+
+static void read_worker(void *context, struct worker *w) {
+    struct reading *reading = context;
+    struct affinity own;
+    struct asdsl_worker *out = &reading->out[w->index];
+    *out = (struct asdsl_worker){.core = pool_core(reading->pool, w->index), .allowed = -1};
+    if (!affinity_get(&own)) return;
+    for (int32_t id = MAX_CORES - 1; id >= 0; id--) {
+        if (!affinity_has(&own, id)) continue;
+        out->n_allowed++;
+        out->allowed = id;
+    }
+}
+
+void engine_workers(struct engine *engine, struct asdsl_worker *out) {
+    struct reading reading = {engine->pool, out};
+    mutex_lock(&engine->lock);
+    pool_run(engine->pool, read_worker, &reading);
+    mutex_unlock(&engine->lock);
+}
+
 struct engine *engine_create(const struct asdsl_engine_options *options) {
-    struct cpu_cores cores;
+    struct affinity storage;
+    const struct affinity *mask;
+    struct placement placement;
     if (options->force != 0 && options->force != 1) {
         asdsl_fail(ASDSL_E_ARGUMENT, "engine: force is %d, not 0 or 1", options->force);
         return NULL;
@@ -70,6 +112,7 @@ struct engine *engine_create(const struct asdsl_engine_options *options) {
                    POOL_MAX_THREADS);
         return NULL;
     }
+    if (!place(options, &storage, &mask, &placement)) return NULL;
     struct engine *engine = calloc(1, sizeof *engine);
     if (!engine) {
         asdsl_fail(ASDSL_E_MEMORY, "engine: the system refused %zu bytes", sizeof *engine);
@@ -77,14 +120,13 @@ struct engine *engine_create(const struct asdsl_engine_options *options) {
     }
     object_init(&engine->object, OBJECT_ENGINE, engine_destroy);
     cpu_info(&engine->info);
-    cpu_cores(&cores);
-    int32_t n_threads = options->n_threads;
-    /* Second hardware threads of a core add nothing to integer arithmetic and little to streaming. */
-    if (n_threads == 0) n_threads = engine->info.n_physical;
+    int32_t n_threads = options->n_threads ? options->n_threads : placement.n_workers;
     if (n_threads > POOL_MAX_THREADS) n_threads = POOL_MAX_THREADS;
     engine->info.n_threads = n_threads;
     if (choose_level(engine, options->level, options->force == 1)) {
-        engine->pool = pool_create(n_threads, options->spin_us, options->pin == 1, &cores);
+        struct pool_options of_pool = {
+            .n_threads = n_threads, .spin_us = options->spin_us, .pin = options->pin == 1, .mask = mask};
+        engine->pool = pool_create(&of_pool, &placement);
     }
     if (!engine->pool) {
         object_drop(&engine->object);

@@ -39,6 +39,10 @@ struct mapped_file {
 bool file_map(const char *path, struct mapped_file *out);
 void file_unmap(const struct mapped_file *file);
 
+/* The first bytes of a small file that may have no size of its own (/proc, /sys), NUL terminated; how many: 0, absent
+ * or refused. */
+size_t file_read_text(const char *path, char *out, size_t out_bytes);
+
 /* ---- clock ---- */
 double clock_ns(void); /* monotonic */
 
@@ -93,6 +97,7 @@ enum core_kind {
 struct core {
     int32_t id;       /* for thread_pin; below MAX_CORES */
     int32_t physical; /* the same for hardware threads of one core; below MAX_CORES */
+    int32_t package;  /* socket */
     enum core_kind kind;
 };
 

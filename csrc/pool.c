@@ -38,6 +38,7 @@ struct pool {
     int32_t barrier_spins;
     int32_t n_started;
     bool pin;
+    struct affinity mask; /* of workers that are not pinned; unknown: as the system gave it */
     struct padded_worker {
         _Alignas(HOT) struct worker w;
     } workers[POOL_MAX_THREADS], alone;
@@ -192,7 +193,11 @@ static void worker_main(void *argument) {
     struct worker *w = argument;
     struct pool *pool = w->pool;
     control_enter();
-    if (pool->pin) thread_pin(pool->core[w->index]);
+    if (pool->pin) {
+        thread_pin(pool->core[w->index]);
+    } else {
+        affinity_set(&pool->mask);
+    }
     for (unsigned seen = 0;; seen++) {
         if (!spin_for_run(pool, seen)) sleep_while(pool, seen);
         if (!pool->job) return;
@@ -201,12 +206,17 @@ static void worker_main(void *argument) {
     }
 }
 
+/* Takes the calling thread to where worker 0 belongs. A caller that may not use that core stays where it is allowed to
+ * be. False: not moved. */
+static bool move_caller(const struct pool *pool, struct affinity *before) {
+    if (pool->mask.known && !pool->pin) return affinity_get(before) && affinity_set(&pool->mask);
+    return pool->pin && affinity_get(before) && affinity_has(before, pool->core[0]) && thread_pin(pool->core[0]);
+}
+
 void pool_run(struct pool *pool, pool_job *job, void *context) {
     struct affinity before = {.known = false};
     uint64_t control = control_enter();
-    /* A caller that may not use the first core stays where it is allowed to be. */
-    bool moved = pool->pin && pool->n_threads > 1 && affinity_get(&before) && affinity_has(&before, pool->core[0]) &&
-                 thread_pin(pool->core[0]);
+    bool moved = move_caller(pool, &before);
     pool->job = job;
     pool->context = context;
     if (pool->n_threads > 1) wake_all(pool);
@@ -225,6 +235,8 @@ void pool_run_alone(pool_section *section, void *context) {
 struct worker *pool_alone(struct pool *pool) { return &pool->alone.w; }
 
 int32_t pool_threads(const struct pool *pool) { return pool->n_threads; }
+
+int32_t pool_core(const struct pool *pool, int32_t worker) { return pool->core[worker]; }
 
 bool pool_reserve_scratch(struct pool *pool, size_t bytes) {
     if (bytes <= pool->scratch_bytes) return true;
@@ -252,7 +264,8 @@ static bool start_threads(struct pool *pool) {
     return true;
 }
 
-struct pool *pool_create(int32_t n_threads, int32_t spin_us, bool pin, const struct cpu_cores *cores) {
+struct pool *pool_create(const struct pool_options *options, const struct placement *placement) {
+    int32_t n_threads = options->n_threads, spin_us = options->spin_us;
     if (n_threads < 1 || n_threads > POOL_MAX_THREADS) {
         asdsl_fail(ASDSL_E_ARGUMENT, "engine: %d threads, 1 to %d are possible", n_threads, POOL_MAX_THREADS);
         return NULL;
@@ -262,15 +275,17 @@ struct pool *pool_create(int32_t n_threads, int32_t spin_us, bool pin, const str
         asdsl_fail(ASDSL_E_MEMORY, "engine: the system refused %zu bytes", sizeof *pool);
         return NULL;
     }
-    bool crowded = n_threads > cores->n_allowed;
+    bool crowded = n_threads > placement->n_allowed;
     pool->n_threads = n_threads;
     /* Spinning takes the core from whom it waits for when cores are short. */
     pool->spin_us = spin_us >= 0 ? spin_us : crowded ? 50 : POOL_SPIN_US;
     pool->barrier_spins = crowded ? CROWDED_SPINS : BARRIER_SPINS;
-    pool->pin = pin && n_threads <= cores->n;
+    /* A caller that works alone may stay where it is. */
+    pool->pin = options->pin && placement->pinned && n_threads <= placement->n && (n_threads > 1 || options->mask);
+    if (options->mask) pool->mask = *options->mask;
     pool->alone.w = (struct worker){.pool = pool, .count = 1};
     for (int32_t i = 0; i < n_threads; i++) {
-        pool->core[i] = pool->pin ? cores->id[i] : -1;
+        pool->core[i] = pool->pin ? placement->core[i].id : -1;
         pool->workers[i].w = (struct worker){.pool = pool, .index = i, .count = n_threads};
     }
     if (!start_threads(pool)) {

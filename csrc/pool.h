@@ -9,11 +9,19 @@ enum { POOL_MAX_THREADS = 256, POOL_SPIN_US = 1500 };
 /* Called by every worker of a run, worker 0 on the calling thread. Runs end with a barrier. */
 typedef void pool_job(void *context, struct worker *w);
 
-/* n_threads workers, the caller included. spin_us < 0: default. NULL with the error text set. */
-struct pool *pool_create(int32_t n_threads, int32_t spin_us, bool pin, const struct cpu_cores *cores);
+struct pool_options {
+    int32_t n_threads; /* the caller included */
+    int32_t spin_us;   /* < 0: default */
+    bool pin;          /* where the placement says so and there is a core for each */
+    const struct affinity *mask; /* cores to keep to where workers are not pinned; NULL: the caller's */
+};
+
+/* NULL with the error text set. */
+struct pool *pool_create(const struct pool_options *options, const struct placement *placement);
 void pool_destroy(struct pool *pool); /* joins all threads; no run may be under way */
 
 int32_t pool_threads(const struct pool *pool);
+int32_t pool_core(const struct pool *pool, int32_t worker); /* that it is pinned to while it runs; -1: none */
 
 /* One run at a time (the engine's mutex sees to it). While it runs the calling thread has the engine's floating-point
  * control word and the first core to itself; it gets its own back afterwards. */

@@ -33,6 +33,7 @@ struct engine {
 };
 
 struct engine *engine_create(const struct asdsl_engine_options *options); /* NULL with the error text set */
+void engine_workers(struct engine *engine, struct asdsl_worker *out); /* out[n_threads] */
 int32_t engine_try_level(int32_t level); /* ends the process if it traps: asdsl.h */
 double engine_probe(struct engine *engine, int32_t kind); /* probe.c; negative with the error text set */
 /* counters.c; likewise. */

@@ -19,10 +19,14 @@ import type { Tokenizer } from "./tokenizer/types.ts"
 import { loadWeights, readVector, streamedBytes, WeightPlan } from "./weights.ts"
 
 export interface LoadOptions {
-  /** Threads; 0 or absent: one per physical core this process may use. */
+  /** Threads at most; 0 or absent: one per physical core this process may use, within its CPU quota. */
   nThreads?: number
   /** Threads for passes of more than one token; absent: nThreads. */
   nThreadsBatch?: number
+  /** Logical CPUs that threads keep to; absent or empty: any that this process may use. */
+  cpus?: readonly number[]
+  /** How long threads wait awake for the next pass, as llama.cpp's --poll: 0 (not at all) to 100. Default 50. */
+  poll?: number
   /** portable, avx2, avxvnni, avx512, neon or reference; absent: $ASDSL_ISA, else the best of this CPU. avxvnni may be one
    * that CPUID hides: a child process tries it first. */
   level?: string
@@ -171,8 +175,16 @@ function needsBatchEngine({ nThreads = 0, nThreadsBatch = 0 }: LoadOptions): boo
   return nThreadsBatch !== 0 && nThreadsBatch !== nThreads
 }
 
-function createEngine(nThreads: number | undefined, { level }: LoadOptions): Engine {
-  return Engine.create({ nThreads: nThreads ?? 0, ...(level === undefined ? {} : { level }) })
+/** Of one step of --poll: its default, 50, is the engine's default of 1.5 ms. */
+const POLL_MICROSECONDS = 30
+
+function createEngine(nThreads: number | undefined, { level, cpus, poll }: LoadOptions): Engine {
+  return Engine.create({
+    nThreads: nThreads ?? 0,
+    ...(level === undefined ? {} : { level }),
+    ...(cpus === undefined ? {} : { cpus }),
+    ...(poll === undefined ? {} : { spinMicroseconds: POLL_MICROSECONDS * checkInteger("poll", poll, 0, 100) }),
+  })
 }
 
 /** A loaded model. Sessions of one model share its program: see Session. */

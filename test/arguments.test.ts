@@ -96,9 +96,14 @@ test("the flags that users of llama.cpp type are there, with llama.cpp's default
     ...{ nUbatch: 32, typeK: "f32", typeV: "f16", seed: 7, temperature: 0, topK: 1, topP: 0.5, minP: 0.1 },
     ...{ repeatPenalty: 1.1, repeatLastN: -1 },
   })
+  expect(valuesOf("-C", "0x5", "--cpu-mask", "8", "-Cr", "6-7", "--poll", "0")).toMatchObject({
+    ...{ cpuMask: [0, 2, 3], cpuRange: [6, 7], poll: 0 },
+  })
+  expect(complaint("-C", "0")).toMatch(/^-C: CPU mask "0", /)
   expect(valuesOf()).toMatchObject({
     ...{ seed: -1, temperature: 0.8, topK: 40, topP: 0.95, minP: 0.05, repeatLastN: 64, repeatPenalty: 1 },
     ...{ presencePenalty: 0, frequencyPenalty: 0, ignoreEos: false, nBatch: 2048, nUbatch: 512, nCtx: 0 },
+    ...{ cpuMask: [], cpuRange: [], poll: 50 },
   })
 })
 

@@ -9,6 +9,7 @@ import packageJson from "../package.json"
 import { evaluationTokens, perplexity } from "../src/eval/perplexity.ts"
 import { writeGguf } from "../src/gguf/writer.ts"
 import { cpuInfo, load } from "../src/index.ts"
+import { readTopology } from "../src/native/cpus.ts"
 import { LEVELS, writeTinyModel } from "./tiny-model.ts"
 import {
   bpeMetadata,
@@ -138,6 +139,9 @@ describe("info", () => {
     const { machine, model } = JSON.parse(out)
     const { cpu, levels, level, nCores, nPhysical, nPerformance, isHybrid, cacheBytes } = cpuInfo()
     expect(machine).toMatchObject({ cpu, level, nCores, nPhysical, nPerformance, isHybrid, cacheBytes, nThreads: 1 })
+    expect(machine.workerCores).toEqual([null]) // a thread alone may stay where it is
+    const { quotaCores, cores } = readTopology()
+    expect(machine).toMatchObject({ quotaCores, nPackages: new Set(cores.map((core) => core.package)).size })
     const known = levels.filter((name) => name !== "reference")
     expect(machine.levels).toEqual(known)
     expect([...machine.levels, ...machine.hiddenLevels].toSorted()).toEqual(LEVELS.toSorted())

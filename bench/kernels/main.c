@@ -244,9 +244,10 @@ static void fill(uint8_t *w, size_t bytes) {
 static int time_all(const struct variant *variants, int32_t n, int32_t type, int32_t threads, size_t bytes,
                     int32_t rounds, double ms) {
     static struct timed t;
-    struct cpu_cores cores;
-    cpu_cores(&cores);
-    struct pool *pool = pool_create(threads, SPIN_US, true, &cores);
+    struct placement cores;
+    cpu_placement(NULL, &cores);
+    struct pool_options options = {.n_threads = threads, .spin_us = SPIN_US, .pin = true};
+    struct pool *pool = pool_create(&options, &cores);
     float *x = random_inputs(COLS);
     size_t all = bytes * (size_t)threads;
     uint8_t *w = pages_allocate(all + (64 << 10)); /* kernels fetch ahead */

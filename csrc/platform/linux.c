@@ -1,10 +1,13 @@
-/* linux.c: platform.h on Linux, with posix.c: futex, affinity, huge pages, perf events, cgroups' limits, /proc and
- * /sys. */
+/* linux.c: platform.h on Linux, with posix.c: futex, affinity, huge pages, perf events; what /proc and /sys say is read
+ * by cgroup.c and topology.c. */
 #if !defined(_GNU_SOURCE)
 #define _GNU_SOURCE
 #endif
 #include "../arm_cores.h"
+#include "../cgroup.h"
 #include "../platform.h"
+#include "../text_file.h"
+#include "../topology.h"
 #include "posix.h"
 #include <errno.h>
 #include <linux/futex.h>
@@ -20,23 +23,6 @@
 #include <unistd.h>
 
 #define HUGE_PAGE ((size_t)2 << 20)
-
-/* ---- small files of /proc and /sys ---- */
-static bool read_text(const char *path, char *out, size_t out_bytes) {
-    FILE *file = fopen(path, "re");
-    if (!file) return false;
-    size_t n = fread(out, 1, out_bytes - 1, file);
-    fclose(file);
-    out[n] = 0;
-    return n > 0;
-}
-
-static double read_number(const char *path) { /* negative: absent or not a number */
-    char line[64], *end;
-    if (!read_text(path, line, sizeof line)) return -1;
-    double x = strtod(line, &end);
-    return end == line ? -1 : x;
-}
 
 /* ---- memory ---- */
 static size_t to_pages(size_t bytes) {
@@ -64,91 +50,11 @@ void pages_free(void *pages, size_t bytes) {
     if (pages) munmap(pages, to_pages(bytes));
 }
 
-/* ---- limits: this process's control group and those above it, both versions ---- */
-static double quota_v2(const char *folder) {
-    char path[600], line[64], *end;
-    snprintf(path, sizeof path, "%s/cpu.max", folder);
-    if (!read_text(path, line, sizeof line)) return 0;
-    double quota = strtod(line, &end), period = strtod(end, NULL); /* "max 100000" or "150000 100000" */
-    return end != line && quota > 0 && period > 0 ? quota / period : 0;
-}
+/* ---- limits ---- */
+double platform_quota_cores(void) { return cgroup_quota_cores(""); }
 
-static double quota_v1(const char *folder) {
-    char path[600];
-    snprintf(path, sizeof path, "%s/cpu.cfs_quota_us", folder);
-    double quota = read_number(path); /* -1: none */
-    snprintf(path, sizeof path, "%s/cpu.cfs_period_us", folder);
-    double period = read_number(path);
-    return quota > 0 && period > 0 ? quota / period : 0;
-}
-
-static double memory_v2(const char *folder) {
-    char path[600];
-    snprintf(path, sizeof path, "%s/memory.max", folder);
-    double bytes = read_number(path); /* "max": not a number */
-    return bytes > 0 ? bytes : 0;
-}
-
-static double memory_v1(const char *folder) {
-    char path[600];
-    snprintf(path, sizeof path, "%s/memory.limit_in_bytes", folder);
-    double bytes = read_number(path); /* no limit: about 2^63 */
-    return bytes > 0 && bytes < 0x1p60 ? bytes : 0;
-}
-
-/* The smallest positive answer of `ask` from root/group up to root. Inside a container the group's path may not exist
- * under the mount, whose root is then the container's own group: that one is asked in any case. */
-static double smallest_limit(const char *root, const char *group, double (*ask)(const char *folder)) {
-    char folder[512];
-    double least = 0;
-    int n = snprintf(folder, sizeof folder, "%s%s", root, group);
-    if (n < 0 || (size_t)n >= sizeof folder) return 0;
-    for (size_t root_bytes = strlen(root);;) {
-        double limit = ask(folder);
-        if (limit > 0 && (least == 0 || limit < least)) least = limit;
-        char *slash = strrchr(folder, '/');
-        if (strlen(folder) <= root_bytes || !slash) return least;
-        *slash = 0;
-    }
-}
-
-/* One line of /proc/self/cgroup: "0::/path" (version 2) or "4:cpu,cpuacct:/path". */
-static double cgroup_limit(const char *controller, const char *const roots_v1[2], double (*v1)(const char *folder),
-                           double (*v2)(const char *folder)) {
-    char text[4096], *rest = NULL;
-    double least = 0;
-    if (!read_text("/proc/self/cgroup", text, sizeof text)) return 0;
-    for (char *line = strtok_r(text, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest)) {
-        char *names = strchr(line, ':'), *group = names ? strchr(names + 1, ':') : NULL;
-        if (!group) continue;
-        *group++ = 0;
-        names++;
-        double limit = 0;
-        if (*names == 0) {
-            limit = smallest_limit("/sys/fs/cgroup", group, v2);
-        } else {
-            char padded[256], wanted[32];
-            snprintf(padded, sizeof padded, ",%s,", names);
-            snprintf(wanted, sizeof wanted, ",%s,", controller);
-            if (!strstr(padded, wanted)) continue;
-            for (int i = 0; i < 2 && limit == 0; i++) limit = smallest_limit(roots_v1[i], group, v1);
-        }
-        if (limit > 0 && (least == 0 || limit < least)) least = limit;
-    }
-    return least;
-}
-
-double platform_quota_cores(void) {
-    static const char *const roots[2] = {"/sys/fs/cgroup/cpu", "/sys/fs/cgroup/cpu,cpuacct"};
-    return cgroup_limit("cpu", roots, quota_v1, quota_v2);
-}
-
-static double limit_bytes(void) {
-    static const char *const roots[2] = {"/sys/fs/cgroup/memory", "/sys/fs/cgroup/memory"};
-    return cgroup_limit("memory", roots, memory_v1, memory_v2);
-}
 double platform_memory_bytes(void) {
-    double limit = limit_bytes(), bytes = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
+    double limit = cgroup_memory_bytes(""), bytes = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
     return limit > 0 && (bytes <= 0 || limit < bytes) ? limit : bytes > 0 ? bytes : 0;
 }
 
@@ -235,24 +141,16 @@ bool thread_pin(int32_t core) {
     return affinity_set(&one);
 }
 
-/* The smallest sibling's number names the physical core; -1: unknown, a core of its own. */
-static int32_t physical_of(int32_t core) {
-    char path[96];
-    snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list", core);
-    double first = read_number(path); /* "0,4" or "0-1" */
-    return first >= 0 && first < MAX_CORES ? (int32_t)first : core;
-}
-
-/* Of the kinds of core the kernel tells user programs nothing that holds everywhere: cpu.c asks the CPU. */
+/* Where the kernel does not know kinds of core, cpu.c asks the CPU. */
 int32_t platform_cores(struct core out[MAX_CORES]) {
     struct affinity affinity;
-    int32_t n = 0;
     bool known = affinity_get(&affinity);
+    int32_t n = topology_cores("", known ? &affinity : NULL, out);
     long online = sysconf(_SC_NPROCESSORS_ONLN);
-    for (int32_t i = 0; i < MAX_CORES; i++) {
-        if (known ? affinity_has(&affinity, i) : i < online) out[n++] = (struct core){i, physical_of(i), CORE_UNKNOWN};
+    for (int32_t i = 0; n == 0 && i < MAX_CORES; i++) { /* without /sys */
+        if (known ? affinity_has(&affinity, i) : i < online) out[n++] = (struct core){i, i, 0, CORE_UNKNOWN};
     }
-    if (n == 0) out[n++] = (struct core){0, 0, CORE_UNKNOWN};
+    if (n == 0) out[n++] = (struct core){0, 0, 0, CORE_UNKNOWN};
     return n;
 }
 
@@ -274,8 +172,8 @@ uint32_t platform_cpu_features(void) {
 /* The kinds of core or, where not all are known, the machine: "Raspberry Pi 5 Model B Rev 1.0". */
 bool platform_cpu_name(char name[64]) {
     char text[16384], model[64];
-    if (read_text("/proc/cpuinfo", text, sizeof text) && arm_core_names(text, name)) return true;
-    if (!read_text("/proc/device-tree/model", model, sizeof model)) return false;
+    if (file_read_text("/proc/cpuinfo", text, sizeof text) && arm_core_names(text, name)) return true;
+    if (!file_read_text("/proc/device-tree/model", model, sizeof model)) return false;
     memcpy(name, model, sizeof model);
     return true;
 }
@@ -288,13 +186,13 @@ bool platform_cpu_name(char name[64]) { /* cpu.c asks the CPU itself */
 
 void platform_caches(int32_t bytes[3]) {
     for (int i = 0; i < 4; i++) {
-        char path[96], type[16];
-        snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu0/cache/index%d/type", i);
-        if (!read_text(path, type, sizeof type) || type[0] == 'I') continue;
-        snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu0/cache/index%d/level", i);
-        double level = read_number(path);
-        snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu0/cache/index%d/size", i);
-        double kilobytes = read_number(path); /* "64K" */
+        char folder[96], path[128], type[16];
+        snprintf(folder, sizeof folder, "/sys/devices/system/cpu/cpu0/cache/index%d", i);
+        if (!text_read(type, sizeof type, folder, "/type") || type[0] == 'I') continue;
+        snprintf(path, sizeof path, "%s/level", folder);
+        double level = text_number("", path);
+        snprintf(path, sizeof path, "%s/size", folder);
+        double kilobytes = text_number("", path); /* "64K" */
         if (level >= 1 && level <= 3 && kilobytes > 0 && kilobytes < 2e6) {
             bytes[(int)level - 1] = (int32_t)(1024 * kilobytes);
         }

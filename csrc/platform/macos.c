@@ -80,7 +80,7 @@ static int32_t add_cores(struct core *out, int32_t n, int64_t logical, int64_t p
     int32_t first = n;
     if (physical < 1 || physical > logical) physical = logical;
     for (int64_t i = 0; i < logical && n < MAX_CORES; i++, n++) {
-        out[n] = (struct core){n, first + (int32_t)(i % physical), kind};
+        out[n] = (struct core){n, first + (int32_t)(i % physical), 0, kind};
     }
     return n;
 }

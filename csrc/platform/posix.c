@@ -79,6 +79,19 @@ bool file_map(const char *path, struct mapped_file *out) {
 
 void file_unmap(const struct mapped_file *file) { munmap(file->data, file->reserved_bytes); }
 
+size_t file_read_text(const char *path, char *out, size_t out_bytes) {
+    int file = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    size_t n = 0;
+    while (file >= 0 && n < out_bytes - 1) {
+        ssize_t more = read(file, out + n, out_bytes - 1 - n);
+        if (more <= 0) break;
+        n += (size_t)more;
+    }
+    if (file >= 0) close(file);
+    out[n] = 0;
+    return n;
+}
+
 /* ---- clock ---- */
 double clock_ns(void) {
     struct timespec t;

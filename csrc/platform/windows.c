@@ -154,6 +154,14 @@ void file_unmap(const struct mapped_file *file) {
     VirtualFree((uint8_t *)file->data + viewed, 0, MEM_RELEASE);
 }
 
+size_t file_read_text(const char *path, char *out, size_t out_bytes) {
+    FILE *file = fopen(path, "rb");
+    size_t n = file ? fread(out, 1, out_bytes - 1, file) : 0;
+    if (file) fclose(file);
+    out[n] = 0;
+    return n;
+}
+
 /* ---- clock ---- */
 double clock_ns(void) {
     LARGE_INTEGER ticks, per_second;
@@ -245,7 +253,7 @@ static void note_core(const PROCESSOR_RELATIONSHIP *processor, int32_t physical,
         int32_t id = 64 * group->Group + bit;
         if (!(mask >> bit & 1) || id >= MAX_CORES || physical >= MAX_CORES) continue;
         table[id] =
-            (struct core){id, physical, processor->EfficiencyClass == fastest ? CORE_PERFORMANCE : CORE_EFFICIENCY};
+            (struct core){id, physical, 0, processor->EfficiencyClass == fastest ? CORE_PERFORMANCE : CORE_EFFICIENCY};
     }
 }
 
@@ -267,7 +275,7 @@ int32_t platform_cores(struct core out[MAX_CORES]) {
     free(records);
     for (int32_t i = 0; i < MAX_CORES; i++)
         if (out[i].id >= 0) out[n++] = out[i];
-    if (n == 0) out[n++] = (struct core){0, 0, CORE_UNKNOWN};
+    if (n == 0) out[n++] = (struct core){0, 0, 0, CORE_UNKNOWN};
     return n;
 }
 

@@ -79,7 +79,8 @@ static void decode(struct decoder *d, int32_t n, int32_t position, int32_t end) 
 }
 
 static void test_engine(const struct tiny_model *model, asdsl_handle buffer, int32_t n_threads) {
-    struct asdsl_engine_options engine_options = {n_threads, ASDSL_LEVEL_AUTO, 100, 1, 0};
+    struct asdsl_engine_options engine_options = {
+        .n_threads = n_threads, .level = ASDSL_LEVEL_AUTO, .spin_us = 100, .pin = 1};
     struct asdsl_kv_options kv_options = model->kv;
     kv_options.capacity = 2 * N_TOKENS;
     asdsl_handle engine = asdsl_engine_create(&engine_options);

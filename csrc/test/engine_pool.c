@@ -11,10 +11,11 @@
 
 enum { MAX_UNITS = 5000, MAX_WORKERS = 5, BARRIERS = 3000 };
 
-static struct cpu_cores cores;
+static struct placement cores;
 
 static struct pool *make(int32_t n_threads, int32_t spin_us, bool pin) {
-    struct pool *pool = pool_create(n_threads, spin_us, pin, &cores);
+    struct pool *pool =
+        pool_create(&(struct pool_options){.n_threads = n_threads, .spin_us = spin_us, .pin = pin}, &cores);
     CHECK(pool, "%s", asdsl_last_error());
     return pool;
 }
@@ -105,7 +106,11 @@ static void test_lives(void) {
         pool_destroy(pool);
     }
     CHECK(atomic_load(&count) == expected, "%d of %d worker calls", atomic_load(&count), expected);
-    CHECK(!pool_create(0, -1, true, &cores) && !pool_create(100000, -1, true, &cores), "a pool of 0 or 100000");
+    const int32_t impossible[] = {0, 100000};
+    for (int i = 0; i < 2; i++) {
+        CHECK(!pool_create(&(struct pool_options){.n_threads = impossible[i], .pin = true}, &cores), "a pool of %d",
+              impossible[i]);
+    }
     CHECK(strstr(asdsl_last_error(), "100000"), "%s", asdsl_last_error());
 }
 
@@ -170,7 +175,8 @@ static void look_at_affinity(void *context, struct worker *w) {
     (void)context;
     if (!affinity_get(&now)) return;
     for (int32_t i = 0; i < MAX_CORES; i++) allowed += affinity_has(&now, i);
-    CHECK(allowed == 1 && affinity_has(&now, cores.id[w->index]), "worker %d may run on %d cores", w->index, allowed);
+    CHECK(allowed == 1 && affinity_has(&now, cores.core[w->index].id), "worker %d may run on %d cores", w->index,
+          allowed);
 }
 
 static void test_affinity(void) {
@@ -181,11 +187,12 @@ static void test_affinity(void) {
     affinity_get(&after);
     CHECK(memcmp(&before, &after, sizeof before) == 0, "the caller's affinity changed");
     /* A caller that may not use the first core is left where it is. */
-    thread_pin(cores.id[1]);
+    thread_pin(cores.core[1].id);
     atomic_int count = 0;
     pool_run(pool, count_worker, &count);
     affinity_get(&after);
-    CHECK(affinity_has(&after, cores.id[1]) && !affinity_has(&after, cores.id[0]), "a restricted caller was moved");
+    CHECK(affinity_has(&after, cores.core[1].id) && !affinity_has(&after, cores.core[0].id),
+          "a restricted caller was moved");
     affinity_set(&before);
     pool_destroy(pool);
 }
@@ -211,7 +218,7 @@ static void test_scratch(void) {
 }
 
 int main(void) {
-    cpu_cores(&cores);
+    cpu_placement(NULL, &cores);
     CHECK(cores.n >= 1 && cores.n_allowed >= 1 && cores.n_physical >= 1, "cores %d", cores.n);
     test_distribution();
     test_barriers();

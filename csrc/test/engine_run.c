@@ -92,15 +92,22 @@ static void test_engines(void) {
     const char *foreign = "level 4 (neon)";
 #endif
     const struct {
-        struct asdsl_engine_options options;
+        int32_t n_threads, level, spin_us, pin, force;
         const char *text;
-    } wrong[] = {{{-1, -1, -1, 1, 0}, "-1 threads"},      {{100000, -1, -1, 1, 0}, "100000 threads"},
-                 {{1, 99, -1, 1, 0}, "level 99"},         {{1, -2, -1, 1, 0}, "level -2"},
-                 {{1, FOREIGN_LEVEL, -1, 1, 0}, foreign}, {{1, FOREIGN_LEVEL, -1, 1, 1}, foreign},
-                 {{1, -1, -1, 2, 0}, "pin is 2"},         {{1, -1, -1, 1, 2}, "force is 2"}};
+    } wrong[] = {{-1, -1, -1, 1, 0, "-1 threads"},      {100000, -1, -1, 1, 0, "100000 threads"},
+                 {1, 99, -1, 1, 0, "level 99"},         {1, -2, -1, 1, 0, "level -2"},
+                 {1, FOREIGN_LEVEL, -1, 1, 0, foreign}, {1, FOREIGN_LEVEL, -1, 1, 1, foreign},
+                 {1, -1, -1, 2, 0, "pin is 2"},         {1, -1, -1, 1, 2, "force is 2"}};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
-        SAYS(asdsl_engine_create(&wrong[i].options) == 0, wrong[i].text);
+        struct asdsl_engine_options options = {.n_threads = wrong[i].n_threads,
+                                               .level = wrong[i].level,
+                                               .spin_us = wrong[i].spin_us,
+                                               .pin = wrong[i].pin,
+                                               .force = wrong[i].force};
+        SAYS(asdsl_engine_create(&options) == 0, wrong[i].text);
     }
+    struct asdsl_engine_options outside = {.level = ASDSL_LEVEL_AUTO, .spin_us = -1, .cpu_mask = {[31] = 1u << 31}};
+    SAYS(asdsl_engine_create(&outside) == 0, "is in the CPU mask");
     asdsl_handle engine = make_engine(0, ASDSL_LEVEL_AUTO);
     CHECK(asdsl_engine_info(engine, &info) == 0 && info.n_threads == facts.n_physical && info.level == facts.level,
           "%d threads at level %d", info.n_threads, info.level);
@@ -123,7 +130,7 @@ static void test_engines(void) {
     SAYS(asdsl_try_level(ASDSL_LEVEL_PORTABLE) == ASDSL_E_UNSUPPORTED, "level 0 (portable)");
     SAYS(asdsl_try_level(-1) == ASDSL_E_UNSUPPORTED, "level -1");
     if (usable_levels() & ~facts.levels) { /* built so that it runs, and CPUID knows nothing of it */
-        struct asdsl_engine_options hidden = {1, ASDSL_LEVEL_AVXVNNI, -1, 1, 0};
+        struct asdsl_engine_options hidden = {.n_threads = 1, .level = ASDSL_LEVEL_AVXVNNI, .spin_us = -1, .pin = 1};
         SAYS(asdsl_engine_create(&hidden) == 0, "level 2 (avxvnni) does not run");
         CHECK(asdsl_try_level(ASDSL_LEVEL_AVXVNNI) == ASDSL_OK, "%s", asdsl_last_error());
         engine = make_engine(1, ASDSL_LEVEL_AVXVNNI);

@@ -11,6 +11,7 @@ import { runCommand, writeOut } from "./program.ts"
 import { StatusLine } from "./status.ts"
 
 const MAX_TOKENS = 2 ** 24
+const { cpuMask, cpuRange, poll, level } = threadFlags
 const { nBatch, nUbatch, prefill, typeK, typeV } = contextFlags
 
 const flags = {
@@ -52,7 +53,10 @@ const flags = {
       initial: [0],
       help: "threads, one series of tests each; 0: one per physical core",
     }),
-    level: threadFlags.level,
+    cpuMask,
+    cpuRange,
+    poll,
+    level,
   }),
   ...group("Context", { nBatch, nUbatch, prefill, typeK, typeV }),
   ...outputFlag(["md", "json", "csv"]),

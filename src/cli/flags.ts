@@ -1,9 +1,13 @@
 // The flags that commands share, named and preset as in llama.cpp. A command's table is composed from these groups and
 // its own flags: `{ ...modelFlags, ...threadFlags, ...group("Benchmark", { ... }) }`; a key given again replaces the flag.
 
+import { ArgumentError } from "../errors.ts"
 import { PREFILL_MODES } from "../model.ts"
-import { group, integer, number, text, texts, toggle } from "./arguments.ts"
+import { cpusOfMask, cpusOfRange } from "../native/cpus.ts"
+import { type Flag, group, integer, number, text, texts, toggle, UsageError } from "./arguments.ts"
 
+/** llama.cpp's default. */
+const DEFAULT_POLL = 50
 const KV_CHOICES = ["f16", "f32"] as const
 const MAX_TOKENS = 2 ** 30
 
@@ -36,18 +40,49 @@ export const promptFlags = group("Prompt", {
   file: text("-f, --file", { value: "FILE", help: "a file that holds the text" }),
 })
 
+/** Logical CPUs in a form of llama.cpp's; several add up. */
+function cpus(name: string, value: string, help: string, parse: (text: string) => number[]): Flag<readonly number[]> {
+  return {
+    names: name.split(", "),
+    value,
+    help,
+    initial: [],
+    read(given, typed, earlier = []) {
+      try {
+        return [...earlier, ...parse(given)]
+      } catch (error) {
+        if (!(error instanceof ArgumentError)) throw error
+        throw new UsageError(`${typed}: ${error.message}`)
+      }
+    },
+  }
+}
+
 export const threadFlags = group("Threads", {
   nThreads: integer("-t, --threads", {
     min: -1,
     max: 1024,
     initial: 0,
-    help: "threads; 0 or -1: one per physical core",
+    help: "threads at most; 0 or -1: one per physical core, within the CPU quota",
   }),
   nThreadsBatch: integer("-tb, --threads-batch", {
     min: -1,
     max: 1024,
     initial: 0,
     help: "threads for passes of more than one token; 0 or -1: as -t",
+  }),
+  cpuMask: cpus("-C, --cpu-mask", "HEX", "logical CPUs to keep to, as a mask; --cpu-range adds to them", cpusOfMask),
+  cpuRange: cpus(
+    "-Cr, --cpu-range",
+    "LO-HI",
+    "logical CPUs to keep to, as a range; --cpu-mask adds to them",
+    cpusOfRange,
+  ),
+  poll: integer("--poll", {
+    min: 0,
+    max: 100,
+    initial: DEFAULT_POLL,
+    help: "how long threads wait awake for the next token, 0: not at all",
   }),
   level: text("--level", {
     value: "NAME",

@@ -4,6 +4,7 @@ import { architectureOf } from "../arch/index.ts"
 import { AsdslError } from "../errors.ts"
 import { readModelHeader } from "../gguf/split.ts"
 import type { GgufHeader } from "../gguf/types.ts"
+import { readTopology } from "../native/cpus.ts"
 import { cpuInfo, Engine } from "../native/handles.ts"
 import { executes, hiddenLevels } from "../native/hidden-level.ts"
 import { levelNumber } from "../native/library.ts"
@@ -16,8 +17,8 @@ import { runCommand, warn, writeOut } from "./program.ts"
 import { StatusLine } from "./status.ts"
 import { factTable, formatBytes, formatCount } from "./table.ts"
 
-const { nThreads, level } = threadFlags
-const flags = { ...modelFlags, nThreads, level, ...outputFlag(["md", "json"]) }
+const { nThreads, cpuMask, cpuRange, level } = threadFlags
+const flags = { ...modelFlags, nThreads, cpuMask, cpuRange, level, ...outputFlag(["md", "json"]) }
 
 export const command: Command<typeof flags> = {
   name: "asdsl info",
@@ -41,8 +42,13 @@ interface MachineFacts {
   readonly nPhysical: number
   readonly nPerformance: number
   readonly isHybrid: boolean
+  readonly nPackages: number
+  /** CPU time that a control group leaves this process, in cores. */
+  readonly quotaCores: number | null
   readonly cacheBytes: readonly number[]
   readonly nThreads: number
+  /** The logical CPU that each thread is pinned to while it runs; null: the system places it. */
+  readonly workerCores: readonly (number | null)[]
   readonly readBytesPerSecond: number
   readonly int8MacsPerSecond: number
 }
@@ -99,9 +105,14 @@ async function run(values: Values<typeof flags>, given: ReadonlySet<string>): Pr
 function machineFacts(values: Values<typeof flags>): MachineFacts {
   using status = new StatusLine()
   status.show("measuring this machine's limits")
-  const { level, nThreads } = loadOptions(values)
-  using engine = Engine.create({ nThreads: nThreads ?? 0, ...(level === undefined ? {} : { level }) })
+  const { level, nThreads, cpus } = loadOptions(values)
+  using engine = Engine.create({
+    nThreads: nThreads ?? 0,
+    ...(level === undefined ? {} : { level }),
+    ...(cpus === undefined ? {} : { cpus }),
+  })
   const info = engine.info()
+  const topology = readTopology()
   return {
     cpu: info.cpu,
     levels: info.levels.filter((name) => name !== "reference"),
@@ -111,8 +122,11 @@ function machineFacts(values: Values<typeof flags>): MachineFacts {
     nPhysical: info.nPhysical,
     nPerformance: info.nPerformance,
     isHybrid: info.isHybrid,
+    nPackages: new Set(topology.cores.map((core) => core.package)).size,
+    quotaCores: topology.quotaCores,
     cacheBytes: info.cacheBytes,
     nThreads: info.nThreads,
+    workerCores: engine.workers().map(({ core }) => core),
     readBytesPerSecond: engine.probe("bandwidth"),
     int8MacsPerSecond: engine.probe("int8"),
   }
@@ -173,7 +187,7 @@ async function loadedFacts(path: string, values: Values<typeof flags>, bandwidth
 }
 
 function machineTable(machine: MachineFacts): string {
-  const { nCores, nPhysical, nPerformance, isHybrid } = machine
+  const { nCores, nPhysical, nPerformance, isHybrid, nPackages, quotaCores } = machine
   const caches = machine.cacheBytes.map((bytes, i) => (bytes > 0 ? `L${i + 1} ${formatBytes(bytes)}` : ""))
   const kinds = isHybrid ? `, ${nPerformance} P and ${nPhysical - nPerformance} E` : ""
   const threads = `with ${machine.nThreads} ${machine.nThreads === 1 ? "thread" : "threads"}`
@@ -181,11 +195,34 @@ function machineTable(machine: MachineFacts): string {
     ["CPU", machine.cpu],
     ["levels", `${machine.levels.join(", ")}; in use: ${machine.level}`],
     ...machine.hiddenLevels.map((name) => [`level ${name}`, "hidden by CPUID, and executes"] as [string, string]),
-    ["cores", `${nCores} logical, ${nPhysical} physical${kinds}`],
+    ["cores", `${nCores} logical, ${nPhysical} physical${kinds}${nPackages > 1 ? `, in ${nPackages} packages` : ""}`],
+    ...(quotaCores === null ? [] : [["CPU quota", `${quotaCores.toFixed(1)} cores`] as [string, string]]),
+    ["threads", threadText(machine.workerCores)],
     ["caches of a core", caches.filter((text) => text !== "").join(", ") || "unknown"],
     ["read bandwidth", `${(machine.readBytesPerSecond / 1e9).toFixed(1)} GB/s ${threads}`],
     ["int8 peak", `${(machine.int8MacsPerSecond / 1e9).toFixed(0)} GMAC/s ${threads}`],
   ])
+}
+
+/** "4, on CPUs 0, 2, 4, 6". */
+function threadText(cores: readonly (number | null)[]): string {
+  const pinned = cores.filter((core) => core !== null)
+  const where =
+    pinned.length < cores.length
+      ? "where the system puts them"
+      : `on ${pinned.length === 1 ? "CPU" : "CPUs"} ${formatRanges(pinned)}`
+  return `${cores.length}, ${where}`
+}
+
+/** "0-7, 16": neighbours in the list that follow each other become one range. */
+function formatRanges(numbers: readonly number[]): string {
+  const ranges: [number, number][] = []
+  for (const n of numbers) {
+    const last = ranges.at(-1)
+    if (last !== undefined && n === last[1] + 1) last[1] = n
+    else ranges.push([n, n])
+  }
+  return ranges.map(([first, last]) => (first === last ? `${first}` : `${first}-${last}`)).join(", ")
 }
 
 function modelTable(model: ModelFacts): string {

@@ -39,10 +39,13 @@ export async function fetched<T>(body: (signal: AbortSignal) => Promise<T>): Pro
 /** How to load it, as the flags say. */
 export function loadOptions(values: Partial<Values<typeof threadFlags> & Values<typeof contextFlags>>): LoadOptions {
   const { nThreads = 0, nThreadsBatch = 0, level, nCtx = 0, nBatch, nUbatch, prefill, typeK, typeV } = values
+  const cpus = [...(values.cpuMask ?? []), ...(values.cpuRange ?? [])]
   return {
     nThreads: Math.max(nThreads, 0),
     nThreadsBatch: Math.max(nThreadsBatch, 0),
     nCtx,
+    ...(cpus.length === 0 ? {} : { cpus }),
+    ...(values.poll === undefined ? {} : { poll: values.poll }),
     ...(level === undefined ? {} : { level }),
     ...(nBatch === undefined ? {} : { nBatch }),
     ...(nUbatch === undefined ? {} : { nUbatch }),

@@ -58,6 +58,8 @@ export const Layout = { ROWS: 0, INTERLEAVED: 1 } as const
 
 export const OpFlags = { ROWS_OUTPUTS: 1 } as const
 
+export const CoreKind = { UNKNOWN: 0, PERFORMANCE: 1, EFFICIENCY: 2 } as const
+
 export const ExitCode = { TRAPPED: 132 } as const
 
 /** How matrices are multiplied in passes of many tokens. */
@@ -209,6 +211,7 @@ export const EngineOptions = struct("asdsl_engine_options", {
   level: "i32",
   spin_us: "i32",
   pin: "i32",
+  cpu_mask: ["u32", 32],
   force: "i32",
 })
 
@@ -255,6 +258,23 @@ export const Info = struct("asdsl_info", {
   n_barriers: "u32",
 })
 
+export const Core = struct("asdsl_core", { id: "i32", physical: "i32", package: "i32", kind: "i32" })
+
+export const Topology = struct("asdsl_topology", {
+  quota_cores: "f64",
+  n_cores: "i32",
+  n_physical: "i32",
+  n_performance: "i32",
+  n_workers: "i32",
+  pinned: "i32",
+  n_teams: "i32",
+  team: ["i32", 4],
+  reserved: "i32",
+  cores: [Core, 1024],
+})
+
+export const Worker = struct("asdsl_worker", { core: "i32", n_allowed: "i32", allowed: "i32" })
+
 export const Abi = struct("asdsl_abi", {
   version: "u32",
   op_bytes: "u32",
@@ -267,6 +287,9 @@ export const Abi = struct("asdsl_abi", {
   kv_options_bytes: "u32",
   repack_job_bytes: "u32",
   info_bytes: "u32",
+  core_bytes: "u32",
+  topology_bytes: "u32",
+  worker_bytes: "u32",
   n_op_codes: "u32",
 })
 
@@ -282,6 +305,9 @@ export const STRUCTS: readonly StructLayout[] = [
   KvOptions,
   RepackJob,
   Info,
+  Core,
+  Topology,
+  Worker,
   Abi,
 ]
 
@@ -292,6 +318,7 @@ export const ENUMS: readonly { name: string; prefix: string; values: Readonly<Re
   { name: "asdsl_type", prefix: "ASDSL_", values: Type },
   { name: "asdsl_layout", prefix: "ASDSL_", values: Layout },
   { name: "asdsl_op_flags", prefix: "ASDSL_", values: OpFlags },
+  { name: "asdsl_core_kind", prefix: "ASDSL_CORE_", values: CoreKind },
   { name: "asdsl_exit_code", prefix: "ASDSL_EXIT_", values: ExitCode },
   { name: "asdsl_prefill", prefix: "ASDSL_PREFILL_", values: Prefill },
   { name: "asdsl_probe_kind", prefix: "ASDSL_PROBE_", values: ProbeKind },

@@ -20,7 +20,9 @@ import {
   RepackJob,
   readField,
   viewOf,
+  Worker,
 } from "./abi.ts"
+import { cpuMask } from "./cpus.ts"
 import { checkExecutes, hiddenLevels } from "./hidden-level.ts"
 import {
   checked,
@@ -189,6 +191,26 @@ export function cpuInfo(): EngineInfo {
   return readInfo(bytes)
 }
 
+/** One thread of an engine: struct asdsl_worker. */
+export interface WorkerInfo {
+  /** The logical CPU that it is pinned to while it runs; null: to none. */
+  readonly core: number | null
+  /** Logical CPUs that its thread may run on, by its own affinity; 0: the system does not say. */
+  readonly nAllowed: number
+  /** The first of them. */
+  readonly allowed: number | null
+}
+
+function readWorker(view: DataView, base: number): WorkerInfo {
+  const core = readField(view, base, Worker, "core")
+  const allowed = readField(view, base, Worker, "allowed")
+  return {
+    core: core < 0 ? null : core,
+    nAllowed: readField(view, base, Worker, "n_allowed"),
+    allowed: allowed < 0 ? null : allowed,
+  }
+}
+
 const COUNTERS = {
   instructions: Counter.INSTRUCTIONS,
   cycles: Counter.CYCLES,
@@ -206,8 +228,10 @@ export interface EngineSettings {
   level?: string
   /** How long idle workers spin before they sleep; negative: the default. */
   spinMicroseconds?: number
-  /** Pin workers to cores. Default true. */
+  /** Pin workers to cores, where readTopology() says that they should be. Default true. */
   pin?: boolean
+  /** Logical CPUs that workers keep to; absent or empty: any that this process may use. */
+  cpus?: readonly number[]
 }
 
 /** One matrix from one layout to the other: struct asdsl_repack_job. */
@@ -236,6 +260,7 @@ export class Engine extends Handle {
       force: isHidden ? 1 : 0,
       spin_us: checkInteger("spinMicroseconds", settings.spinMicroseconds ?? -1, -1, MAX_I32),
       pin: settings.pin === false ? 0 : 1,
+      cpu_mask: cpuMask(settings.cpus ?? []),
     })
     return new Engine(checkedHandle(native().asdsl_engine_create(options)))
   }
@@ -245,6 +270,14 @@ export class Engine extends Handle {
     viewOf(bytes)
     checked(native().asdsl_engine_info(this.id, bytes))
     return readInfo(bytes)
+  }
+
+  /** Where each of its threads is; asks the threads themselves. */
+  workers(): WorkerInfo[] {
+    const bytes = new Uint8Array(Worker.bytes * this.info().nThreads)
+    const view = viewOf(bytes)
+    checked(native().asdsl_engine_workers(this.id, bytes))
+    return Array.from({ length: bytes.length / Worker.bytes }, (_, i) => readWorker(view, i * Worker.bytes))
   }
 
   /** Measures a limit of the machine with this engine's threads: bytes/s read, or int8 multiply-accumulates/s. */

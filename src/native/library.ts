@@ -17,10 +17,12 @@ const SYMBOLS = {
   asdsl_last_error: { args: [], returns: cstring },
   asdsl_last_status: { args: [], returns: i32 },
   asdsl_cpu_info: { args: [ptr], returns: i32 },
+  asdsl_topology: { args: [cstring, ptr], returns: i32 },
   asdsl_try_level: { args: [i32], returns: i32 },
   asdsl_release: { args: [u32], returns: i32 },
   asdsl_engine_create: { args: [ptr], returns: u32 },
   asdsl_engine_info: { args: [u32, ptr], returns: i32 },
+  asdsl_engine_workers: { args: [u32, ptr], returns: i32 },
   asdsl_probe: { args: [u32, i32], returns: f64 },
   asdsl_count: { args: [u32, i32], returns: f64 },
   asdsl_buffer_create: { args: [f64], returns: u32 },
@@ -52,10 +54,12 @@ export interface Native {
   asdsl_last_error(): CString
   asdsl_last_status(): number
   asdsl_cpu_info(out: Bytes): number
+  asdsl_topology(root: string, out: Bytes): number
   asdsl_try_level(level: number): number
   asdsl_release(handle: number): number
   asdsl_engine_create(options: Bytes): number
   asdsl_engine_info(engine: number, out: Bytes): number
+  asdsl_engine_workers(engine: number, out: Bytes): number
   asdsl_probe(engine: number, kind: number): number
   asdsl_count(engine: number, counter: number): number
   asdsl_buffer_create(bytes: number): number
