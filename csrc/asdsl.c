@@ -33,6 +33,7 @@ void asdsl_abi(struct asdsl_abi *out) {
                               .engine_options_bytes = sizeof(struct asdsl_engine_options),
                               .program_options_bytes = sizeof(struct asdsl_program_options),
                               .kv_options_bytes = sizeof(struct asdsl_kv_options),
+                              .kv_state_bytes = sizeof(struct asdsl_kv_state),
                               .repack_job_bytes = sizeof(struct asdsl_repack_job),
                               .info_bytes = sizeof(struct asdsl_info),
                               .core_bytes = sizeof(struct asdsl_core),
@@ -249,6 +250,41 @@ double asdsl_kv_bytes(asdsl_handle handle) {
     double bytes = kv_bytes(kv->cache);
     kv_unlock(kv, handle);
     return bytes;
+}
+
+int32_t asdsl_kv_state(asdsl_handle handle, struct asdsl_kv_state *out) {
+    if (is_null(out, "asdsl_kv_state", "out")) return ASDSL_E_ARGUMENT;
+    struct kv_object *kv = kv_lock(handle, "asdsl_kv_state");
+    if (!kv) return ASDSL_E_HANDLE;
+    kv_state(kv->cache, out);
+    kv_unlock(kv, handle);
+    return ASDSL_OK;
+}
+
+int32_t asdsl_kv_read(asdsl_handle handle, double offset, uint8_t *out, int32_t bytes) {
+    if (is_null(out, "asdsl_kv_read", "out")) return ASDSL_E_ARGUMENT;
+    struct kv_object *kv = kv_lock(handle, "asdsl_kv_read");
+    if (!kv) return ASDSL_E_HANDLE;
+    int32_t status = kv_read(kv->cache, offset, out, bytes);
+    kv_unlock(kv, handle);
+    return status;
+}
+
+int32_t asdsl_kv_write(asdsl_handle handle, double offset, const uint8_t *in, int32_t bytes) {
+    if (is_null(in, "asdsl_kv_write", "in")) return ASDSL_E_ARGUMENT;
+    struct kv_object *kv = kv_lock(handle, "asdsl_kv_write");
+    if (!kv) return ASDSL_E_HANDLE;
+    int32_t status = kv_write(kv->cache, offset, in, bytes);
+    kv_unlock(kv, handle);
+    return status;
+}
+
+int32_t asdsl_kv_restore(asdsl_handle handle, int32_t length) {
+    struct kv_object *kv = kv_lock(handle, "asdsl_kv_restore");
+    if (!kv) return ASDSL_E_HANDLE;
+    int32_t status = kv_restore(kv->cache, length);
+    kv_unlock(kv, handle);
+    return status;
 }
 
 /* ---- programs ---- */

@@ -174,6 +174,15 @@ struct asdsl_kv_options {
     int32_t v_type;
 };
 
+/* What a cache's content looks like from outside: chunks of chunk_tokens tokens and chunk_bytes bytes, as many as its
+ * tokens need. Bytes of a cache with the same options but for the capacity, the same chunk_tokens and the same version
+ * mean the same, in any process and on any machine of this byte order. */
+struct asdsl_kv_state {
+    uint64_t chunk_bytes;
+    int32_t chunk_tokens; /* fewer than in other caches where the whole capacity is smaller */
+    int32_t version;      /* of what the bytes mean */
+};
+
 struct asdsl_repack_job {
     uint32_t src_buffer, dst_buffer; /* handles */
     uint64_t src_offset, dst_offset; /* bytes */
@@ -254,8 +263,8 @@ enum asdsl_counter {
 struct asdsl_abi {
     uint32_t version;
     uint32_t op_bytes, operand_bytes, params_bytes, stats_bytes, candidate_bytes;
-    uint32_t engine_options_bytes, program_options_bytes, kv_options_bytes, repack_job_bytes, info_bytes;
-    uint32_t core_bytes, topology_bytes, worker_bytes;
+    uint32_t engine_options_bytes, program_options_bytes, kv_options_bytes, kv_state_bytes, repack_job_bytes;
+    uint32_t info_bytes, core_bytes, topology_bytes, worker_bytes;
     uint32_t n_op_codes;
 };
 
@@ -308,6 +317,14 @@ ASDSL_API int32_t asdsl_kv_length(asdsl_handle kv);
 ASDSL_API int32_t asdsl_kv_truncate(asdsl_handle kv, int32_t length); /* 0 .. length; longer is an error */
 ASDSL_API asdsl_handle asdsl_kv_fork(asdsl_handle kv); /* an independent copy */
 ASDSL_API double asdsl_kv_bytes(asdsl_handle kv); /* memory in use now */
+ASDSL_API int32_t asdsl_kv_state(asdsl_handle kv, struct asdsl_kv_state *out);
+/* Copies bytes [offset, offset + bytes) of the chunks that hold tokens, one behind the other, into `out`. */
+ASDSL_API int32_t asdsl_kv_read(asdsl_handle kv, double offset, uint8_t *out, int32_t bytes);
+/* The reverse, into a cache without tokens (ASDSL_E_STATE otherwise): memory comes as it is needed. Any bytes are safe,
+ * those of another layout give nonsense. */
+ASDSL_API int32_t asdsl_kv_write(asdsl_handle kv, double offset, const uint8_t *in, int32_t bytes);
+/* A cache without tokens comes to hold the `length` tokens whose chunks were written. */
+ASDSL_API int32_t asdsl_kv_restore(asdsl_handle kv, int32_t length);
 
 /* ---- programs ---- */
 /* Copies and validates ops and the buffer table once. NULL-free: any bad record is an error that names it:

@@ -10,6 +10,10 @@
 #include "kernels/attention.h"
 #include <stdbool.h>
 
+/* Of what the bytes of a chunk mean. Whoever changes where or how a chunk keeps its keys and values adds one: saved
+ * sessions of before are refused then. What a cache knows outside its chunks has to find its way into kv_state.c. */
+enum { KV_LAYOUT_VERSION = 1 };
+
 struct kv_cache;
 
 /* Checks the options; NULL with the error text set (ASDSL_E_ARGUMENT, ASDSL_E_UNSUPPORTED or ASDSL_E_MEMORY). */
@@ -22,7 +26,14 @@ int32_t kv_truncate(struct kv_cache *kv, int32_t length); /* 0 .. kv_length, els
 struct kv_cache *kv_fork(const struct kv_cache *kv);      /* NULL with the error text set */
 double kv_bytes(const struct kv_cache *kv);
 
-/* For run_attention.c: how a chunk is laid out, and the chunks. Growing the cache moves the array, not the chunks. */
+/* The content as bytes: kv_state.c, contracts in asdsl.h. */
+void kv_state(const struct kv_cache *kv, struct asdsl_kv_state *out);
+int32_t kv_read(const struct kv_cache *kv, double offset, uint8_t *out, int32_t bytes);
+int32_t kv_write(struct kv_cache *kv, double offset, const uint8_t *in, int32_t bytes);
+int32_t kv_restore(struct kv_cache *kv, int32_t length);
+
+/* For run_attention.c and kv_state.c: how a chunk is laid out, and the chunks. Growing the cache moves the array, not
+ * the chunks. */
 const struct kv_layout *kv_layout(const struct kv_cache *kv);
 uint8_t *const *kv_chunks(const struct kv_cache *kv);
 

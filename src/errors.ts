@@ -84,6 +84,32 @@ export class DownloadError extends ModelUnavailableError {
   }
 }
 
+/** Why a saved session cannot be used, or written. */
+export type SavedSessionProblem =
+  /** There is no such file, or it is empty. */
+  | "missing"
+  /** It is something else, perhaps somebody's. */
+  | "unknown"
+  /** Truncated, or its checksums say so. */
+  | "damaged"
+  /** Written by another version of asdsl. */
+  | "version"
+  /** Of another model, or of one loaded with options that make its cache another. */
+  | "model"
+  /** The operating system refused to read or to write. */
+  | "system"
+
+/** A file does not hold a session that this model can go on with; `problem` says why. */
+export class SavedSessionError extends AsdslError {
+  constructor(
+    readonly problem: SavedSessionProblem,
+    message: string,
+    options?: ErrorOptions,
+  ) {
+    super("saved_session", message, options)
+  }
+}
+
 /** The engine's library could not be built: no compiler of the right version, or the build failed. */
 export class BuildError extends AsdslError {
   constructor(message: string, options?: ErrorOptions) {

@@ -7,6 +7,7 @@ import type { ToolCall } from "./chat/messages.ts"
 import type { ReplyPart, ReplyReader } from "./chat/reply.ts"
 import { ArgumentError, AsdslError, CancelledError } from "./errors.ts"
 import { checkInteger } from "./native/handles.ts"
+import type { PromptCache } from "./prompt-cache.ts"
 import { biasMap, Sampler, type SamplerOptions, type TokenSampler } from "./sampler.ts"
 import type { Session } from "./session.ts"
 import { type Speculation, Speculator } from "./speculative/accept.ts"
@@ -33,6 +34,9 @@ export interface GenerateOptions extends SamplerOptions {
   maxDraft?: number
   /** Instead of a lookup in the text so far: what drafts. It belongs to one generation at a time. */
   drafter?: Drafter
+  /** A file with what the model computes for the prompt: what it holds of it is not computed again. For a session's first
+   * prompt; the file is written when the first token is out. */
+  promptCache?: PromptCache
   /** Ends the generation between two passes, without an error. Inside a pass: cancelProgram from another thread. */
   signal?: AbortSignal
   /** Prompt tokens evaluated, of those that had to be; after each micro-batch. */
@@ -215,6 +219,7 @@ export class Generation implements AsyncIterable<Piece> {
     const prompt = this.#prompt
     await eventLoop()
     session.topK = this.#sampler.candidatesWanted(session.model.maxTopK)
+    this.#options.promptCache?.restore(session, prompt)
     let at = 0
     while (at < prompt.length - 1 && prompt[at] === session.tokens[at]) at++
     this.#nReused = at
@@ -250,6 +255,7 @@ export class Generation implements AsyncIterable<Piece> {
       const part = this.#read(this.#decoder.push(token))
       if (this.#stops.isStopped) this.#finishReason = "stop"
       yield { token, ...part, logprob }
+      if (this.#nGenerated === 1) this.#options.promptCache?.keepPrompt(session)
       if (this.#stops.isStopped) return
       last = token
       await eventLoop()
@@ -308,6 +314,7 @@ export class Generation implements AsyncIterable<Piece> {
   }
 
   #end(): void {
+    this.#options.promptCache?.keepGenerated(this.#session)
     this.#result = {
       finishReason: this.#finishReason,
       text: this.#text,

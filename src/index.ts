@@ -11,8 +11,16 @@ export type { FinishReason, GenerateOptions, Generation, GenerationResult, Piece
 export type { GgufHeader, TensorInfo } from "./gguf/types.ts"
 export { type LoadOptions, load, Model, type OpReport } from "./model.ts"
 export { cancelProgram, cpuInfo, type EngineInfo } from "./native/handles.ts"
+export { PromptCache, type PromptCacheOptions } from "./prompt-cache.ts"
 export { type Distribution, type LogitRow, Sampler, type SamplerOptions, type TokenSampler } from "./sampler.ts"
-export { type ExtendOptions, Session, type SyncOptions } from "./session.ts"
+export {
+  type ExtendOptions,
+  type LoadedSession,
+  type LoadSessionOptions,
+  type SaveOptions,
+  Session,
+  type SyncOptions,
+} from "./session.ts"
 export type { Speculation } from "./speculative/accept.ts"
 export type { Draft, Drafter } from "./speculative/drafter.ts"
 export type { SpeculativeMode } from "./speculative/mode.ts"

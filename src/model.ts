@@ -10,6 +10,7 @@ import { Executor } from "./executor.ts"
 import { readModelHeader } from "./gguf/split.ts"
 import type { GgufHeader } from "./gguf/types.ts"
 import { ARENA_BUFFER, GraphBuilder, type GraphLimits, type Plan, type PlannedOp, WEIGHTS_BUFFER } from "./graph.ts"
+import { modelIdentity } from "./model-identity.ts"
 import { resolveModel } from "./models/index.ts"
 import { Prefill, Type } from "./native/abi.ts"
 import { Buffer, type CounterName, checkInteger, Engine, type EngineInfo, KvCache, Program } from "./native/handles.ts"
@@ -211,6 +212,7 @@ export class Model {
   /** Passes run by all sessions. */
   passes = 0
   readonly #parts: Parts
+  #identity: string | undefined
   #tokenizer: Tokenizer | undefined
   #template: ChatTemplate | undefined
   #toolTemplate: ChatTemplate | undefined
@@ -242,6 +244,19 @@ export class Model {
 
   get path(): string {
     return this.header.path
+  }
+
+  /** Of the keys and values that it computes: equal for another load of the same weights, wherever they lie. */
+  get identity(): string {
+    const { nCtxOriginal } = this.config
+    const hasLongFactors = nCtxOriginal !== undefined && this.nCtx > nCtxOriginal
+    this.#identity ??= modelIdentity(this.header, { hasLongFactors })
+    return this.#identity
+  }
+
+  /** How prompts multiply matrices. */
+  get prefill(): PrefillMode {
+    return this.#parts.options.prefill ?? "exact"
   }
 
   /** Made when first asked for. */

@@ -3,11 +3,13 @@
 // Sessions of one model share its program, whose parameter block and arena hold one pass: results are valid until the
 // next pass of any session of the same model, and asking for them later is an error. Runs are synchronous.
 
-import { ArgumentError, AsdslError, CancelledError, ContextOverflowError } from "./errors.ts"
+import { ArgumentError, AsdslError, CancelledError, ContextOverflowError, SavedSessionError } from "./errors.ts"
 import type { Executor, OutputRow } from "./executor.ts"
 import { type GenerateOptions, type Generation, generate } from "./generate.ts"
 import type { Model } from "./model.ts"
-import { cancelProgram, checkInteger, type KvCache } from "./native/handles.ts"
+import { Prefill, Type } from "./native/abi.ts"
+import { cancelProgram, checkInteger, KvCache } from "./native/handles.ts"
+import { type ContentKind, SessionFile, writeSession } from "./session-file.ts"
 
 export interface SyncOptions {
   /** Tokens evaluated so far, of those that had to be; after each micro-batch. */
@@ -23,6 +25,22 @@ export interface ExtendOptions extends SyncOptions {
   onRows?(firstIndex: number, nRows: number): void
 }
 
+export interface SaveOptions {
+  /** Goes into the file and comes back from load(). */
+  note?: string
+}
+
+export interface LoadSessionOptions {
+  /** Only what these tokens begin with as well is wanted. */
+  prompt?: ArrayLike<number>
+}
+
+export interface LoadedSession {
+  /** The tokens that the file stands for; the session may have been asked for fewer. */
+  readonly tokens: ArrayLike<number>
+  readonly note: string
+}
+
 const DEFAULTS: ExtendOptions = {}
 
 /** One mutable inference timeline. Made by Model.createSession(). */
@@ -30,7 +48,7 @@ export class Session {
   readonly model: Model
   /** Tokens that the context holds at most. */
   readonly nCtx: number
-  readonly #kv: KvCache
+  #kv: KvCache
   readonly #tokens: number[]
   #topK: number
   #executor: Executor | undefined
@@ -208,6 +226,68 @@ export class Session {
     return new Session(this.model, this.#kv.fork(), this.nCtx, this.#topK, this.#tokens.slice())
   }
 
+  /** Writes the tokens and what the model computed for them to a file, whole or not at all; blocks. Throws
+   * SavedSessionError where the system refuses. */
+  save(path: string, { note = "" }: SaveOptions = {}): void {
+    if (this.#tokens.length === 0) throw new ArgumentError("the session holds no tokens to save")
+    this.#forgetDraft()
+    const saved = { kind: this.#contentKind(), model: this.model.identity, tokens: this.#tokens, note }
+    writeSession(path, saved, (offset, out) => this.#kv.read(offset, out))
+  }
+
+  /** The session comes to hold what was saved, instead of what it held; logits come with the next pass. Throws
+   * SavedSessionError for a file that is not a session of this model, or is damaged, and ContextOverflowError; nothing has
+   * changed then. */
+  load(path: string, { prompt }: LoadSessionOptions = {}): LoadedSession {
+    using file = SessionFile.open(path)
+    const { kind, model, tokens, note } = file.saved
+    this.#checkKind(path, kind, model)
+    const nWanted = prompt === undefined ? tokens.length : commonPrefix(tokens, prompt)
+    const wanted = Array.from({ length: nWanted }, (_, i) => tokens[i]!)
+    if (nWanted > this.nCtx) throw new ContextOverflowError(nWanted, this.nCtx)
+    const foreign = wanted.find((token) => token < 0 || token >= this.model.config.nVocab)
+    if (foreign !== undefined) {
+      throw new SavedSessionError("damaged", `${path}: the saved session has token ${foreign}, which its model lacks`)
+    }
+    using fresh = new DisposableStack()
+    const kv = fresh.use(KvCache.create(this.#kv.settings))
+    const nChunks = file.nChunks(nWanted)
+    file.read(nChunks, (offset, bytes) => kv.write(offset, bytes))
+    // All that these chunks hold, for only whole chunks and whole caches were ever seen; then as far as it is wanted.
+    kv.restore(Math.min(tokens.length, nChunks * kind.chunkTokens, this.nCtx))
+    kv.truncate(nWanted)
+    fresh.move()
+    this.#kv[Symbol.dispose]()
+    this.#kv = kv
+    this.#tokens.splice(0, this.#tokens.length, ...wanted)
+    this.#drafted = []
+    this.#nRows = 0
+    return { tokens, note }
+  }
+
+  #contentKind(): ContentKind {
+    const { nLayers, nKvHeads, headDim, typeK, typeV } = this.#kv.settings
+    const { chunkBytes, chunkTokens, version: layoutVersion } = this.#kv.state
+    const prefill = this.model.prefill === "fast" ? Prefill.FAST : Prefill.EXACT
+    return { layoutVersion, typeK, typeV, nLayers, nKvHeads, headDim, chunkTokens, chunkBytes, prefill }
+  }
+
+  #checkKind(path: string, kind: ContentKind, model: string): void {
+    const own = this.#contentKind()
+    const differing = (Object.keys(own) as (keyof ContentKind)[]).filter((key) => kind[key] !== own[key])
+    const numbers = differing.map((key) => `${key} ${nameOf(key, kind[key])}, not ${nameOf(key, own[key])}`).join(", ")
+    if (kind.layoutVersion !== own.layoutVersion) {
+      throw new SavedSessionError("version", `${path}: the saved session is of another version of asdsl: ${numbers}`)
+    }
+    if (model !== this.model.identity)
+      throw new SavedSessionError("model", `${path}: the saved session is of another model`)
+    if (differing.length === 0) return
+    throw new SavedSessionError(
+      "model",
+      `${path}: the saved session is of the same model with other options: ${numbers}`,
+    )
+  }
+
   /** The running pass of this model, or else its next one, ends with CancelledError. */
   cancel(): void {
     cancelProgram(this.cancelHandle)
@@ -233,4 +313,19 @@ export class Session {
 
 function stale(): AsdslError {
   return new AsdslError("stale", "another session of this model has run a pass since: the rows are gone")
+}
+
+/** Tokens with which both begin. */
+export function commonPrefix(a: ArrayLike<number>, b: ArrayLike<number>): number {
+  const n = Math.min(a.length, b.length)
+  let i = 0
+  while (i < n && a[i] === b[i]) i++
+  return i
+}
+
+/** Numbers of types as their names. */
+function nameOf(key: keyof ContentKind, value: number): string {
+  const names = key === "prefill" ? Prefill : key === "typeK" || key === "typeV" ? Type : {}
+  const name = Object.entries(names).find(([, number]) => number === value)?.[0]
+  return name?.toLowerCase() ?? String(value)
 }

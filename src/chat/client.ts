@@ -11,6 +11,7 @@ import {
   type PlainChatOptions,
   type PlainGenerateOptions,
   type PlainLoadOptions,
+  type PlainPromptCache,
   type PlainSayOptions,
   type Report,
   type Request,
@@ -22,6 +23,8 @@ export interface Listener {
   onReasoning?(text: string): void
   /** Loading: bytes. A prompt: tokens. */
   onProgress?(done: number, total: number): void
+  /** What goes wrong without ending the request: a prompt cache that cannot be used. */
+  onNotice?(text: string): void
 }
 
 interface Pending extends Listener {
@@ -50,10 +53,11 @@ export class EngineClient implements Disposable {
     load: PlainLoadOptions,
     chat: PlainChatOptions | undefined,
     listener: Listener = {},
+    promptCache: PlainPromptCache | undefined = undefined,
   ): Promise<EngineClient> {
     const client = new EngineClient()
     try {
-      client.#facts = (await client.#request({ type: "open", path, load, chat }, listener)) as ModelFacts
+      client.#facts = (await client.#request({ type: "open", path, load, chat, promptCache }, listener)) as ModelFacts
       return client
     } catch (error) {
       client[Symbol.dispose]()
@@ -85,6 +89,11 @@ export class EngineClient implements Disposable {
 
   async clear(): Promise<void> {
     await this.#request({ type: "clear" })
+  }
+
+  /** Chat.keep over there. */
+  async keep(listener: Listener): Promise<void> {
+    await this.#request({ type: "keep" }, listener)
   }
 
   /** Bytes a second that this machine reads, measured now. */
@@ -123,6 +132,7 @@ export class EngineClient implements Disposable {
     const pending = this.#pending.get(message.id)
     if (pending === undefined) return
     if (message.type === "progress") pending.onProgress?.(message.done, message.total)
+    else if (message.type === "notice") pending.onNotice?.(message.text)
     else if (message.type === "text") {
       if (message.reasoning !== "") pending.onReasoning?.(message.reasoning)
       if (message.text !== "") pending.onText?.(message.text)

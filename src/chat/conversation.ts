@@ -6,10 +6,12 @@
 import { AsdslError } from "../errors.ts"
 import { createSampler, type GenerateOptions, type Generation, type GenerationResult, generate } from "../generate.ts"
 import type { Model } from "../model.ts"
+import type { PromptCache } from "../prompt-cache.ts"
 import type { TokenSampler } from "../sampler.ts"
 import type { Session } from "../session.ts"
 import type { Message, Tool } from "./messages.ts"
 import { ReplyReader } from "./reply.ts"
+import { readNote, writeNote } from "./saved.ts"
 import { ChatTemplate, type Prompt } from "./template.ts"
 
 export interface ChatOptions extends Omit<GenerateOptions, "signal" | "onProgress" | "parseSpecial"> {
@@ -29,6 +31,9 @@ export interface ChatOptions extends Omit<GenerateOptions, "signal" | "onProgres
   templateVariables?: Readonly<Record<string, unknown>>
   /** Context length; absent: the model's. */
   nCtx?: number
+  /** A file for what the model computes: of the first prompt, or, where it keeps all, of the conversation. The conversation
+   * that such a file holds goes on then, and keep() writes it. */
+  promptCache?: PromptCache
 }
 
 export type SayOptions = Pick<GenerateOptions, "maxTokens" | "stop" | "signal" | "onProgress">
@@ -50,6 +55,7 @@ export class Chat implements Disposable {
   #held: Held = { text: "", tokens: [] }
   #date = new Date()
   #active: Generation | undefined
+  #isChanged = false // since it was read from its prompt cache, or written there
 
   constructor(model: Model, options: ChatOptions = {}) {
     this.template =
@@ -62,6 +68,7 @@ export class Chat implements Disposable {
     this.session = model.createSession(options.nCtx === undefined ? {} : { nCtx: options.nCtx })
     this.clear()
     this.#messages.push(...(options.messages ?? []))
+    if (options.promptCache?.keepsAll) this.#resume(options.promptCache)
   }
 
   /** All that was said, the system's message included. */
@@ -82,7 +89,10 @@ export class Chat implements Disposable {
     const messages: readonly Message[] = typeof said === "string" ? [{ role: "user", content: said }] : said
     const prompt = this.#render([...this.#messages, ...messages])
     const tokens = this.#tokensOf(prompt)
-    const settings = { ...this.#options, ...options, sampler: this.#sampler, stop: this.#stops(options.stop) }
+    const settings = {
+      ...{ ...this.#options, ...options, sampler: this.#sampler, stop: this.#stops(options.stop) },
+      ...(this.#options.promptCache?.keepsAll ? { promptCache: undefined } : {}),
+    }
     const { format } = this.template
     const generation = generate(this.session, tokens, settings, {
       reader: new ReplyReader(format, {
@@ -105,6 +115,35 @@ export class Chat implements Disposable {
     this.#messages = [...this.#system]
     this.#held = { text: "", tokens: [] }
     this.#date = new Date()
+    this.#isChanged = true
+  }
+
+  /** Writes the conversation to its prompt cache, where that keeps all. */
+  keep(): void {
+    const { promptCache } = this.#options
+    if (!promptCache?.keepsAll || !this.#isChanged) return
+    if (this.#active?.isRunning) throw new AsdslError("busy", "a reply is still running")
+    const note = writeNote({ ...this.#held, messages: this.#messages, date: this.#date }, this.session.tokens)
+    promptCache.save(this.session, note)
+    this.#isChanged = false
+  }
+
+  /** Goes on with what a file holds. What it holds of another conversation is in the cache all the same. */
+  #resume(promptCache: PromptCache): void {
+    const loaded = promptCache.load(this.session)
+    if (loaded === undefined) return
+    const saved = readNote(loaded.note, this.session.tokens)
+    if (saved === undefined) return
+    const { system } = this.#options
+    const told = saved.messages[0]?.role === "system" ? saved.messages[0].content : undefined
+    if (system !== undefined && system !== told) {
+      promptCache.notice("its conversation has another system message: a new one begins")
+      return
+    }
+    this.#messages = [...saved.messages]
+    this.#held = { text: saved.text, tokens: saved.tokens }
+    this.#date = saved.date
+    this.#isChanged = false
   }
 
   [Symbol.dispose](): void {
@@ -136,6 +175,7 @@ export class Chat implements Disposable {
     const { text, reasoning, toolCalls } = result
     if (result.finishReason === "cancelled" && result.nGenerated === 0) return
     const more = { ...(reasoning === "" ? {} : { reasoning }), ...(toolCalls.length === 0 ? {} : { toolCalls }) }
+    this.#isChanged = true
     this.#messages.push(...said, { role: "assistant", content: text, ...more })
     // Behind a stop text, or where the caller left within a character, there are tokens that are not of the reply: it is
     // encoded again.

@@ -3,20 +3,33 @@
 import { AsdslError, CancelledError, ContextOverflowError } from "../errors.ts"
 import type { GenerateOptions, GenerationResult } from "../generate.ts"
 import type { LoadOptions } from "../model.ts"
+import type { PromptCacheOptions } from "../prompt-cache.ts"
 import type { ChatOptions, SayOptions } from "./conversation.ts"
 import type { Message } from "./messages.ts"
 
 export type PlainLoadOptions = Omit<LoadOptions, "onProgress" | "signal">
-export type PlainChatOptions = Omit<ChatOptions, "sampler" | "drafter">
+export type PlainChatOptions = Omit<ChatOptions, "sampler" | "drafter" | "promptCache">
 export type PlainSayOptions = Omit<SayOptions, "onProgress" | "signal">
-export type PlainGenerateOptions = Omit<GenerateOptions, "sampler" | "drafter" | "onProgress" | "signal">
+export type PlainGenerateOptions = Omit<
+  GenerateOptions,
+  "sampler" | "drafter" | "promptCache" | "onProgress" | "signal"
+>
+/** A PromptCache: of the conversation, or else of completions. */
+export type PlainPromptCache = { path: string } & Omit<PromptCacheOptions, "onNotice">
 
 /** Each but abort is answered by one Answer with its id, after the reports that belong to it. */
 export type Request = { readonly id: number } & (
-  | { readonly type: "open"; path: string; load: PlainLoadOptions; chat: PlainChatOptions | undefined }
+  | {
+      readonly type: "open"
+      path: string
+      load: PlainLoadOptions
+      chat: PlainChatOptions | undefined
+      promptCache: PlainPromptCache | undefined
+    }
   | { readonly type: "say"; said: string | readonly Message[]; options: PlainSayOptions }
   | { readonly type: "complete"; prompt: string; options: PlainGenerateOptions }
   | { readonly type: "clear" }
+  | { readonly type: "keep" }
   | { readonly type: "probe" }
   /** Ends the request with this id. */
   | { readonly type: "abort" }
@@ -25,6 +38,7 @@ export type Request = { readonly id: number } & (
 export type Report = { readonly id: number } & (
   | { readonly type: "progress"; done: number; total: number }
   | { readonly type: "text"; text: string; reasoning: string }
+  | { readonly type: "notice"; text: string }
 )
 
 export type Answer = { readonly id: number } & (
@@ -44,6 +58,8 @@ export interface ModelFacts {
   readonly fallbackTemplate: string | undefined
   /** Of the conversation. */
   readonly seed: number | undefined
+  /** Messages with which the conversation begins: the system's, and what a prompt cache holds. */
+  readonly nMessages: number
   /** For cancelProgram. */
   readonly cancelHandle: number
 }

@@ -4,6 +4,7 @@
 import { AsdslError } from "../errors.ts"
 import type { Generation, GenerationResult } from "../generate.ts"
 import { load, type Model } from "../model.ts"
+import { PromptCache } from "../prompt-cache.ts"
 import type { Chat } from "./conversation.ts"
 import { type Answer, type ModelFacts, plainError, type Report, type Request } from "./protocol.ts"
 
@@ -12,6 +13,8 @@ declare const self: Worker
 class EngineThread {
   #model: Model | undefined
   #chat: Chat | undefined
+  #promptCache: PromptCache | undefined
+  #requestId = 0 // of the request that is at work
   readonly #running = new Map<number, AbortController>()
 
   receive(request: Request): void {
@@ -34,6 +37,7 @@ class EngineThread {
 
   async #answer(request: Request): Promise<ModelFacts | GenerationResult | number | undefined> {
     const { id } = request
+    this.#requestId = id
     switch (request.type) {
       case "open":
         return await this.#open(request)
@@ -43,10 +47,14 @@ class EngineThread {
       }
       case "complete": {
         using session = this.#opened.createSession()
-        return await this.#stream(id, session.generate(request.prompt, { ...request.options, ...this.#hooks(id) }))
+        const options = { ...request.options, ...this.#cached, ...this.#hooks(id) }
+        return await this.#stream(id, session.generate(request.prompt, options))
       }
       case "clear":
         this.#chat?.clear()
+        return
+      case "keep":
+        this.#chat?.keep()
         return
       case "probe":
         return this.#opened.probe("bandwidth")
@@ -58,16 +66,25 @@ class EngineThread {
     return this.#model
   }
 
-  async #open({ id, path, load: options, chat }: Request & { type: "open" }): Promise<ModelFacts> {
+  get #cached(): { promptCache?: PromptCache } {
+    return this.#promptCache === undefined ? {} : { promptCache: this.#promptCache }
+  }
+
+  async #open({ id, path, load: options, chat, promptCache }: Request & { type: "open" }): Promise<ModelFacts> {
+    if (promptCache !== undefined) {
+      const onNotice = (text: string) => this.#report({ id: this.#requestId, type: "notice", text })
+      this.#promptCache = new PromptCache(promptCache.path, { ...promptCache, onNotice })
+    }
     const model = await load(path, { ...options, ...this.#hooks(id) })
     this.#model = model
-    if (chat !== undefined) this.#chat = model.chat(chat)
+    if (chat !== undefined) this.#chat = model.chat({ ...chat, ...this.#cached })
     const { nThreads, level } = model.engineInfo()
     return {
       ...{ nThreads, level, nParams: model.nParams, nCtx: model.nCtx, streamedBytes: model.streamedBytes },
       ...{
         fallbackTemplate: (this.#chat?.template ?? model.template).fallback,
         seed: this.#chat?.seed,
+        nMessages: this.#chat?.messages.length ?? 0,
         cancelHandle: model.cancelHandle,
       },
     }

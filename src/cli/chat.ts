@@ -8,7 +8,7 @@ import { type Command, group, text, toggle, UsageError, type Values } from "./ar
 import { contextFlags, modelFlags, outputFlag, promptFlags, samplingFlags, threadFlags } from "./flags.ts"
 import { INTERRUPTED, Interrupts } from "./interrupt.ts"
 import { loadOptions, modelFile } from "./load.ts"
-import { generateOptions, generationFlags, promptText } from "./options.ts"
+import { generateOptions, generationFlags, promptCacheFlags, promptCacheOf, promptText } from "./options.ts"
 import { runCommand, warn } from "./program.ts"
 import { dimmed, Footers, openClient, showReply, writeReply } from "./reply.ts"
 import { templateFlags, templateOptions } from "./template.ts"
@@ -38,6 +38,7 @@ const flags = {
   ...templateFlags,
   ...outputFlag(["text", "json"]),
   ...generationFlags,
+  ...promptCacheFlags("keep the whole conversation: the next chat with the file goes on with it"),
   ...contextFlags,
   ...threadFlags,
   ...samplingFlags,
@@ -59,19 +60,26 @@ async function run(values: Values<typeof flags>): Promise<number> {
   const first = promptText(values)
   if (first?.trim() === "") throw new UsageError("the prompt is empty")
   const chat = { ...generateOptions(values), ...systemOf(values), ...templateOptions(values) }
+  const promptCache = promptCacheOf(values)
   const path = await modelFile(values)
-  using client = await openClient(path, loadOptions(values), chat)
+  using client = await openClient(path, loadOptions(values), chat, promptCache)
   using interrupts = new Interrupts()
-  const isTerminal = process.stdin.isTTY === true && process.stderr.isTTY === true
-  const isDialogue = isTerminal && !values.singleTurn
+  const dialogue = new Dialogue(client, interrupts, values)
+  const isDialogue = dialogue.isTerminal && !values.singleTurn
   if (values.verbose || isDialogue) greet(path, client, values.verbose)
   if (isDialogue) warn(dimmed("/help lists commands, Ctrl-C stops a reply, Ctrl-D leaves"))
-  const dialogue = new Dialogue(client, interrupts, values)
+  const code = await converse(dialogue, first, values)
+  await client.keep({ onNotice: warn })
+  return code
+}
+
+/** All turns. Returns the exit code. */
+async function converse(dialogue: Dialogue, first: string | undefined, values: Values<typeof flags>): Promise<number> {
   if (first !== undefined) {
     const isDone = await dialogue.turn(first)
     if (values.singleTurn) return isDone ? 0 : INTERRUPTED
   }
-  const turns = isTerminal ? terminalTurns(() => client.clear()) : pipedTurns()
+  const turns = dialogue.isTerminal ? terminalTurns(() => dialogue.clear()) : pipedTurns()
   for await (const turn of turns) {
     const isDone = await dialogue.turn(turn)
     if (values.singleTurn) return isDone ? 0 : INTERRUPTED
@@ -95,6 +103,15 @@ class Dialogue {
     this.#isJson = values.output === "json"
     this.#isSingle = values.singleTurn
     this.#hasFooter = values.singleTurn || values.verbose || process.stderr.isTTY === true
+  }
+
+  /** A person types the turns. */
+  get isTerminal(): boolean {
+    return process.stdin.isTTY === true && process.stderr.isTTY === true
+  }
+
+  async clear(): Promise<void> {
+    await this.#client.clear()
   }
 
   /** Whether the reply came to its own end. */
@@ -130,7 +147,7 @@ function systemOf(values: Values<typeof flags>): { system?: string; defaultSyste
 }
 
 function greet(path: string, { facts }: EngineClient, isVerbose: boolean): void {
-  const { nParams, nCtx, nThreads, level, fallbackTemplate, seed } = facts
+  const { nParams, nCtx, nThreads, level, fallbackTemplate, seed, nMessages } = facts
   const size = nParams >= 1e9 ? `${(nParams / 1e9).toFixed(1)} B` : `${Math.round(nParams / 1e6)} M`
   const parts = [
     `${basename(path, ".gguf")}: ${size} parameters`,
@@ -138,6 +155,7 @@ function greet(path: string, { facts }: EngineClient, isVerbose: boolean): void 
     `${nThreads} ${nThreads === 1 ? "thread" : "threads"}`,
     level,
     ...(isVerbose ? [`seed ${seed}`] : []),
+    ...(nMessages > 1 ? [`goes on with ${nMessages} messages`] : []),
     ...(fallbackTemplate === undefined ? [] : [`no chat template of its own: ${fallbackTemplate}`]),
   ]
   warn(dimmed(parts.join(", ")))

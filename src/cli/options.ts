@@ -1,9 +1,10 @@
 // Flags of generation: what chat and run share beside flags.ts, and the one place where flags become sampling options.
 
 import { readFileSync } from "node:fs"
+import type { PlainPromptCache } from "../chat/protocol.ts"
 import type { GenerateOptions } from "../generate.ts"
 import { DEFAULT_MAX_DRAFT, SPECULATIVE_MODES, type SpeculativeMode } from "../speculative/mode.ts"
-import { group, integer, text, texts, UsageError, type Values } from "./arguments.ts"
+import { group, integer, text, texts, toggle, UsageError, type Values } from "./arguments.ts"
 import type { promptFlags, samplingFlags } from "./flags.ts"
 
 export const generationFlags = {
@@ -30,10 +31,32 @@ export const generationFlags = {
   }),
 }
 
+/** llama.cpp's. `all`: what it means for the command. */
+export function promptCacheFlags(all: string) {
+  return group("Prompt cache", {
+    promptCache: text("--prompt-cache", {
+      value: "FILE",
+      help: "keeps what the model computes for the prompt in a file, for the next run with a prompt that begins likewise",
+    }),
+    promptCacheAll: toggle("--prompt-cache-all", { initial: false, help: all }),
+    promptCacheReadOnly: toggle("--prompt-cache-ro", { initial: false, help: "use the file, leave it as it is" }),
+  })
+}
+
+/** What the flags say of a prompt cache. */
+export function promptCacheOf(values: Values<ReturnType<typeof promptCacheFlags>>): PlainPromptCache | undefined {
+  const { promptCache: path, promptCacheAll: all, promptCacheReadOnly: readOnly } = values
+  if (path !== undefined && path !== "") return { path, all, readOnly }
+  if (path === "") throw new UsageError("--prompt-cache needs the name of a file")
+  if (all) throw new UsageError("--prompt-cache-all goes with --prompt-cache FILE")
+  if (readOnly) throw new UsageError("--prompt-cache-ro goes with --prompt-cache FILE")
+  return undefined
+}
+
 /** What the flags ask of a generation. */
 export function generateOptions(
   values: Values<typeof generationFlags> & Values<typeof samplingFlags>,
-): Omit<GenerateOptions, "sampler" | "drafter" | "signal" | "onProgress"> {
+): Omit<GenerateOptions, "sampler" | "drafter" | "promptCache" | "signal" | "onProgress"> {
   const { temperature, topK, topP, minP, repeatPenalty, repeatLastN, presencePenalty, frequencyPenalty } = values
   return {
     ...{ temperature, topK, topP, minP, repeatPenalty, repeatLastN, presencePenalty, frequencyPenalty },

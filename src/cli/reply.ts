@@ -3,7 +3,7 @@
 // line below the reply go to stderr.
 
 import { EngineClient, type Listener } from "../chat/client.ts"
-import type { PlainChatOptions, PlainLoadOptions } from "../chat/protocol.ts"
+import type { PlainChatOptions, PlainLoadOptions, PlainPromptCache } from "../chat/protocol.ts"
 import type { GenerationResult } from "../generate.ts"
 import { progressText } from "../setup/progress.ts"
 import { footer } from "./footer.ts"
@@ -15,14 +15,24 @@ export async function openClient(
   path: string,
   load: PlainLoadOptions,
   chat: PlainChatOptions | undefined = undefined,
+  promptCache: PlainPromptCache | undefined = undefined,
 ): Promise<EngineClient> {
   using status = new StatusLine()
   const startedAt = performance.now()
-  return await EngineClient.open(path, load, chat, {
+  const listener: Listener = {
     onProgress(done, total) {
       status.show(`loading ${progressText(done, total, (performance.now() - startedAt) / 1000)}`)
     },
-  })
+    onNotice: noticeBehind(status),
+  }
+  return await EngineClient.open(path, load, chat, listener, promptCache)
+}
+
+function noticeBehind(status: StatusLine): (text: string) => void {
+  return (text) => {
+    status.clear()
+    warn(text)
+  }
 }
 
 /** Streams one reply and ends it with a line break. */
@@ -50,6 +60,7 @@ export async function showReply(
       onProgress(done, total) {
         if (done < total) status.show(`reading the prompt: ${done} of ${total} tokens`)
       },
+      onNotice: noticeBehind(status),
     })
     if (last === "") show("\n") // an empty reply is one too
     return result
@@ -64,6 +75,7 @@ export async function writeReply(start: (listener: Listener) => Promise<Generati
   using status = new StatusLine()
   const result = await start({
     onProgress: (done, total) => status.show(`reading the prompt: ${done} of ${total} tokens`),
+    onNotice: noticeBehind(status),
   })
   const { tokens: _, ...rest } = result
   await writeOut(`${JSON.stringify(rest)}\n`)

@@ -7,7 +7,7 @@ import { type Command, group, toggle, UsageError, type Values } from "./argument
 import { contextFlags, modelFlags, outputFlag, promptFlags, samplingFlags, threadFlags } from "./flags.ts"
 import { INTERRUPTED, Interrupts } from "./interrupt.ts"
 import { loadOptions, modelFile } from "./load.ts"
-import { generateOptions, generationFlags, promptText } from "./options.ts"
+import { generateOptions, generationFlags, promptCacheFlags, promptCacheOf, promptText } from "./options.ts"
 import { runCommand } from "./program.ts"
 import { Footers, openClient, showReply, writeReply } from "./reply.ts"
 
@@ -19,6 +19,7 @@ const flags = {
   }),
   ...outputFlag(["text", "json"]),
   ...generationFlags,
+  ...promptCacheFlags("keep what is generated behind the prompt too"),
   ...contextFlags,
   ...threadFlags,
   ...samplingFlags,
@@ -41,7 +42,8 @@ async function run(values: Values<typeof flags>): Promise<number> {
   const isJson = values.output === "json"
   if (isJson && values.echo) throw new UsageError("--echo is for -o text")
   const options = { ...generateOptions(values), parseSpecial: true }
-  using client = await openClient(await modelFile(values), loadOptions(values))
+  const promptCache = promptCacheOf(values)
+  using client = await openClient(await modelFile(values), loadOptions(values), undefined, promptCache)
   using interrupts = new Interrupts()
   const result = await interrupts.during(
     () => client.abort(),

@@ -232,6 +232,8 @@ export const KvOptions = struct("asdsl_kv_options", {
   v_type: "i32",
 })
 
+export const KvState = struct("asdsl_kv_state", { chunk_bytes: "u64", chunk_tokens: "i32", version: "i32" })
+
 export const RepackJob = struct("asdsl_repack_job", {
   src_buffer: "u32",
   dst_buffer: "u32",
@@ -285,6 +287,7 @@ export const Abi = struct("asdsl_abi", {
   engine_options_bytes: "u32",
   program_options_bytes: "u32",
   kv_options_bytes: "u32",
+  kv_state_bytes: "u32",
   repack_job_bytes: "u32",
   info_bytes: "u32",
   core_bytes: "u32",
@@ -303,6 +306,7 @@ export const STRUCTS: readonly StructLayout[] = [
   EngineOptions,
   ProgramOptions,
   KvOptions,
+  KvState,
   RepackJob,
   Info,
   Core,

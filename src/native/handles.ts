@@ -10,6 +10,7 @@ import {
   EngineOptions,
   Info,
   KvOptions,
+  KvState,
   Level,
   Op,
   Params,
@@ -321,8 +322,24 @@ export interface KvSettings {
   typeV: number
 }
 
+/** What a cache's content looks like from outside: struct asdsl_kv_state. */
+export interface KvStateInfo {
+  readonly chunkBytes: number
+  /** Tokens of a chunk. */
+  readonly chunkTokens: number
+  /** Of what the bytes mean. */
+  readonly version: number
+}
+
 /** The keys and values of one sequence. */
 export class KvCache extends Handle {
+  readonly settings: Readonly<KvSettings>
+
+  private constructor(id: number, settings: Readonly<KvSettings>) {
+    super(id)
+    this.settings = settings
+  }
+
   static create(settings: KvSettings): KvCache {
     const options = packStruct(KvOptions, {
       n_layers: checkInteger("nLayers", settings.nLayers, 1, MAX_I32),
@@ -332,7 +349,7 @@ export class KvCache extends Handle {
       k_type: settings.typeK,
       v_type: settings.typeV,
     })
-    return new KvCache(checkedHandle(native().asdsl_kv_create(options)))
+    return new KvCache(checkedHandle(native().asdsl_kv_create(options)), { ...settings })
   }
 
   /** Tokens it holds. */
@@ -351,7 +368,32 @@ export class KvCache extends Handle {
 
   /** An independent copy. */
   fork(): KvCache {
-    return new KvCache(checkedHandle(native().asdsl_kv_fork(this.id)))
+    return new KvCache(checkedHandle(native().asdsl_kv_fork(this.id)), this.settings)
+  }
+
+  get state(): KvStateInfo {
+    const bytes = new Uint8Array(KvState.bytes)
+    const view = viewOf(bytes)
+    checked(native().asdsl_kv_state(this.id, bytes))
+    const field = (name: keyof typeof KvState.fields) => readField(view, 0, KvState, name)
+    return { chunkBytes: field("chunk_bytes"), chunkTokens: field("chunk_tokens"), version: field("version") }
+  }
+
+  /** Fills `out` with the content from byte `offset` on: the chunks that hold tokens, one behind the other. */
+  read(offset: number, out: Uint8Array): void {
+    checkInteger("offset", offset, 0, Number.MAX_SAFE_INTEGER)
+    if (out.length > 0) checked(native().asdsl_kv_read(this.id, offset, out, out.length))
+  }
+
+  /** Writes content into a cache without tokens; restore() makes tokens of it. */
+  write(offset: number, content: Uint8Array): void {
+    checkInteger("offset", offset, 0, Number.MAX_SAFE_INTEGER)
+    if (content.length > 0) checked(native().asdsl_kv_write(this.id, offset, content, content.length))
+  }
+
+  /** A cache without tokens comes to hold as many, whose chunks were written. */
+  restore(length: number): void {
+    checked(native().asdsl_kv_restore(this.id, checkInteger("length", length, 0, MAX_I32)))
   }
 }
 

@@ -37,6 +37,10 @@ const SYMBOLS = {
   asdsl_kv_truncate: { args: [u32, i32], returns: i32 },
   asdsl_kv_fork: { args: [u32], returns: u32 },
   asdsl_kv_bytes: { args: [u32], returns: f64 },
+  asdsl_kv_state: { args: [u32, ptr], returns: i32 },
+  asdsl_kv_read: { args: [u32, f64, ptr, i32], returns: i32 },
+  asdsl_kv_write: { args: [u32, f64, ptr, i32], returns: i32 },
+  asdsl_kv_restore: { args: [u32, i32], returns: i32 },
   asdsl_program_create: { args: [u32, ptr, i32, ptr, i32, ptr], returns: u32 },
   asdsl_program_params: { args: [u32], returns: ptr },
   asdsl_run: { args: [u32, u32, i32, i32], returns: i32 },
@@ -74,6 +78,10 @@ export interface Native {
   asdsl_kv_truncate(kv: number, length: number): number
   asdsl_kv_fork(kv: number): number
   asdsl_kv_bytes(kv: number): number
+  asdsl_kv_state(kv: number, out: Bytes): number
+  asdsl_kv_read(kv: number, offset: number, out: Bytes, bytes: number): number
+  asdsl_kv_write(kv: number, offset: number, data: Bytes, bytes: number): number
+  asdsl_kv_restore(kv: number, length: number): number
   asdsl_program_create(
     engine: number,
     ops: Bytes,
