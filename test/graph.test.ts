@@ -385,9 +385,21 @@ describe("configurations", () => {
   )
   refuse("experts", { "llama.expert_count": 8 }, "llama: mixtures of experts (8) are not supported", UnsupportedError)
   refuse(
-    "yarn",
+    "an unknown scaling",
+    { "llama.rope.scaling.type": "ntk" },
+    "llama.rope.scaling.type ntk is not supported; known: none, linear, longrope, yarn",
+    UnsupportedError,
+  )
+  refuse(
+    "yarn without a factor",
     { "llama.rope.scaling.type": "yarn" },
-    "llama.rope.scaling.type yarn is not supported; known: none, linear, longrope",
+    "model.gguf: llama.rope.scaling.factor is missing",
+    FormatError,
+  )
+  refuse(
+    "yarn of DeepSeek",
+    { "llama.rope.scaling.type": "yarn", "llama.rope.scaling.yarn_log_multiplier": 0.1 },
+    "llama.rope.scaling.yarn_log_multiplier is not supported",
     UnsupportedError,
   )
   refuse(
@@ -426,6 +438,14 @@ describe("configurations", () => {
     for (const [j, f] of plain.entries()) expect(f).toBe(Math.fround(10000 ** ((-2 * j) / 64)))
     expect(rope({ "llama.rope.freq_base": 5e5 })[1]).toBe(Math.fround(5e5 ** (-2 / 64)))
     expect(rope({ "llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4 })[0]).toBe(0.25)
+    // YaRN, a factor of 4 on 64 tokens: pairs that turn 32 times (none) to once (32 pairs x log10000(64 / 2 pi) = 8.06, so up
+    // to the 9th) go over from one frequency to the other.
+    const yarn = { "llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": 4, "llama.context_length": 64 }
+    const slowed = rope(yarn)
+    expect(slowed[0]).toBe(1)
+    expect(slowed[31]).toBe(Math.fround(plain[31]! / 4))
+    expect(slowed[9]).toBe(Math.fround(plain[9]! / 4))
+    expect(slowed[3]).toBeCloseTo(plain[3]! * (1 - (3 / 9) * 0.75), 6)
     const divided = rope(
       {},
       Float32Array.from({ length: 32 }, (_, j) => j + 1),

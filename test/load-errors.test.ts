@@ -181,7 +181,7 @@ test("settings that contradict each other", async () => {
     [{ "llama.attention.value_length": 16 }, UnsupportedError, /keys of 8 and values of 16/],
     [{ "llama.rope.dimension_count": 7 }, FormatError, /heads of 8 with 7 rotated/],
     [{ "llama.expert_count": 8 }, UnsupportedError, /mixtures of experts \(8\)/],
-    [{ "llama.rope.scaling.type": "yarn" }, UnsupportedError, /type yarn is not supported; known: none, linear/],
+    [{ "llama.rope.scaling.type": "ntk" }, UnsupportedError, /type ntk is not supported; known: none, linear/],
     [{ "llama.block_count": 3 }, FormatError, /blk\.2\.attn_norm\.weight is missing/],
     [{ "llama.block_count": 1 }, UnsupportedError, /does not have: blk\.1\..* and 5 more/],
     [{ "llama.attention.head_count_kv": Uint32Array.of(2, 4) }, UnsupportedError, /differs between layers \(2, 4/],

@@ -3,6 +3,7 @@
 import { FormatError, UnsupportedError } from "../errors.ts"
 import type { GgufHeader, MetadataValue } from "../gguf/types.ts"
 import type { GraphBuilder, Mixture } from "../graph.ts"
+import type { Yarn } from "./rope.ts"
 
 /** Facts of a model that the rest of asdsl may ask for. */
 export interface ModelConfig {
@@ -27,6 +28,8 @@ export interface ModelConfig {
   readonly ropeBase: number
   /** Linear position scaling: positions are divided by it. 1: none. */
   readonly ropeScale: number
+  /** Scaling of some frequencies instead of positions. */
+  readonly yarn?: Yarn
   /** Multiplies the rotation's cosines and sines. 1: none. */
   readonly ropeMagnitude: number
   /** Keys that a token sees, itself included, by layer. 0: all before it. */

@@ -7,6 +7,7 @@ import type { Tensor } from "../tensors.ts"
 import type { RowRange } from "../weights.ts"
 import { MAX_DIM, MAX_EXPERTS, MAX_HEAD_DIM, MAX_HEADS, MAX_LAYERS, type Metadata, type ModelConfig } from "./config.ts"
 import { addExperts } from "./experts.ts"
+import { ropeConfig, ropeTables } from "./rope.ts"
 
 /** Reads the metadata that all of them have; an architecture with experts reads theirs itself. */
 export function decoderConfig(m: Metadata, hasExperts = false): ModelConfig {
@@ -47,9 +48,7 @@ export function decoderConfig(m: Metadata, hasExperts = false): ModelConfig {
     nVocab: vocabularySize(m, dim),
     nCtxTrain: m.integer("context_length", 1, 2 ** 30),
     normEps: m.number("attention.layer_norm_rms_epsilon", 0, 1),
-    ropeBase: m.number("rope.freq_base", 1, 1e12, 10000),
-    ropeScale: ropeScale(m),
-    ropeMagnitude: m.number("rope.scaling.attn_factor", 1e-6, 1e6, 1),
+    ...ropeConfig(m),
     windows: new Array<number>(nLayers).fill(0),
     embeddingScale: 1,
     attentionScale: 1 / Math.sqrt(headDim),
@@ -76,46 +75,6 @@ function vocabularySize(m: Metadata, dim: number): number {
     throw new FormatError(`the vocabulary has ${tokens.length} tokens, token_embd.weight ${nVocab} rows`)
   }
   return nVocab
-}
-
-/** The linear scaling of positions, as files say it and old files said it. */
-function ropeScale(m: Metadata): number {
-  const type = m.string("rope.scaling.type", "linear")
-  if (type === "none") return 1
-  if (type === "linear" || type === "longrope") {
-    return m.number("rope.scaling.factor", 1e-3, 1e6, m.number("rope.scale_linear", 1e-3, 1e6, 1))
-  }
-  throw new UnsupportedError(`${m.arch}.rope.scaling.type ${type} is not supported; known: none, linear, longrope`)
-}
-
-/** A divisor for each rotated pair, from which longer contexts follow. Llama 3 has one set of them, Phi-3 one for contexts
- * up to nCtxOriginal and another one beyond. */
-function ropeDivisors(g: GraphBuilder, c: ModelConfig): Float32Array | undefined {
-  const read = (set: string) => {
-    const name = `rope_${set}.weight`
-    const divisors = g.weights.values(name, c.nRot / 2)
-    const wrong = divisors.findIndex((divisor) => !(divisor > 0) || !Number.isFinite(divisor))
-    if (wrong < 0) return divisors
-    throw new FormatError(`${name}: factor ${wrong} is ${divisors[wrong]}, a positive number is needed`)
-  }
-  if (c.nCtxOriginal === undefined) return g.weights.has("rope_freqs.weight") ? read("freqs") : undefined
-  const [short, long] = [read("factors_short"), read("factors_long")]
-  return g.limits.nCtx > c.nCtxOriginal ? long : short
-}
-
-/** Radians per token of each of n rotated pairs. */
-function ropeFrequencies(n: number, base: number, scale: number, divisors?: Float32Array): Float32Array {
-  return Float32Array.from({ length: n }, (_, j) => base ** (-j / n) / ((divisors?.[j] ?? 1) * scale))
-}
-
-/** Cosines and sines, (tokens, nRot), as a layer takes them. */
-function ropeTables(g: GraphBuilder, c: ModelConfig): (layer: number) => Tensor {
-  const n = c.nRot / 2
-  const frequencies = ropeFrequencies(n, c.ropeBase, c.ropeScale, ropeDivisors(g, c))
-  const table = g.ropeTable("rope_frequencies", frequencies, c.ropeMagnitude)
-  if (c.ropeBaseLocal === undefined) return () => table
-  const local = g.ropeTable("rope_frequencies_local", ropeFrequencies(n, c.ropeBaseLocal, 1), c.ropeMagnitude)
-  return (layer) => (c.windows[layer]! > 0 ? local : table)
 }
 
 /** In what architectures differ. */
