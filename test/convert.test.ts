@@ -10,35 +10,14 @@ import { join } from "node:path"
 import { openCheckpoint } from "../src/convert/index.ts"
 import { permutedRow } from "../src/convert/rows.ts"
 import { readGguf } from "../src/gguf/reader.ts"
-import { type TensorData, writeGguf } from "../src/gguf/writer.ts"
 import { load } from "../src/index.ts"
-import { type ModelSource, rowBytes, rowCount, type TensorSource } from "../src/quantize/source.ts"
-import { type CheckpointFiles, type CheckpointModel, writeCheckpoint } from "./fixtures/checkpoint.ts"
+import { rowBytes, rowCount } from "../src/quantize/source.ts"
+import { type CheckpointFiles, type CheckpointModel, writeCheckpoint, writeSource } from "./fixtures/checkpoint.ts"
 import { bits, tinyTokens } from "./tiny-model.ts"
 import { random, randomText } from "./tokenizer-fixtures.ts"
 
 const folder = mkdtempSync(join(tmpdir(), "asdsl-convert-"))
 afterAll(() => rmSync(folder, { recursive: true }))
-
-/** Pieces of a few rows, as a quantiser would ask for them. */
-function* piecesOf(tensor: TensorSource, rowsAtOnce: number): Iterable<Uint8Array> {
-  const rows = rowCount(tensor)
-  for (let row = 0; row < rows; row += rowsAtOnce) {
-    const out = new Uint8Array(Math.min(rowsAtOnce, rows - row) * rowBytes(tensor))
-    tensor.readRows(row, out)
-    yield out
-  }
-}
-
-/** Writes a source as it is. */
-function writeSource(path: string, source: ModelSource, rowsAtOnce: number): void {
-  const { metadata, metadataTypes } = source
-  const tensors = source.tensors.map((tensor): TensorData => {
-    const { name, type, shape } = tensor
-    return { name, type, shape, data: () => piecesOf(tensor, rowsAtOnce) }
-  })
-  writeGguf(path, { metadata, metadataTypes, tensors })
-}
 
 function tensorBytes(path: string): Map<string, { type: number; shape: readonly number[]; sha: string }> {
   const file = readFileSync(path)

@@ -59,7 +59,7 @@ export function addConfig(entries: Entries, config: Fields, warn: (text: string)
   entries.u32(`${arch}.feed_forward_length`, nFfn)
   entries.u32(`${arch}.attention.head_count`, nHeads)
   entries.u32(`${arch}.attention.head_count_kv`, nKvHeads)
-  if (config.has("head_dim") || nHeads * headDim !== dim) {
+  if (config.has("head_dim") || arch === "llama" || arch === "qwen3") {
     entries.u32(`${arch}.attention.key_length`, headDim)
     entries.u32(`${arch}.attention.value_length`, headDim)
   }

@@ -55,11 +55,8 @@ export function openCheckpoint(folder: string): Checkpoint {
     const tokenizerConfig = read("tokenizer_config.json")
     const tokenizer = require("tokenizer.json", MAX_TOKENIZER_BYTES)
     const table = addTokenizer(entries, { tokenizer, tokenizerConfig, config, generationConfig }, shape.nVocab, warn)
-    // No field says that white space behind special tokens belongs to them: readers go by the name.
-    const isUnnamed = shape.arch === "phi3" && !/phi-?3/i.test(nameOf(folder))
-    if (isUnnamed && table.added.some((token) => token.stripsRight)) {
-      entries.string("general.name", `phi3 ${nameOf(folder)}`)
-    }
+    const strips = table.added.some((token) => token.stripsRight)
+    entries.string("general.name", nameFor(nameOf(folder), shape.arch === "phi3" && strips))
     addChatTemplates(entries, folder, tokenizerConfig)
     const [embedding, ...others] = mapped.map(storedSource)
     const tensors: TensorSource[] = [embedding!, ...computed.map(computedSource), ...others]
@@ -70,6 +67,14 @@ export function openCheckpoint(folder: string): Checkpoint {
     shards[Symbol.dispose]()
     throw error
   }
+}
+
+/** White space behind special tokens belongs to them in Phi-3's tokenizers. No field of GGUF says so: readers go by "phi-3"
+ * or "phi3" in the name. */
+function nameFor(name: string, isStripping: boolean): string {
+  const isNamed = /phi-?3/i.test(name)
+  if (isStripping) return isNamed ? name : `phi3 ${name}`
+  return name.replaceAll(/(phi)-?3/gi, "$1 3")
 }
 
 /** The folder's name; in the hub's cache that of the repository. */
