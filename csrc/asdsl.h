@@ -170,7 +170,7 @@ struct asdsl_kv_options {
     int32_t n_kv_heads;
     int32_t head_dim;
     int32_t capacity; /* tokens */
-    int32_t k_type;   /* ASDSL_F16 or ASDSL_F32 */
+    int32_t k_type;   /* ASDSL_F16, ASDSL_F32 or ASDSL_Q8_0: int8 with one scale for a token's head */
     int32_t v_type;
 };
 

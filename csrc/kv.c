@@ -30,9 +30,9 @@ static bool check_range(const char *what, int32_t value, int32_t max) {
 }
 
 static bool check_type(const char *what, int32_t type) {
-    if (type == ASDSL_F16 || type == ASDSL_F32) return true;
-    asdsl_fail(ASDSL_E_UNSUPPORTED, "KV cache: %s is of type %d, f16 (%d) and f32 (%d) are possible", what, type,
-               ASDSL_F16, ASDSL_F32);
+    if (type == ASDSL_F16 || type == ASDSL_F32 || type == ASDSL_Q8_0) return true;
+    asdsl_fail(ASDSL_E_UNSUPPORTED, "KV cache: %s is of type %d, f16 (%d), f32 (%d) and q8_0 (%d) are possible", what,
+               type, ASDSL_F16, ASDSL_F32, ASDSL_Q8_0);
     return false;
 }
 
@@ -48,19 +48,6 @@ static bool check_options(const struct asdsl_kv_options *o) {
     return false;
 }
 
-static struct kv_layout layout_of(const struct asdsl_kv_options *o) {
-    struct kv_layout l = {.k_type = o->k_type, .v_type = o->v_type, .head_dim = o->head_dim};
-    l.value_dim = attention_value_dim(o->head_dim);
-    l.chunk_tokens = o->capacity < ATTENTION_CHUNK
-                         ? (o->capacity + ATTENTION_LANES - 1) / ATTENTION_LANES * ATTENTION_LANES
-                         : ATTENTION_CHUNK;
-    l.k_bytes = (size_t)l.chunk_tokens * (size_t)l.head_dim * kv_element_bytes(l.k_type);
-    l.head_bytes = l.k_bytes + (size_t)l.chunk_tokens * (size_t)l.value_dim * kv_element_bytes(l.v_type);
-    l.layer_bytes = (size_t)o->n_kv_heads * l.head_bytes;
-    l.chunk_bytes = (size_t)o->n_layers * l.layer_bytes;
-    return l;
-}
-
 struct kv_cache *kv_create(const struct asdsl_kv_options *options) {
     if (!check_options(options)) return NULL;
     struct kv_cache *kv = calloc(1, sizeof *kv);
@@ -69,7 +56,7 @@ struct kv_cache *kv_create(const struct asdsl_kv_options *options) {
         return NULL;
     }
     kv->options = *options;
-    kv->layout = layout_of(options);
+    kv->layout = kv_layout_of(options);
     return kv;
 }
 

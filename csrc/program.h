@@ -3,6 +3,7 @@
 #define ASDSL_PROGRAM_H
 #include "buffer.h"
 #include "engine.h"
+#include "kernels/attention.h"
 #include "platform.h"
 #include "pool.h"
 #include "tune.h"
@@ -18,7 +19,7 @@ enum {
     MAX_STRIDE = 1 << 26, /* floats */
     MAX_LAYERS = 65536,
     MAX_HEADS = 65536,
-    MAX_HEAD_DIM = 1024,
+    MAX_HEAD_DIM = ATTENTION_MAX_DIM,
     MAX_EXPERTS = 1024,
 };
 

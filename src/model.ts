@@ -40,10 +40,10 @@ export interface LoadOptions {
   /** How prompts (passes of 128 tokens and more) multiply matrices: "exact" to the bit as single tokens do, or "fast" with
    * weights rounded once more, to int8: more tokens/s, slightly other logits. Replies are exact in either. Default exact. */
   prefill?: PrefillMode
-  /** Element type of cached keys. Default f16. */
-  typeK?: "f16" | "f32"
+  /** Element type of cached keys; q8_0: int8, half the memory of f16 and faster. Default f16. */
+  typeK?: KvType
   /** Element type of cached values. Default f16. */
-  typeV?: "f16" | "f32"
+  typeV?: KvType
   /** Rows of logits that one pass can hold. Default 32. */
   maxOutputs?: number
   /** Candidates per row that a session may ask for. Default 1024. */
@@ -53,7 +53,11 @@ export interface LoadOptions {
   signal?: AbortSignal
 }
 
-const KV_TYPES = { f16: Type.F16, f32: Type.F32 } as const
+const KV_CODES = { f16: Type.F16, f32: Type.F32, q8_0: Type.Q8_0 } as const
+/** Element types of a KV cache. */
+export type KvType = keyof typeof KV_CODES
+export const KV_TYPES = Object.keys(KV_CODES) as [KvType, ...KvType[]]
+export const DEFAULT_KV_TYPE: KvType = "f16"
 const PREFILLS = { exact: Prefill.EXACT, fast: Prefill.FAST } as const
 
 /** What `--prefill` takes. */
@@ -155,9 +159,9 @@ function limitsOf(options: LoadOptions, config: ModelConfig): GraphLimits & { ma
   const maxOutputs = checkInteger("maxOutputs", options.maxOutputs ?? 32, 1, 65536)
   const maxTopK = checkInteger("maxTopK", options.maxTopK ?? 1024, 0, 2 ** 24)
   for (const key of ["typeK", "typeV"] as const) {
-    const type = options[key] ?? "f16"
-    if (!Object.hasOwn(KV_TYPES, type)) {
-      throw new UnsupportedError(`${key} ${type} is not supported; known: ${Object.keys(KV_TYPES).join(", ")}`)
+    const type = options[key] ?? DEFAULT_KV_TYPE
+    if (!Object.hasOwn(KV_CODES, type)) {
+      throw new UnsupportedError(`${key} ${type} is not supported; known: ${KV_TYPES.join(", ")}`)
     }
   }
   const prefill = options.prefill ?? "exact"
@@ -301,15 +305,15 @@ export class Model {
         `the model was loaded for contexts of ${this.nCtx} tokens, and its rotary factors for those of more than ${nCtxOriginal} are others: load it with nCtx ${nCtx}`,
       )
     }
-    const { typeK = "f16", typeV = "f16" } = this.#parts.options
+    const { typeK = DEFAULT_KV_TYPE, typeV = DEFAULT_KV_TYPE } = this.#parts.options
     this.#parts.executors[0]!.program.id // throws once disposed
     const kv = KvCache.create({
       nLayers,
       nKvHeads,
       headDim,
       capacity: nCtx,
-      typeK: KV_TYPES[typeK],
-      typeV: KV_TYPES[typeV],
+      typeK: KV_CODES[typeK],
+      typeV: KV_CODES[typeV],
     })
     return new Session(this, kv, nCtx, Math.min(40, this.maxTopK))
   }

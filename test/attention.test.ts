@@ -3,93 +3,22 @@
 
 import { describe, expect, setDefaultTimeout, test } from "bun:test"
 import { NativeError } from "../src/errors.ts"
-import { Type } from "../src/native/abi.ts"
-import { Engine, KvCache } from "../src/native/handles.ts"
-import { AttentionProgram, type AttentionShape, expectRow, type Rows } from "./attention-program.ts"
-import { LEVELS } from "./tiny-model.ts"
+import type { KvCache } from "../src/native/handles.ts"
+import {
+  all,
+  borders,
+  cacheOf,
+  compare,
+  engines,
+  everyEngine,
+  MAX_TOKENS,
+  randomRows,
+  shapeOf,
+} from "./attention-checks.ts"
+import { AttentionProgram, type Rows } from "./attention-program.ts"
 import { random } from "./tokenizer-fixtures.ts"
 
 setDefaultTimeout(60_000) // seconds each; two workers on busy cores wait for each other
-
-type Stored = "f16" | "f32"
-
-/** One engine per level and number of threads. */
-const engines = LEVELS.flatMap((level) =>
-  [1, 2].map((nThreads) => ({ name: `${level}, ${nThreads} threads`, engine: Engine.create({ level, nThreads }) })),
-)
-const MAX_TOKENS = 64
-
-function cacheOf(shape: AttentionShape, capacity: number, stored: Stored, nLayers = 1): KvCache {
-  const type = stored === "f16" ? Type.F16 : Type.F32
-  const { nKvHeads, headDim } = shape
-  return KvCache.create({ nLayers, nKvHeads, headDim, capacity, typeK: type, typeV: type })
-}
-
-/** Roughly normal values, scaled. */
-function values(next: () => number, n: number, scale: number): Float32Array {
-  return Float32Array.from({ length: n }, () => scale * (next() + next() + next() + next() - 2) * 1.7)
-}
-
-function randomRows(shape: AttentionShape, n: number, seed: number, scale = 1): Rows {
-  const next = random(seed)
-  const { nHeads, nKvHeads, headDim } = shape
-  return {
-    n,
-    q: values(next, n * nHeads * headDim, scale),
-    k: values(next, n * nKvHeads * headDim, scale),
-    v: values(next, n * nKvHeads * headDim, 1),
-  }
-}
-
-function asStored({ n, q, k, v }: Rows, stored: Stored): Rows {
-  if (stored === "f32") return { n, q, k, v }
-  return { n, q, k: k.map((x) => Math.f16round(x)), v: v.map((x) => Math.f16round(x)) }
-}
-
-/** Every level and thread count gives the same bits; they are returned. */
-function everyEngine(shape: AttentionShape, rows: Rows, stored: Stored, sizes: readonly number[]): Float32Array {
-  let first: Float32Array | undefined
-  const differing: string[] = []
-  for (const { name, engine } of engines) {
-    using program = new AttentionProgram(engine, shape, MAX_TOKENS)
-    using kv = cacheOf(shape, rows.n, stored)
-    const out = program.runAll(kv, rows, sizes)
-    first ??= out
-    if (Bun.hash(out) !== Bun.hash(first)) differing.push(name)
-  }
-  expect(differing).toEqual([])
-  return first!
-}
-
-/** No element is further from float64 than rounding explains: deviations are counted in its standard deviation, and the
- * largest of 10^5 normal ones is below 5. Returns their root mean square, about 1 where values are random. */
-function compare(shape: AttentionShape, rows: Rows, out: Float32Array, check: readonly number[]): number {
-  const cols = shape.nHeads * shape.headDim
-  let worst = { deviations: 0, at: "none" }
-  let squares = 0
-  for (const t of check) {
-    const expected = expectRow(shape, rows, t)
-    for (let i = 0; i < cols; i++) {
-      const error = out[t * cols + i]! - expected.values[i]!
-      const deviations = Math.abs(error) / Math.sqrt(expected.variances[i]!)
-      squares += deviations ** 2
-      if (deviations <= worst.deviations) continue
-      worst = { deviations, at: `row ${t}, column ${i}: ${out[t * cols + i]}, not ${expected.values[i]}` }
-      if (Number.isNaN(deviations)) break
-    }
-  }
-  expect(worst.deviations, worst.at).toBeLessThan(8)
-  return Math.sqrt(squares / check.length / cols)
-}
-
-const all = (n: number) => Array.from({ length: n }, (_, t) => t)
-/** Rows about the borders of chunks of 256 keys, the first and the last ones, and some between. */
-const borders = (n: number) => all(n).filter((t) => t < 3 || t > n - 4 || t % 256 < 2 || t % 256 > 253 || t % 97 === 0)
-
-const shapeOf = (nHeads: number, nKvHeads: number, headDim: number, more: Partial<AttentionShape> = {}) => ({
-  ...{ nHeads, nKvHeads, headDim, scale: 1 / Math.sqrt(headDim) },
-  ...more,
-})
 
 describe("head shapes", () => {
   const dims = [1, 2, 3, 5, 15, 16, 17, 20, 24, 31, 32, 33, 40, 48, 64, 72, 80, 96, 100, 112, 128, 160, 192, 250, 256]
@@ -108,7 +37,7 @@ describe("head shapes", () => {
       test(`${nHeads} to ${nKvHeads} heads of ${headDim}, ${stored}`, () => {
         const rows = randomRows(shape, headDim > 256 ? 70 : 140, i)
         const out = everyEngine(shape, rows, stored, [1, 13, 64, 3, 2])
-        const deviations = compare(shape, asStored(rows, stored), out, all(rows.n))
+        const deviations = compare(shape, rows, stored, out, all(rows.n))
         expect(deviations).toBeGreaterThan(0.5) // or the standard deviations would say nothing
         expect(deviations).toBeLessThan(1.3)
       })
@@ -125,7 +54,7 @@ describe("long contexts, across the chunks of 256 keys", () => {
     ] as const) {
       test(`1,300 keys, ${name} scores, ${stored}`, () => {
         const rows = randomRows(shape, 1300, 21, scale)
-        compare(shape, asStored(rows, stored), everyEngine(shape, rows, stored, [64]), borders(rows.n))
+        compare(shape, rows, stored, everyEngine(shape, rows, stored, [64]), borders(rows.n))
       })
     }
   }
@@ -144,7 +73,7 @@ describe("windows and soft caps", () => {
     test(`the last ${window} keys`, () => {
       const shape = shapeOf(4, 1, 24, { window })
       const rows = randomRows(shape, 600, window)
-      compare(shape, asStored(rows, "f16"), everyEngine(shape, rows, "f16", [64, 1, 30]), borders(rows.n))
+      compare(shape, rows, "f16", everyEngine(shape, rows, "f16", [64, 1, 30]), borders(rows.n))
     })
   }
 
@@ -152,7 +81,7 @@ describe("windows and soft caps", () => {
     test(`scores up to ${softcap}`, () => {
       const shape = shapeOf(4, 2, 40, { softcap, window: softcap === 5 ? 300 : 0 })
       const rows = randomRows(shape, 400, 31, 3)
-      compare(shape, asStored(rows, "f32"), everyEngine(shape, rows, "f32", [64, 1]), borders(rows.n))
+      compare(shape, rows, "f32", everyEngine(shape, rows, "f32", [64, 1]), borders(rows.n))
     })
   }
 })
@@ -216,7 +145,7 @@ describe("extreme scores", () => {
   for (const [name, rows] of Object.entries(cases)) {
     for (const stored of ["f16", "f32"] as const) {
       test(`${name}, ${stored}`, () => {
-        compare(shape, asStored(rows, stored), everyEngine(shape, rows, stored, sizes), borders(rows.n))
+        compare(shape, rows, stored, everyEngine(shape, rows, stored, sizes), borders(rows.n))
       })
     }
   }
@@ -313,8 +242,8 @@ describe("the cache", () => {
       expect(kv.length).toBe(from) // only the last layer's append counts
       out[1]!.set(last.run(kv, b, from, 60), from * 64)
     }
-    compare(shape, asStored(a, "f16"), out[0]!, borders(300))
-    compare(shape, asStored(b, "f16"), out[1]!, borders(300))
+    compare(shape, a, "f16", out[0]!, borders(300))
+    compare(shape, b, "f16", out[1]!, borders(300))
   })
 
   test("a full cache refuses more and keeps what it has", () => {

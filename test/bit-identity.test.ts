@@ -139,6 +139,7 @@ describe("long contexts, across the chunks of attention: any way through them", 
   ] as const
   for (const [type, kv] of [
     ["Q4_K", "f16"],
+    ["Q4_K", "q8_0"],
     ["Q8_0", "f32"],
     ["F32", "f16"],
   ] as const) {

@@ -345,7 +345,7 @@ describe("load", () => {
     await refuse({ nThreads: 1e9 }, AsdslError)
     await refuse({ nCtx: -1 }, ArgumentError)
     await refuse({ nUbatch: 0 }, ArgumentError)
-    await refuse({ typeK: "q8_0" as "f16" }, UnsupportedError)
+    await refuse({ typeK: "q4_0" as "f16" }, UnsupportedError)
     await refuse({ prefill: "quick" as "fast" }, UnsupportedError)
     await refuse({ signal: AbortSignal.abort() }, CancelledError)
   })

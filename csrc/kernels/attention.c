@@ -1,156 +1,60 @@
 /* attention.c: scores, softmax and weighted values of query rows over the chunks of a cache, and appending to it.
  *
- * A tile is a few query rows that share every load of keys or values. Each sum is one FMA chain, over head_dim for a
- * score and over keys in their order for a value: results do not depend on the tile. attention.h has the layout, the
- * cut into items and why any batching gives the same bits.
+ * Owns the walk over items, chunks and tiles of rows, the softmax and the merging of partials. What a tile does with
+ * keys and values of a type is attention_float.h's and attention_q8.h's; attention.h has the layout, the cut into items
+ * and why any batching gives the same bits.
  */
 #include "attention.h"
+#include "attention_float.h"
+#include "attention_q8.h"
 #include "simd.h"
-
-/* Sums of a tile that registers hold, by number of rows: blocks of 16 keys, and vectors of 16 values. All divide 16. */
-#if defined(__AVX512F__) && !defined(ASDSL_EVEX_AS_AVXVNNI)
-enum { WIDE_1 = 8, WIDE_2 = 4, WIDE_3 = 4, WIDE_4 = 4 }; /* of 32 registers */
-#else
-enum { WIDE_1 = 4, WIDE_2 = 2, WIDE_3 = 1, WIDE_4 = 1 }; /* of 16 half as wide, or 32 a quarter as wide */
-#endif
-enum { TILE_ROWS = ATTENTION_TILE_ROWS, MAX_WIDE = 8 };
-
-SIMD_INLINE f32x16 kv_load(int32_t type, const uint8_t *at) {
-    return type == ASDSL_F32 ? f32x16_loadu((const float *)(const void *)at)
-                             : f32x16_load_f16((const uint16_t *)(const void *)at);
-}
-
-/* ---- scores: rows x 16-key blocks ---- */
-/* q[rows][head_dim] times `wide` blocks of keys -> scores[rows][ATTENTION_CHUNK]. */
-SIMD_INLINE void score_blocks(const float *const *q, const uint8_t *k, int32_t type, int32_t head_dim, int rows,
-                              int wide, float *scores) {
-    f32x16 sum[TILE_ROWS][MAX_WIDE];
-    size_t line = ATTENTION_LANES * kv_element_bytes(type), block = (size_t)head_dim * line;
-    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int b = 0; b < wide; b++) sum[r][b] = f32x16_zero();
-    for (int32_t d = 0; d < head_dim; d++) {
-        f32x16 keys[MAX_WIDE];
-        UNROLL for (int b = 0; b < wide; b++) keys[b] = kv_load(type, k + (size_t)b * block + (size_t)d * line);
-        UNROLL for (int r = 0; r < rows; r++) {
-            f32x16 x = f32x16_set1(q[r][d]);
-            UNROLL for (int b = 0; b < wide; b++) sum[r][b] = f32x16_fma(x, keys[b], sum[r][b]);
-        }
-    }
-    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int b = 0; b < wide; b++)
-        f32x16_storeu(scores + r * ATTENTION_CHUNK + b * ATTENTION_LANES, sum[r][b]);
-}
-
-SIMD_INLINE void score_tile(const float *const *q, const uint8_t *k, int32_t type, int32_t head_dim, int rows, int wide,
-                            struct key_span blocks, float *scores) {
-    size_t block = (size_t)head_dim * ATTENTION_LANES * kv_element_bytes(type);
-    int32_t b = blocks.first;
-    for (; b + wide <= blocks.end; b += wide) {
-        score_blocks(q, k + (size_t)b * block, type, head_dim, rows, wide, scores + b * ATTENTION_LANES);
-    }
-    for (; b < blocks.end; b++) {
-        score_blocks(q, k + (size_t)b * block, type, head_dim, rows, 1, scores + b * ATTENTION_LANES);
-    }
-}
-
-/* ---- values: rows x 16-value vectors ---- */
-/* sums[r][16 * wide] += p[r][key] * v[key], keys in order. v: the first of the keys, at this tile's first value. */
-SIMD_INLINE void value_vectors(const float *const *p, const uint8_t *v, int32_t type, size_t token_bytes, int rows,
-                               int wide, struct key_span keys, float *const *sums) {
-    f32x16 sum[TILE_ROWS][MAX_WIDE];
-    size_t line = ATTENTION_LANES * kv_element_bytes(type);
-    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int j = 0; j < wide; j++)
-        sum[r][j] = f32x16_loadu(sums[r] + j * ATTENTION_LANES);
-    for (int32_t key = keys.first; key < keys.end; key++) {
-        f32x16 values[MAX_WIDE];
-        UNROLL for (int j = 0; j < wide; j++)
-            values[j] = kv_load(type, v + (size_t)key * token_bytes + (size_t)j * line);
-        UNROLL for (int r = 0; r < rows; r++) {
-            f32x16 x = f32x16_set1(p[r][key]);
-            UNROLL for (int j = 0; j < wide; j++) sum[r][j] = f32x16_fma(x, values[j], sum[r][j]);
-        }
-    }
-    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int j = 0; j < wide; j++)
-        f32x16_storeu(sums[r] + j * ATTENTION_LANES, sum[r][j]);
-}
-
-SIMD_INLINE void value_tile(const float *const *p, const uint8_t *v, int32_t type, int32_t value_dim, int rows, int wide,
-                            struct key_span keys, float *const *sums) {
-    size_t token_bytes = (size_t)value_dim * kv_element_bytes(type);
-    for (int32_t d = 0, n; d < value_dim; d += n) {
-        float *at[TILE_ROWS];
-        UNROLL for (int r = 0; r < rows; r++) at[r] = sums[r] + d;
-        const uint8_t *values = v + (size_t)d * kv_element_bytes(type);
-        n = value_dim - d >= wide * ATTENTION_LANES ? wide * ATTENTION_LANES : ATTENTION_LANES;
-        if (n == ATTENTION_LANES) {
-            value_vectors(p, values, type, token_bytes, rows, 1, keys, at);
-        } else {
-            value_vectors(p, values, type, token_bytes, rows, wide, keys, at);
-        }
-    }
-}
-
-/* Tiles for each number of rows and each type: constants become registers. */
-typedef void score_fn(const float *const *q, const uint8_t *k, int32_t head_dim, struct key_span blocks, float *scores);
-typedef void value_fn(const float *const *p, const uint8_t *v, int32_t value_dim, struct key_span keys,
-                      float *const *sums);
-#define TILE(ROWS, TYPE)                                                                                               \
-    static void score_##ROWS##_##TYPE(const float *const *q, const uint8_t *k, int32_t head_dim,                       \
-                                      struct key_span blocks, float *scores) {                                         \
-        score_tile(q, k, ASDSL_##TYPE, head_dim, ROWS, WIDE_##ROWS, blocks, scores);                                   \
-    }                                                                                                                  \
-    static void value_##ROWS##_##TYPE(const float *const *p, const uint8_t *v, int32_t value_dim,                      \
-                                      struct key_span keys, float *const *sums) {                                      \
-        value_tile(p, v, ASDSL_##TYPE, value_dim, ROWS, WIDE_##ROWS, keys, sums);                                      \
-    }
-TILE(1, F16)
-TILE(2, F16)
-TILE(3, F16)
-TILE(4, F16)
-TILE(1, F32)
-TILE(2, F32)
-TILE(3, F32)
-TILE(4, F32)
-#define TILES(kind)                                                                                                    \
-    {                                                                                                                  \
-        {NULL, kind##_1_F16, kind##_2_F16, kind##_3_F16, kind##_4_F16},                                                \
-        {NULL, kind##_1_F32, kind##_2_F32, kind##_3_F32, kind##_4_F32},                                                \
-    }
-static score_fn *const score_tiles[2][TILE_ROWS + 1] = TILES(score);
-static value_fn *const value_tiles[2][TILE_ROWS + 1] = TILES(value);
 
 /* ---- one chunk ---- */
 /* The rows of a tile: queries, what they see of the present chunk, where their partial goes. */
 struct rows {
     int32_t n;
     const float *q[TILE_ROWS];
+    const struct attention_query *query[TILE_ROWS]; /* for q8_0 keys */
     struct key_span keys[TILE_ROWS];
     float *partial[TILE_ROWS];
 };
 
-/* Scaled, capped and masked scores -> weights exp(score - max) in place. m and l of the partial. */
-static void softmax_row(const struct attention_job *job, struct key_span keys, float *scores, float *partial) {
-    f32x16 scale = f32x16_set1(job->scale), cap = f32x16_set1(job->softcap), hidden = f32x16_set1(-INFINITY);
-    f32x16 largest = hidden, sum = f32x16_zero();
-    int32_t from = keys.first / ATTENTION_LANES * ATTENTION_LANES;
-    for (int32_t i = from; i < keys.end; i += ATTENTION_LANES) {
-        f32x16 s = f32x16_mul(f32x16_loadu(scores + i), scale);
+static int32_t smaller(int32_t a, int32_t b) { return a < b ? a : b; }
+static int32_t larger(int32_t a, int32_t b) { return a > b ? a : b; }
+static int32_t first_lane(struct key_span keys) { return keys.first / ATTENTION_LANES * ATTENTION_LANES; }
+
+/* Scores capped and masked in place; returns the largest. */
+static float mask_row(const struct attention_job *job, struct key_span keys, float *scores) {
+    f32x16 cap = f32x16_set1(job->softcap), hidden = f32x16_set1(-INFINITY), largest = hidden;
+    for (int32_t i = first_lane(keys); i < keys.end; i += ATTENTION_LANES) {
+        f32x16 s = f32x16_loadu(scores + i);
         if (job->softcap > 0) s = f32x16_mul(cap, f32x16_tanh(f32x16_div(s, cap)));
         if (keys.first > i) s = f32x16_select(mask16_first(keys.first - i), hidden, s);
         if (keys.end - i < ATTENTION_LANES) s = f32x16_select(mask16_first(keys.end - i), s, hidden);
         f32x16_storeu(scores + i, s);
-        largest = f32x16_max(largest, s);
+        largest = f32x16_max(s, largest);
     }
-    float m = f32x16_hmax(largest);
-    for (int32_t i = from; i < keys.end; i += ATTENTION_LANES) {
-        f32x16 p = f32x16_exp(f32x16_sub(f32x16_loadu(scores + i), f32x16_set1(m)));
-        f32x16_storeu(scores + i, p);
+    return f32x16_hmax(largest);
+}
+
+/* Scores -> weights exp(score - max) in place, or as integers into weights where factors are given (attention_q8.h).
+ * m and l of the partial. */
+static void softmax_row(const struct attention_job *job, struct key_span keys, float *scores, const float *factors,
+                        int16_t *weights, float *partial) {
+    float m = mask_row(job, keys, scores);
+    f32x16 sum = f32x16_zero(), max = f32x16_set1(m);
+    for (int32_t i = first_lane(keys); i < keys.end; i += ATTENTION_LANES) {
+        f32x16 p = f32x16_exp(f32x16_sub(f32x16_loadu(scores + i), max));
         sum = f32x16_add(sum, p);
+        if (factors) {
+            store_weights(weights + i, p, factors + i);
+        } else {
+            f32x16_storeu(scores + i, p);
+        }
     }
     partial[0] = m;
     partial[1] = f32x16_sum(sum);
 }
-
-static int32_t smaller(int32_t a, int32_t b) { return a < b ? a : b; }
-static int32_t larger(int32_t a, int32_t b) { return a > b ? a : b; }
 
 /* Keys that all rows see go through one tile; what some see before and after, row by row: each sums in key order. */
 static void weigh_values(const struct attention_job *job, const struct rows *rows, const uint8_t *v, float *weights) {
@@ -178,27 +82,92 @@ static void weigh_values(const struct attention_job *job, const struct rows *row
     }
 }
 
-/* The partials of a tile over one chunk. Every row sees some of it. */
-static void attend_tile(const struct attention_job *job, const struct rows *rows, const uint8_t *head, float *scores) {
-    const struct kv_layout *layout = job->layout;
+/* Blocks of 16 keys that any row of a tile sees something of. */
+static struct key_span blocks_of(const struct rows *rows) {
     struct key_span blocks = {INT32_MAX, 0};
     for (int32_t r = 0; r < rows->n; r++) {
         blocks.first = smaller(blocks.first, rows->keys[r].first / ATTENTION_LANES);
         blocks.end = larger(blocks.end, (rows->keys[r].end + ATTENTION_LANES - 1) / ATTENTION_LANES);
     }
-    score_tiles[layout->k_type == ASDSL_F32][rows->n](rows->q, head, layout->head_dim, blocks, scores);
+    return blocks;
+}
+
+/* Integer weights of a row are zero in blocks that another row of the tile sees alone. */
+static void clear_weights(struct key_span blocks, struct key_span keys, int16_t *weights) {
+    int32_t from = first_lane(keys), to = (keys.end + ATTENTION_LANES - 1) / ATTENTION_LANES * ATTENTION_LANES;
+    for (int32_t i = blocks.first * ATTENTION_LANES; i < from; i++) weights[i] = 0;
+    for (int32_t i = to; i < blocks.end * ATTENTION_LANES; i++) weights[i] = 0;
+}
+
+static void attend_values_q8(const struct attention_job *job, const struct rows *rows, struct key_span blocks,
+                             const uint8_t *values, const struct attention_scratch *s) {
+    const struct kv_layout *layout = job->layout;
+    struct value_factors factors = {.by_key = s->factors};
+    float back[TILE_ROWS], *sums[TILE_ROWS];
     for (int32_t r = 0; r < rows->n; r++) {
-        softmax_row(job, rows->keys[r], scores + r * ATTENTION_CHUNK, rows->partial[r]);
+        struct key_span keys = rows->keys[r];
+        int16_t *weights = s->weights + r * ATTENTION_CHUNK;
+        if (keys.first != factors.keys.first || keys.end != factors.keys.end) {
+            fill_factors(&factors, (const float *)(const void *)(values + layout->v_scales), keys);
+        }
+        softmax_row(job, keys, s->scores + r * ATTENTION_CHUNK, factors.by_key, weights, rows->partial[r]);
+        clear_weights(blocks, keys, weights);
+        back[r] = factors.back;
+        sums[r] = rows->partial[r] + ATTENTION_LANES;
     }
-    weigh_values(job, rows, head + layout->k_bytes, scores);
+    struct key_span quads = {blocks.first * ATTENTION_LANES / 4, blocks.end * ATTENTION_LANES / 4};
+    value_tiles_q8[rows->n](s->weights, values, layout->value_dim, quads, back, sums);
+}
+
+/* The partials of a tile over one chunk. Every row sees some of it. head: its keys, then its values. */
+static void attend_tile(const struct attention_job *job, const struct rows *rows, const uint8_t *head,
+                        const struct attention_scratch *s) {
+    const struct kv_layout *layout = job->layout;
+    struct key_span blocks = blocks_of(rows);
+    if (layout->k_type == ASDSL_Q8_0) {
+        score_tiles_q8[rows->n](rows->query, head, (const float *)(const void *)(head + layout->k_scales),
+                                layout->head_dim, blocks, s->scores);
+    } else {
+        score_tiles[layout->k_type == ASDSL_F32][rows->n](rows->q, head, layout->head_dim, blocks, job->scale,
+                                                          s->scores);
+    }
+    if (layout->v_type == ASDSL_Q8_0) {
+        attend_values_q8(job, rows, blocks, head + layout->k_bytes, s);
+        return;
+    }
+    for (int32_t r = 0; r < rows->n; r++) {
+        softmax_row(job, rows->keys[r], s->scores + r * ATTENTION_CHUNK, NULL, NULL, rows->partial[r]);
+    }
+    weigh_values(job, rows, head + layout->k_bytes, s->scores);
+}
+
+/* ---- the rows of an item ---- */
+static const float *query_at(const struct attention_job *job, const struct attention_item *item, int32_t row) {
+    int32_t t = item->token + row / item->n_heads, h = item->head + row % item->n_heads;
+    return job->q + (size_t)t * job->q_stride + (size_t)h * (size_t)job->layout->head_dim;
+}
+
+static struct attention_query *query_of(const struct attention_job *job, const struct attention_scratch *s,
+                                        int32_t row) {
+    size_t bytes = attention_query_bytes(job->layout->head_dim);
+    return (struct attention_query *)(void *)((uint8_t *)s->queries + (size_t)row * bytes);
+}
+
+/* Queries as q8_0 keys want them. */
+static void prepare_item(const struct attention_job *job, const struct attention_item *item,
+                         const struct attention_scratch *s) {
+    if (job->layout->k_type != ASDSL_Q8_0) return;
+    for (int32_t row = 0; row < item->n_tokens * item->n_heads; row++) {
+        prepare_query(query_at(job, item, row), job->layout->head_dim, job->scale, query_of(job, s, row));
+    }
 }
 
 /* Where the partial of a row of an item goes, rows counted through its tokens' heads. */
 typedef float *partial_of(const struct attention_job *job, int32_t token, int32_t head, int32_t row, int32_t chunk,
-                          float *scratch);
+                          float *partials);
 
 static void attend_chunk(const struct attention_job *job, const struct attention_item *item, int32_t chunk,
-                         float *scores, partial_of *partial, float *scratch) {
+                         const struct attention_scratch *s, partial_of *partial) {
     const uint8_t *head = kv_head(job, chunk, item->kv_head);
     struct rows rows = {0};
     int32_t n_rows = item->n_tokens * item->n_heads;
@@ -206,12 +175,13 @@ static void attend_chunk(const struct attention_job *job, const struct attention
         int32_t t = item->token + row / item->n_heads, h = item->head + row % item->n_heads;
         struct key_span keys = attention_span(job, t, chunk);
         if (keys.first < keys.end) {
-            rows.q[rows.n] = job->q + (size_t)t * job->q_stride + (size_t)h * (size_t)job->layout->head_dim;
+            rows.q[rows.n] = query_at(job, item, row);
+            rows.query[rows.n] = query_of(job, s, row);
             rows.keys[rows.n] = keys;
-            rows.partial[rows.n++] = partial(job, t, h, row, chunk, scratch);
+            rows.partial[rows.n++] = partial(job, t, h, row, chunk, s->partials);
         }
         if (rows.n == TILE_ROWS || (row == n_rows - 1 && rows.n > 0)) {
-            attend_tile(job, &rows, head, scores);
+            attend_tile(job, &rows, head, s);
             rows.n = 0;
         }
     }
@@ -258,27 +228,28 @@ static void finish_row(const struct attention_job *job, const float *state, int3
 }
 
 static float *shared_partial(const struct attention_job *job, int32_t token, int32_t head, int32_t row, int32_t chunk,
-                             float *scratch) {
+                             float *partials) {
     size_t index = ((size_t)token * (size_t)job->n_heads + (size_t)head) * (size_t)attention_n_chunks(job);
-    (void)row, (void)scratch;
+    (void)row, (void)partials;
     return job->partials + (index + (size_t)chunk) * attention_partial_floats(job->layout->head_dim);
 }
 
 static float *scratch_partial(const struct attention_job *job, int32_t token, int32_t head, int32_t row, int32_t chunk,
-                              float *scratch) {
+                              float *partials) {
     (void)token, (void)head, (void)chunk;
-    return scratch + (size_t)row * attention_partial_floats(job->layout->head_dim);
+    return partials + (size_t)row * attention_partial_floats(job->layout->head_dim);
 }
 
 /* All chunks of an item one after the other. */
-static void attend_item(const struct attention_job *job, const struct attention_item *item, float *scores) {
+static void attend_item(const struct attention_job *job, const struct attention_item *item,
+                        const struct attention_scratch *s) {
     size_t floats = attention_partial_floats(job->layout->head_dim);
-    float *partials = scores + TILE_ROWS * ATTENTION_CHUNK, *states = partials + ATTENTION_ROWS * floats;
+    float *partials = s->partials, *states = s->states;
     bool begun[ATTENTION_ROWS] = {false};
     int32_t n_chunks = (job->position + item->token + item->n_tokens - 1) / ATTENTION_CHUNK + 1;
     int32_t n_rows = item->n_tokens * item->n_heads;
     for (int32_t chunk = 0; chunk < n_chunks; chunk++) {
-        attend_chunk(job, item, chunk, scores, scratch_partial, partials);
+        attend_chunk(job, item, chunk, s, scratch_partial);
         for (int32_t row = 0; row < n_rows; row++) {
             struct key_span keys = attention_span(job, item->token + row / item->n_heads, chunk);
             if (keys.first == keys.end) continue;
@@ -296,14 +267,18 @@ attention_fn KERNEL(attention_chunks), KERNEL(attention_merge);
 kv_append_fn KERNEL(kv_append);
 
 void KERNEL(attention_chunks)(const struct attention_job *job, int32_t begin, int32_t end, void *scratch) {
-    int32_t n_chunks = attention_n_chunks(job);
+    struct attention_scratch s;
+    int32_t n_chunks = attention_n_chunks(job), prepared = -1;
+    attention_scratch_at(job->layout->head_dim, scratch, &s);
     for (int32_t i = begin; i < end; i++) {
+        int32_t index = job->partials ? i / n_chunks : i;
+        struct attention_item item = attention_item(job, index);
+        if (index != prepared) prepare_item(job, &item, &s);
+        prepared = index;
         if (job->partials) {
-            struct attention_item item = attention_item(job, i / n_chunks);
-            attend_chunk(job, &item, i % n_chunks, scratch, shared_partial, NULL);
+            attend_chunk(job, &item, i % n_chunks, &s, shared_partial);
         } else {
-            struct attention_item item = attention_item(job, i);
-            attend_item(job, &item, scratch);
+            attend_item(job, &item, &s);
         }
     }
 }
@@ -323,25 +298,37 @@ void KERNEL(attention_merge)(const struct attention_job *job, int32_t begin, int
     }
 }
 
-static void append_key(const struct kv_layout *layout, const float *k, int32_t lane, uint8_t *block) {
+/* Token i of a chunk; keys: of the head in the chunk. */
+static void append_key(const struct kv_layout *layout, const float *k, int32_t i, uint8_t *keys) {
+    size_t line = ATTENTION_LANES * kv_element_bytes(layout->k_type);
+    uint8_t *block = keys + (size_t)(i / ATTENTION_LANES) * (size_t)layout->head_dim * line;
+    if (layout->k_type == ASDSL_Q8_0) {
+        append_key_q8(layout, k, i, keys);
+        return;
+    }
     for (int32_t d = 0; d < layout->head_dim; d += ATTENTION_LANES) {
-        int32_t n = layout->head_dim - d < ATTENTION_LANES ? layout->head_dim - d : ATTENTION_LANES;
+        int32_t n = smaller(layout->head_dim - d, ATTENTION_LANES);
         f32x16 x = f32x16_load_n(k + d, n);
+        size_t at = (size_t)d * ATTENTION_LANES + (size_t)(i % ATTENTION_LANES);
         if (layout->k_type == ASDSL_F32) {
-            float *to = (float *)(void *)block + (size_t)d * ATTENTION_LANES + lane;
-            for (int32_t i = 0; i < n; i++) to[i * ATTENTION_LANES] = k[d + i];
+            float *to = (float *)(void *)block + at;
+            for (int32_t j = 0; j < n; j++) to[j * ATTENTION_LANES] = k[d + j];
         } else {
-            uint16_t half[ATTENTION_LANES], *to = (uint16_t *)(void *)block + (size_t)d * ATTENTION_LANES + lane;
+            uint16_t half[ATTENTION_LANES], *to = (uint16_t *)(void *)block + at;
             f32x16_store_f16(half, x);
-            for (int32_t i = 0; i < n; i++) to[i * ATTENTION_LANES] = half[i];
+            for (int32_t j = 0; j < n; j++) to[j * ATTENTION_LANES] = half[j];
         }
     }
 }
 
-static void append_value(const struct kv_layout *layout, const float *v, uint8_t *to) {
+static void append_value(const struct kv_layout *layout, const float *v, int32_t i, uint8_t *values) {
+    uint8_t *to = values + (size_t)i * (size_t)layout->value_dim * kv_element_bytes(layout->v_type);
+    if (layout->v_type == ASDSL_Q8_0) {
+        append_value_q8(layout, v, i, values);
+        return;
+    }
     for (int32_t d = 0; d < layout->value_dim; d += ATTENTION_LANES) {
-        int32_t left = layout->head_dim - d;
-        f32x16 x = f32x16_load_n(v + d, left < ATTENTION_LANES ? left : ATTENTION_LANES);
+        f32x16 x = f32x16_load_n(v + d, smaller(layout->head_dim - d, ATTENTION_LANES));
         if (layout->v_type == ASDSL_F32) {
             f32x16_storeu((float *)(void *)to + d, x);
         } else {
@@ -353,17 +340,13 @@ static void append_value(const struct kv_layout *layout, const float *v, uint8_t
 /* Tokens [begin, end) of the pass. */
 void KERNEL(kv_append)(const struct attention_job *job, int32_t begin, int32_t end) {
     const struct kv_layout *layout = job->layout;
-    size_t block_bytes = (size_t)layout->head_dim * ATTENTION_LANES * kv_element_bytes(layout->k_type);
-    size_t token_bytes = (size_t)layout->value_dim * kv_element_bytes(layout->v_type);
     for (int32_t t = begin; t < end; t++) {
         int32_t position = job->position + t, i = position % ATTENTION_CHUNK;
         for (int32_t h = 0; h < job->n_kv_heads; h++) {
             uint8_t *head = kv_head(job, position / ATTENTION_CHUNK, h);
             size_t column = (size_t)h * (size_t)layout->head_dim;
-            append_key(layout, job->k + (size_t)t * job->k_stride + column, i % ATTENTION_LANES,
-                       head + (size_t)(i / ATTENTION_LANES) * block_bytes);
-            append_value(layout, job->v + (size_t)t * job->v_stride + column,
-                         head + layout->k_bytes + (size_t)i * token_bytes);
+            append_key(layout, job->k + (size_t)t * job->k_stride + column, i, head);
+            append_value(layout, job->v + (size_t)t * job->v_stride + column, i, head + layout->k_bytes);
         }
     }
 }

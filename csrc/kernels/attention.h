@@ -1,11 +1,15 @@
 /* attention.h: the job of the attention slots, how keys and values lie in a cache, and how the work is cut.
  *
  * A cache is a list of chunks of 256 tokens. In a chunk each layer has its part, in it each key/value head its own:
- *   keys     blocks of 16 tokens, tokens are lanes: (head_dim, 16)
- *   values   token after token: (head_dim rounded up to 16 values, the rest zero)
- * A query row is one head of one token. What it reads of a chunk gives one partial result: the largest score m, the sum
- * l of exp(score - m), the sum of exp(score - m) times value. Partials are merged in the order of chunks, which lie at
- * fixed positions: the result does not depend on how tokens were batched or chunks dealt out to threads.
+ *   keys, f16, f32     blocks of 16 tokens, tokens are lanes: (head_dim, 16)
+ *   keys, q8_0         blocks of 16 tokens, tokens are lanes: (head_dim / 4 rounded up, 16, 4) int8; then a scale a
+ * token values, f16, f32   token after token: (head_dim rounded up to 16 values, the rest zero) values, q8_0 blocks of
+ * 4 tokens, dimensions are lanes: (head_dim rounded up to 16, 4) int8, the four being tokens 0, 2, 1, 3; then a scale a
+ * token q8_0 is here one float scale for a token's head, by the rule of quantize.h; its keys are rotated
+ * (attention_q8.h). A query row is one head of one token. What it reads of a chunk gives one partial result: the
+ * largest score m, the sum l of exp(score - m), the sum of exp(score - m) times value. Partials are merged in the order
+ * of chunks, which lie at fixed positions: the result does not depend on how tokens were batched or chunks dealt out to
+ * threads.
  */
 #ifndef ASDSL_ATTENTION_H
 #define ASDSL_ATTENTION_H
@@ -18,17 +22,47 @@ enum {
     ATTENTION_LANES = 16,
     ATTENTION_ROWS = 16,     /* query rows of a work item: they share the reading of keys and values */
     ATTENTION_TILE_ROWS = 4, /* of them, those that share each load */
+    ATTENTION_MAX_DIM = 1024, /* head_dim */
 };
+
+/* head_dim rounded up to whole vectors. */
+static inline int32_t attention_value_dim(int32_t head_dim) {
+    return (head_dim + ATTENTION_LANES - 1) / ATTENTION_LANES * ATTENTION_LANES;
+}
+
+static inline size_t kv_element_bytes(int32_t type) { return type == ASDSL_F32 ? 4 : type == ASDSL_F16 ? 2 : 1; }
+
+/* Groups of four dimensions of a q8_0 key. */
+static inline int32_t attention_quads(int32_t head_dim) { return (head_dim + 3) / 4; }
 
 /* Bytes inside one chunk of a cache. */
 struct kv_layout {
-    int32_t k_type, v_type; /* ASDSL_F16 or ASDSL_F32 */
+    int32_t k_type, v_type; /* ASDSL_F16, ASDSL_F32 or ASDSL_Q8_0 */
     int32_t head_dim;
     int32_t value_dim;    /* attention_value_dim */
     int32_t chunk_tokens; /* ATTENTION_CHUNK, or fewer where the whole cache is smaller; a multiple of 16 */
     size_t k_bytes;       /* of one head: the keys come first, then the values */
+    size_t k_scales, v_scales; /* where the scales of q8_0 lie, counted from the keys and from the values */
     size_t head_bytes, layer_bytes, chunk_bytes;
 };
+
+/* capacity: of the cache, tokens. */
+static inline struct kv_layout kv_layout_of(const struct asdsl_kv_options *o) {
+    struct kv_layout l = {.k_type = o->k_type, .v_type = o->v_type, .head_dim = o->head_dim};
+    l.value_dim = attention_value_dim(o->head_dim);
+    l.chunk_tokens = o->capacity < ATTENTION_CHUNK
+                         ? (o->capacity + ATTENTION_LANES - 1) / ATTENTION_LANES * ATTENTION_LANES
+                         : ATTENTION_CHUNK;
+    size_t tokens = (size_t)l.chunk_tokens, scales = tokens * sizeof(float);
+    size_t k_dim = (size_t)(o->k_type == ASDSL_Q8_0 ? 4 * attention_quads(l.head_dim) : l.head_dim);
+    l.k_scales = tokens * k_dim * kv_element_bytes(l.k_type);
+    l.v_scales = tokens * (size_t)l.value_dim * kv_element_bytes(l.v_type);
+    l.k_bytes = l.k_scales + (l.k_type == ASDSL_Q8_0 ? scales : 0);
+    l.head_bytes = l.k_bytes + l.v_scales + (l.v_type == ASDSL_Q8_0 ? scales : 0);
+    l.layer_bytes = (size_t)o->n_kv_heads * l.head_bytes;
+    l.chunk_bytes = (size_t)o->n_layers * l.layer_bytes;
+    return l;
+}
 
 struct attention_job {
     /* attention: */
@@ -50,8 +84,6 @@ struct attention_job {
     size_t layer_offset;    /* bytes into each chunk */
 };
 
-static inline size_t kv_element_bytes(int32_t type) { return type == ASDSL_F32 ? 4 : 2; }
-
 /* The keys of a head in a chunk, followed by its values. */
 static inline uint8_t *kv_head(const struct attention_job *job, int32_t chunk, int32_t head) {
     return job->chunks[chunk] + job->layer_offset + (size_t)head * job->layout->head_bytes;
@@ -62,19 +94,51 @@ static inline int32_t attention_n_chunks(const struct attention_job *job) {
     return (job->position + job->n_tokens - 1) / ATTENTION_CHUNK + 1;
 }
 
-/* head_dim rounded up to whole vectors. */
-static inline int32_t attention_value_dim(int32_t head_dim) {
-    return (head_dim + ATTENTION_LANES - 1) / ATTENTION_LANES * ATTENTION_LANES;
-}
-
 /* m, l and padding to a line, then the sums of the values. */
 static inline size_t attention_partial_floats(int32_t head_dim) {
     return ATTENTION_LANES + (size_t)attention_value_dim(head_dim);
 }
 
-/* A worker's scratch: the scores of a tile, then the partials and the states of an item's rows. */
+/* Blocks of dimensions that q8_0 keys and their queries are rotated in: the largest power of two in head_dim. */
+static inline int32_t attention_rotation(int32_t head_dim) { return head_dim & -head_dim; }
+
+/* A query for q8_0 keys: rotated, as int8. */
+struct attention_query {
+    float factor;     /* of a dot product and the key's scale, to the score */
+    int32_t minus128; /* -128 * sum(q) */
+    int8_t q[];       /* (value_dim), past head_dim zero; 4 bytes behind are readable */
+};
+static inline size_t attention_query_bytes(int32_t head_dim) { /* whole lines */
+    return (sizeof(struct attention_query) + (size_t)attention_value_dim(head_dim) + 4 + 63) / 64 * 64;
+}
+
+/* A worker's scratch, each part on a line of its own. */
+struct attention_scratch {
+    float *scores;             /* (ATTENTION_TILE_ROWS, ATTENTION_CHUNK) */
+    float *partials, *states;  /* (ATTENTION_ROWS, attention_partial_floats) of an item's rows */
+    struct attention_query *queries; /* (ATTENTION_ROWS) of attention_query_bytes */
+    float *factors;            /* (ATTENTION_CHUNK) of q8_0 values */
+    int16_t *weights;          /* (ATTENTION_TILE_ROWS, ATTENTION_CHUNK) of q8_0 values */
+};
+/* scratch: where it begins, 64-byte aligned, or NULL. Returns its floats. */
+static inline size_t attention_scratch_at(int32_t head_dim, float *scratch, struct attention_scratch *s) {
+    size_t rows = ATTENTION_ROWS * attention_partial_floats(head_dim), at = 0;
+    size_t sizes[] = {ATTENTION_TILE_ROWS * ATTENTION_CHUNK,
+                      rows,
+                      rows,
+                      ATTENTION_ROWS * attention_query_bytes(head_dim) / sizeof(float),
+                      ATTENTION_CHUNK,
+                      ATTENTION_TILE_ROWS * ATTENTION_CHUNK * sizeof(int16_t) / sizeof(float)};
+    float *parts[6] = {0};
+    for (int i = 0; i < 6; at += sizes[i++]) parts[i] = scratch ? scratch + at : NULL;
+    *s = (struct attention_scratch){parts[0], parts[1],
+                                    parts[2], (struct attention_query *)(void *)parts[3],
+                                    parts[4], (int16_t *)(void *)parts[5]};
+    return at;
+}
 static inline size_t attention_scratch_floats(int32_t head_dim) {
-    return ATTENTION_TILE_ROWS * ATTENTION_CHUNK + 2 * ATTENTION_ROWS * attention_partial_floats(head_dim);
+    struct attention_scratch unused;
+    return attention_scratch_at(head_dim, NULL, &unused);
 }
 
 /* Keys [first, end) of a chunk, counted from its start, that the query of token t sees; none: first == end == 0. */

@@ -5,6 +5,7 @@
  * as they are: what it and the fast kernels differ by is the second rounding of weights.
  */
 #include "matmul_fast.h"
+#include "reference.h"
 #include <math.h>
 
 #define REFERENCE(name) name##_reference
@@ -102,8 +103,7 @@ TYPE(q6_k, ASDSL_Q6_K)
 
 /* ---- activations: the rule of quantize.c in scalars ---- */
 
-/* q of n inputs (those past `left` are 0) and the scale. */
-static float quantize_block(const float *x, int32_t left, int32_t n, int8_t *q) {
+float reference_quantize(const float *x, int32_t left, int32_t n, int8_t *q) {
     float largest = 0, finite = 1;
     for (int32_t i = 0; i < n && i < left; i++) {
         if (!isfinite(x[i])) finite = 0;
@@ -127,7 +127,7 @@ quantize_row_fn REFERENCE(quantize_q8_32), REFERENCE(quantize_q8_256);
 void REFERENCE(quantize_q8_32)(const float *x, int32_t cols, void *row) {
     struct act_q8_32 *block = row;
     for (int32_t k = 0; k < cols; k += 32, block++) {
-        block->d = quantize_block(x + k, cols - k, 32, block->q);
+        block->d = reference_quantize(x + k, cols - k, 32, block->q);
         int32_t sum = sum_of(block->q, 32, 1, 0, 1);
         block->s = block->d * (float)sum;
         block->minus8 = -8 * sum;
@@ -139,7 +139,7 @@ void REFERENCE(quantize_q8_256)(const float *x, int32_t cols, void *row) {
     struct act_q8_256 *block = row;
     for (int32_t k = 0; k < cols; k += 256, block++) {
         memset(block, 0, sizeof *block);
-        block->d = quantize_block(x + k, cols - k, 256, block->q);
+        block->d = reference_quantize(x + k, cols - k, 256, block->q);
         for (int32_t i = 0; i < 16; i++) {
             const int8_t *q = block->q + 16 * i;
             block->minus32[i] = -32 * sum_of(q, 16, 1, 0, 1);
@@ -156,7 +156,7 @@ static float strip_block(int32_t act_type, const uint8_t *row, int32_t cols, int
     float d = 0;
     memset(q, 0, FAST_BLOCK);
     if (act_type == ASDSL_ACT_F32) {
-        return quantize_block((const float *)(const void *)row + k, cols - k, FAST_BLOCK, q);
+        return reference_quantize((const float *)(const void *)row + k, cols - k, FAST_BLOCK, q);
     }
     if (act_type == ASDSL_ACT_Q8_256) {
         const struct act_q8_256 *block = (const struct act_q8_256 *)(const void *)row + k / FAST_BLOCK;

@@ -5,9 +5,11 @@
  */
 #include "attention.h"
 #include "layout.h"
+#include "reference.h"
 #include <math.h>
 #include <stdbool.h>
 #include <stdlib.h>
+#include <string.h>
 
 #define REFERENCE(name) name##_reference
 
@@ -49,20 +51,63 @@ static double element(int32_t type, const uint8_t *base, size_t index) {
     return type == ASDSL_F32 ? ((const float *)(const void *)base)[index] : f16_at(base + 2 * index);
 }
 
+static float scale_at(const uint8_t *scales, int32_t i) { return ((const float *)(const void *)scales)[i]; }
+
+/* Place of an element of token i of a chunk: attention.h. */
+static size_t key_index(const struct kv_layout *layout, int32_t i, int32_t d) {
+    int32_t block = i / ATTENTION_LANES, lane = i % ATTENTION_LANES;
+    if (layout->k_type != ASDSL_Q8_0) return (size_t)((block * layout->head_dim + d) * ATTENTION_LANES + lane);
+    return (size_t)(((block * attention_quads(layout->head_dim) + d / 4) * ATTENTION_LANES + lane) * 4 + d % 4);
+}
+
+static size_t value_index(const struct kv_layout *layout, int32_t i, int32_t d) {
+    static const int32_t order[] = {0, 2, 1, 3};
+    if (layout->v_type != ASDSL_Q8_0) return (size_t)(i * layout->value_dim + d);
+    return (size_t)((i / 4 * layout->value_dim + d) * 4 + order[i % 4]);
+}
+
 static double key_at(const struct attention_job *job, int32_t head, int32_t position, int32_t d) {
     const struct kv_layout *layout = job->layout;
+    const uint8_t *keys = kv_head(job, position / ATTENTION_CHUNK, head);
     int32_t i = position % ATTENTION_CHUNK;
-    size_t at = ((size_t)(i / ATTENTION_LANES) * (size_t)layout->head_dim + (size_t)d) * ATTENTION_LANES;
-    return element(layout->k_type, kv_head(job, position / ATTENTION_CHUNK, head), at + (size_t)(i % ATTENTION_LANES));
+    size_t at = key_index(layout, i, d);
+    if (layout->k_type != ASDSL_Q8_0) return element(layout->k_type, keys, at);
+    return (double)(int8_t)keys[at] * (double)scale_at(keys + layout->k_scales, i);
 }
 
 static double value_at(const struct attention_job *job, int32_t head, int32_t position, int32_t d) {
     const struct kv_layout *layout = job->layout;
-    size_t at = (size_t)(position % ATTENTION_CHUNK) * (size_t)layout->value_dim + (size_t)d;
-    return element(layout->v_type, kv_head(job, position / ATTENTION_CHUNK, head) + layout->k_bytes, at);
+    const uint8_t *values = kv_head(job, position / ATTENTION_CHUNK, head) + layout->k_bytes;
+    int32_t i = position % ATTENTION_CHUNK;
+    size_t at = value_index(layout, i, d);
+    if (layout->v_type != ASDSL_Q8_0) return element(layout->v_type, values, at);
+    return (double)(int8_t)values[at] * (double)scale_at(values + layout->v_scales, i);
 }
 
-static double score_at(const struct attention_job *job, const float *q, int32_t head, int32_t position) {
+/* Rotated and rounded to int8 as for q8_0 keys; returns the scale. */
+static float rotate_and_round(const float *x, int32_t head_dim, int8_t *q) {
+    float head[ATTENTION_MAX_DIM];
+    memcpy(head, x, sizeof *head * (size_t)head_dim);
+    for (int32_t stride = 1; stride < attention_rotation(head_dim); stride *= 2)
+        for (int32_t d = 0; d < head_dim; d++) {
+            if (d & stride) continue;
+            float a = head[d], b = head[d + stride];
+            head[d] = a + b;
+            head[d + stride] = a - b;
+        }
+    return reference_quantize(head, head_dim, head_dim, q);
+}
+
+/* A query as its keys are: for q8_0 rotated (the matrix has the length of its blocks too much) and rounded. */
+static void query_for(const struct attention_job *job, const float *q, double *query) {
+    int8_t rounded[ATTENTION_MAX_DIM];
+    int32_t head_dim = job->layout->head_dim;
+    bool rotated = job->layout->k_type == ASDSL_Q8_0;
+    double scale = rotated ? (double)rotate_and_round(q, head_dim, rounded) / attention_rotation(head_dim) : 1;
+    for (int32_t d = 0; d < head_dim; d++) query[d] = rotated ? rounded[d] * scale : q[d];
+}
+
+static double score_at(const struct attention_job *job, const double *q, int32_t head, int32_t position) {
     double sum = 0;
     for (int32_t d = 0; d < job->layout->head_dim; d++) sum += q[d] * key_at(job, head, position, d);
     sum *= job->scale;
@@ -73,9 +118,9 @@ static double score_at(const struct attention_job *job, const float *q, int32_t 
 static void attend(const struct attention_job *job, int32_t t, int32_t h) {
     int32_t head_dim = job->layout->head_dim, head = h / (job->n_heads / job->n_kv_heads), last = job->position + t;
     int32_t first = job->window > 0 && last >= job->window ? last - job->window + 1 : 0;
-    const float *q = job->q + (size_t)t * job->q_stride + (size_t)h * (size_t)head_dim;
     float *out = job->out + (size_t)t * job->out_stride + (size_t)h * (size_t)head_dim;
-    double largest = -INFINITY, total = 0, sums[1024] = {0}; /* MAX_HEAD_DIM of program.h */
+    double largest = -INFINITY, total = 0, q[ATTENTION_MAX_DIM], sums[ATTENTION_MAX_DIM] = {0};
+    query_for(job, job->q + (size_t)t * job->q_stride + (size_t)h * (size_t)head_dim, q);
     for (int32_t p = first; p <= last; p++) largest = fmax(largest, score_at(job, q, head, p));
     for (int32_t p = first; p <= last; p++) {
         double weight = exp(score_at(job, q, head, p) - largest);
@@ -121,6 +166,36 @@ static void store(int32_t type, uint8_t *base, size_t index, float x) {
     }
 }
 
+static void append_key(const struct kv_layout *layout, const float *k, int32_t i, uint8_t *keys) {
+    int8_t q[ATTENTION_MAX_DIM];
+    bool rounds = layout->k_type == ASDSL_Q8_0;
+    float scale = rounds ? rotate_and_round(k, layout->head_dim, q) : 0;
+    if (rounds) memcpy(keys + layout->k_scales + 4 * (size_t)i, &scale, 4);
+    for (int32_t d = 0; d < layout->head_dim; d++) {
+        size_t at = key_index(layout, i, d);
+        if (rounds) {
+            keys[at] = (uint8_t)q[d];
+        } else {
+            store(layout->k_type, keys, at, k[d]);
+        }
+    }
+}
+
+static void append_value(const struct kv_layout *layout, const float *v, int32_t i, uint8_t *values) {
+    int8_t q[ATTENTION_MAX_DIM];
+    bool rounds = layout->v_type == ASDSL_Q8_0;
+    float scale = rounds ? reference_quantize(v, layout->head_dim, layout->head_dim, q) : 0;
+    if (rounds) memcpy(values + layout->v_scales + 4 * (size_t)i, &scale, 4);
+    for (int32_t d = 0; d < layout->head_dim; d++) {
+        size_t at = value_index(layout, i, d);
+        if (rounds) {
+            values[at] = (uint8_t)q[d];
+        } else {
+            store(layout->v_type, values, at, v[d]);
+        }
+    }
+}
+
 void REFERENCE(kv_append)(const struct attention_job *job, int32_t begin, int32_t end) {
     const struct kv_layout *layout = job->layout;
     for (int32_t t = begin; t < end; t++)
@@ -128,14 +203,8 @@ void REFERENCE(kv_append)(const struct attention_job *job, int32_t begin, int32_
             int32_t position = job->position + t, i = position % ATTENTION_CHUNK;
             uint8_t *head = kv_head(job, position / ATTENTION_CHUNK, h);
             size_t column = (size_t)h * (size_t)layout->head_dim;
-            for (int32_t d = 0; d < layout->head_dim; d++) {
-                size_t k = ((size_t)(i / ATTENTION_LANES) * (size_t)layout->head_dim + (size_t)d) * ATTENTION_LANES;
-                size_t v = (size_t)i * (size_t)layout->value_dim + (size_t)d;
-                store(layout->k_type, head, k + (size_t)(i % ATTENTION_LANES),
-                      job->k[(size_t)t * job->k_stride + column + (size_t)d]);
-                store(layout->v_type, head + layout->k_bytes, v,
-                      job->v[(size_t)t * job->v_stride + column + (size_t)d]);
-            }
+            append_key(layout, job->k + (size_t)t * job->k_stride + column, i, head);
+            append_value(layout, job->v + (size_t)t * job->v_stride + column, i, head + layout->k_bytes);
         }
 }
 

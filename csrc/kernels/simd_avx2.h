@@ -174,6 +174,18 @@ SIMD_INLINE float f32x16_hmax(f32x16 a) {
     return _mm_cvtss_f32(_mm_max_ss(c, _mm_movehdup_ps(c)));
 }
 
+/* Lane i with lane i ^ 1, 2, 4, 8. */
+SIMD_INLINE f32x16 f32x16_swap1(f32x16 a) {
+    return (f32x16){_mm256_permute_ps(a.lo, 0xb1), _mm256_permute_ps(a.hi, 0xb1)};
+}
+SIMD_INLINE f32x16 f32x16_swap2(f32x16 a) {
+    return (f32x16){_mm256_permute_ps(a.lo, 0x4e), _mm256_permute_ps(a.hi, 0x4e)};
+}
+SIMD_INLINE f32x16 f32x16_swap4(f32x16 a) {
+    return (f32x16){_mm256_permute2f128_ps(a.lo, a.lo, 1), _mm256_permute2f128_ps(a.hi, a.hi, 1)};
+}
+SIMD_INLINE f32x16 f32x16_swap8(f32x16 a) { return (f32x16){a.hi, a.lo}; }
+
 /* ---- lanes of the matmul tiles: LANES rows at a time ----
  *   fv floats   iv int32   bv 4 bytes a row (weights)   av 4 activation bytes, the same for every row
  */
@@ -207,6 +219,9 @@ SIMD_INLINE iv simd_set1_at(const void *p) { /* 4 bytes to all lanes: one vpbroa
     return _mm256_set1_epi32(x);
 }
 SIMD_INLINE av av_load(const void *p) { return simd_set1_at(p); }
+/* Signed bytes 0 and 2 of each row's four, or 1 and 3, as the int16 pairs of iv_dot_pairs. */
+SIMD_INLINE iv iv_even_bytes(bv a) { return _mm256_srai_epi16(_mm256_slli_epi16(a, 8), 8); }
+SIMD_INLINE iv iv_odd_bytes(bv a) { return _mm256_srai_epi16(a, 8); }
 enum { SIMD_NO_BYTE = 32 }; /* to iv_pick_pairs: zero */
 /* Bytes of q4_k's scale lines (layout.h) as int16: byte `from` of each row's four low in the lane, `then` high. */
 SIMD_INLINE iv iv_pick_pairs(bv bytes, int from, int then) {

@@ -99,6 +99,12 @@ SIMD_INLINE float f32x16_hmax(f32x16 a) {
     return _mm_cvtss_f32(_mm_max_ss(c, _mm_movehdup_ps(c)));
 }
 
+/* Lane i with lane i ^ 1, 2, 4, 8. */
+SIMD_INLINE f32x16 f32x16_swap1(f32x16 a) { return _mm512_permute_ps(a, 0xb1); }
+SIMD_INLINE f32x16 f32x16_swap2(f32x16 a) { return _mm512_permute_ps(a, 0x4e); }
+SIMD_INLINE f32x16 f32x16_swap4(f32x16 a) { return _mm512_shuffle_f32x4(a, a, 0xb1); }
+SIMD_INLINE f32x16 f32x16_swap8(f32x16 a) { return _mm512_shuffle_f32x4(a, a, 0x4e); }
+
 /* ---- lanes of the matmul tiles: LANES rows at a time ----
  *   fv floats   iv int32   bv 4 bytes a row (weights)   av 4 activation bytes, the same for every row
  */
@@ -189,6 +195,9 @@ SIMD_INLINE iv dot4k_scaled(iv total, dot4k acc, iv scale) {
 }
 /* acc + a[0] * b[0] + a[1] * b[1] of int16 pairs; b from memory, the same for every row. */
 SIMD_INLINE iv iv_dot_pairs(iv acc, iv a, const int16_t *b) { return _mm512_dpwssd_epi32(acc, a, simd_set1_at(b)); }
+/* Signed bytes 0 and 2 of each row's four, or 1 and 3, as the int16 pairs of iv_dot_pairs. */
+SIMD_INLINE iv iv_even_bytes(bv a) { return _mm512_srai_epi16(_mm512_slli_epi16(a, 8), 8); }
+SIMD_INLINE iv iv_odd_bytes(bv a) { return _mm512_srai_epi16(a, 8); }
 enum { SIMD_NO_BYTE = 32 }; /* to iv_pick_pairs: zero */
 /* Bytes of q4_k's scale lines (layout.h) as int16: byte `from` of each row's four low in the lane, `then` high. */
 SIMD_INLINE iv iv_pick_pairs(bv bytes, int from, int then) {

@@ -185,6 +185,13 @@ SIMD_INLINE float f32x16_hmax(f32x16 a) {
     return vgetq_lane_f32(simd_max(c, vextq_f32(c, c, 1)), 0);
 }
 
+/* Lane i with lane i ^ 1, 2, 4, 8. */
+SIMD_INLINE f32x16 f32x16_swap1(f32x16 a) { return SIMD_1(f32x16, vrev64q_f32, a); }
+SIMD_INLINE float32x4_t simd_swap2(float32x4_t a) { return vextq_f32(a, a, 2); }
+SIMD_INLINE f32x16 f32x16_swap2(f32x16 a) { return SIMD_1(f32x16, simd_swap2, a); }
+SIMD_INLINE f32x16 f32x16_swap4(f32x16 a) { return (f32x16){{a.val[1], a.val[0], a.val[3], a.val[2]}}; }
+SIMD_INLINE f32x16 f32x16_swap8(f32x16 a) { return (f32x16){{a.val[2], a.val[3], a.val[0], a.val[1]}}; }
+
 /* ---- lanes of the matmul tiles: LANES rows at a time ----
  *   fv floats   iv int32   bv 4 bytes a row (weights)   av 4 activation bytes, the same for every row: in lane 0
  */
@@ -289,6 +296,19 @@ SIMD_INLINE iv iv_dot_pairs(iv acc, iv a, const int16_t *b) {
     int16x4_t pair = vreinterpret_s16_s32(vdup_n_s32(both));
     return (iv){simd_dot_pairs(acc.lo, vreinterpretq_s16_s32(a.lo), pair),
                 simd_dot_pairs(acc.hi, vreinterpretq_s16_s32(a.hi), pair)};
+}
+
+/* Signed bytes 0 and 2 of each row's four, or 1 and 3, as the int16 pairs of iv_dot_pairs. */
+SIMD_INLINE int32x4_t simd_unzip(int16x8_t a) { /* the first of each pair, then the second */
+    return vreinterpretq_s32_s16(vcombine_s16(vget_low_s16(vuzp1q_s16(a, a)), vget_low_s16(vuzp2q_s16(a, a))));
+}
+SIMD_INLINE iv iv_odd_bytes(bv a) {
+    return (iv){simd_unzip(vshrq_n_s16(vreinterpretq_s16_u8(a.lo), 8)),
+                simd_unzip(vshrq_n_s16(vreinterpretq_s16_u8(a.hi), 8))};
+}
+SIMD_INLINE iv iv_even_bytes(bv a) {
+    return (iv){simd_unzip(vshrq_n_s16(vshlq_n_s16(vreinterpretq_s16_u8(a.lo), 8), 8)),
+                simd_unzip(vshrq_n_s16(vshlq_n_s16(vreinterpretq_s16_u8(a.hi), 8), 8))};
 }
 
 /* dot4k: a line of nibbles against inputs of the low and of the high nibbles, then times a 6-bit scale. */

@@ -195,6 +195,20 @@ SIMD_INLINE float f32x16_hmax(f32x16 a) {
     return s[0];
 }
 
+/* Lane i with lane i ^ 1, 2, 4, 8. */
+SIMD_INLINE f32x16 f32x16_swap1(f32x16 a) {
+    return __builtin_shufflevector(a, a, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14);
+}
+SIMD_INLINE f32x16 f32x16_swap2(f32x16 a) {
+    return __builtin_shufflevector(a, a, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
+}
+SIMD_INLINE f32x16 f32x16_swap4(f32x16 a) {
+    return __builtin_shufflevector(a, a, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11);
+}
+SIMD_INLINE f32x16 f32x16_swap8(f32x16 a) {
+    return __builtin_shufflevector(a, a, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7);
+}
+
 /* ---- lanes of the matmul tiles: LANES rows at a time ----
  *   fv floats   iv int32   bv 4 bytes a row (weights)   av 4 activation bytes, the same for every row, as int16 twice
  */
@@ -313,6 +327,10 @@ SIMD_INLINE iv dot4k_scaled(iv total, dot4k acc, iv scale) { return total + simd
 /* acc + a[0] * b[0] + a[1] * b[1] of int16 pairs; b from memory, the same for every row. */
 SIMD_INLINE iv simd_first(iv pairs) { return (iv)((u32x16)pairs << 16) >> 16; }
 SIMD_INLINE iv iv_dot_pairs(iv acc, iv a, const int16_t *b) { return acc + simd_first(a) * b[0] + (a >> 16) * b[1]; }
+/* Signed bytes 0 and 2 of each row's four, or 1 and 3, as the int16 pairs of iv_dot_pairs. */
+SIMD_INLINE iv simd_pairs(iv first, iv then) { return (first & 0xffff) | (iv)((u32x16)then << 16); }
+SIMD_INLINE iv iv_even_bytes(bv a) { return simd_pairs((iv)((u32x16)a << 24) >> 24, (iv)((u32x16)a << 8) >> 24); }
+SIMD_INLINE iv iv_odd_bytes(bv a) { return simd_pairs((iv)((u32x16)a << 16) >> 24, (iv)a >> 24); }
 /* Bytes of q4_k's scale lines (layout.h) as int16: byte `from` of each row's four low in the lane, `then` high. */
 SIMD_INLINE iv iv_pick_pairs(bv bytes, int from, int then) {
     iv pairs;

@@ -7,7 +7,7 @@
 import type { Profile, ProfileRow } from "../eval/profile.ts"
 import { type SpeedTest, testName, workOf } from "../eval/speed.ts"
 import { meanAndDeviation, median } from "../eval/statistics.ts"
-import type { LoadOptions, Model } from "../model.ts"
+import { DEFAULT_KV_TYPE, type LoadOptions, type Model } from "../model.ts"
 import { buildCommit } from "./commit.ts"
 import { modelType, tensorBytesOf } from "./model-facts.ts"
 import { type Column, csvLine, formatBytes, formatCount, formatShare, tableHead, tableRow } from "./table.ts"
@@ -78,7 +78,7 @@ export interface Measurement {
 
 export function benchRecord({ model, options, test, samples, limits }: Measurement): BenchRecord {
   const info = model.engineInfo()
-  const { typeK = "f16", typeV = "f16" } = options
+  const { typeK = DEFAULT_KV_TYPE, typeV = DEFAULT_KV_TYPE } = options
   const work = workOf(model, test, { typeK, typeV })
   const { nVerify = 0 } = test
   const nTokens = test.nPrompt + test.nGen + nVerify

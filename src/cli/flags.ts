@@ -2,13 +2,12 @@
 // its own flags: `{ ...modelFlags, ...threadFlags, ...group("Benchmark", { ... }) }`; a key given again replaces the flag.
 
 import { ArgumentError } from "../errors.ts"
-import { PREFILL_MODES } from "../model.ts"
+import { DEFAULT_KV_TYPE, KV_TYPES, PREFILL_MODES } from "../model.ts"
 import { cpusOfMask, cpusOfRange } from "../native/cpus.ts"
 import { type Flag, group, integer, number, text, texts, toggle, UsageError } from "./arguments.ts"
 
 /** llama.cpp's default. */
 const DEFAULT_POLL = 50
-const KV_CHOICES = ["f16", "f32"] as const
 const MAX_TOKENS = 2 ** 30
 
 /** Of the Hugging Face hub. */
@@ -99,8 +98,16 @@ export const contextFlags = group("Context", {
     initial: "exact",
     help: "matrices of prompts: to the bit as those of replies, or with weights rounded once more to int8, faster",
   }),
-  typeK: text("-ctk, --cache-type-k", { choices: KV_CHOICES, initial: "f16", help: "element type of cached keys" }),
-  typeV: text("-ctv, --cache-type-v", { choices: KV_CHOICES, initial: "f16", help: "element type of cached values" }),
+  typeK: text("-ctk, --cache-type-k", {
+    choices: KV_TYPES,
+    initial: DEFAULT_KV_TYPE,
+    help: "element type of cached keys",
+  }),
+  typeV: text("-ctv, --cache-type-v", {
+    choices: KV_TYPES,
+    initial: DEFAULT_KV_TYPE,
+    help: "element type of cached values",
+  }),
 })
 
 /** llama.cpp's samplers with its defaults. */

@@ -1,6 +1,6 @@
 // From flags to a loaded model, with a bar on a terminal. What commands that need a model share.
 
-import { type LoadOptions, load, type Model, type PrefillMode } from "../model.ts"
+import { type KvType, type LoadOptions, load, type Model, type PrefillMode } from "../model.ts"
 import { formatHubName, parseRepo } from "../models/hub/name.ts"
 import { defaultModelName, resolveModel } from "../models/index.ts"
 import { ProgressBar } from "../setup/progress.ts"
@@ -50,8 +50,8 @@ export function loadOptions(values: Partial<Values<typeof threadFlags> & Values<
     ...(nBatch === undefined ? {} : { nBatch }),
     ...(nUbatch === undefined ? {} : { nUbatch }),
     ...(prefill === undefined ? {} : { prefill: prefill as PrefillMode }),
-    ...(typeK === undefined ? {} : { typeK: typeK as "f16" | "f32" }),
-    ...(typeV === undefined ? {} : { typeV: typeV as "f16" | "f32" }),
+    ...(typeK === undefined ? {} : { typeK: typeK as KvType }),
+    ...(typeV === undefined ? {} : { typeV: typeV as KvType }),
   }
 }
 

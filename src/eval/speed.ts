@@ -2,7 +2,7 @@
 // to be held against the machine's two limits. Random tokens; neither tokenizing nor sampling is in the time, the
 // reduction of each logits row to its stats is. Knows no terminal and no peer.
 
-import type { Model } from "../model.ts"
+import { DEFAULT_KV_TYPE, type KvType, type Model } from "../model.ts"
 import type { Session } from "../session.ts"
 
 /** nPrompt tokens in passes of nUbatch, then nGen one by one, or else nVerify in one pass with a row of logits for each, as a
@@ -39,12 +39,15 @@ export interface Work {
   readonly attentionMacs: number
 }
 
-const ELEMENT_BYTES = { f16: 2, f32: 4 } as const
+/** Bytes of a token's head, without the padding of odd sizes. */
+function headBytes(type: KvType, headDim: number): number {
+  return type === "q8_0" ? headDim + 4 : headDim * (type === "f16" ? 2 : 4)
+}
 
-/** Element types of cached keys and values; absent: f16. */
+/** Element types of cached keys and values; absent: the default. */
 export interface KvTypes {
-  typeK?: keyof typeof ELEMENT_BYTES
-  typeV?: keyof typeof ELEMENT_BYTES
+  typeK?: KvType
+  typeV?: KvType
 }
 
 export function workOf(model: Model, test: SpeedTest, types: KvTypes = {}): Work {
@@ -52,8 +55,9 @@ export function workOf(model: Model, test: SpeedTest, types: KvTypes = {}): Work
   const { nPrompt, nGen, nDepth, nVerify = 0 } = test
   // Token i of the test, counted from 0, sees nDepth + i + 1 tokens, itself included.
   const seenBy = (first: number, n: number) => n * (nDepth + first) + (n * (n + 1)) / 2
-  const rowBytes = ELEMENT_BYTES[types.typeK ?? "f16"] + ELEMENT_BYTES[types.typeV ?? "f16"]
-  const kvBytes = nLayers * nKvHeads * headDim * rowBytes * seenBy(nPrompt, nGen)
+  const { typeK = DEFAULT_KV_TYPE, typeV = DEFAULT_KV_TYPE } = types
+  const rowBytes = headBytes(typeK, headDim) + headBytes(typeV, headDim)
+  const kvBytes = nLayers * nKvHeads * rowBytes * seenBy(nPrompt, nGen)
   const nTokens = nPrompt + nGen + nVerify
   const nOutputs = (nPrompt > 0 ? 1 : 0) + nGen + nVerify
   return {

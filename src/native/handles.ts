@@ -317,7 +317,7 @@ export interface KvSettings {
   headDim: number
   /** Tokens. */
   capacity: number
-  /** Element types: Type.F16 or Type.F32. */
+  /** Element types: Type.F16, Type.F32 or Type.Q8_0. */
   typeK: number
   typeV: number
 }

@@ -1,0 +1,257 @@
+/* attention_q8.h: scores and weighted values over keys and values in q8_0. Included by attention.c alone.
+ *
+ * Keys and queries are rotated after their positions are in them: each block of attention_rotation dimensions is
+ * multiplied by the same Hadamard matrix, which leaves scores as they are (but for the block's length as a factor) and
+ * spreads a channel that stands out, as biases of keys do, over all. A score is an exact integer dot product times the
+ * scales. Weights of values take the values' scales and become int16 with one factor for a query row and chunk; their
+ * sums are exact integers too, so levels need not agree on an order.
+ */
+#ifndef ASDSL_ATTENTION_Q8_H
+#define ASDSL_ATTENTION_Q8_H
+#include "attention.h"
+#include "quantize.h"
+
+enum {
+    Q8_HALVES = ATTENTION_LANES / LANES,
+    /* Largest weight: two signed digits of base 256. 256 keys of it times 127 fit 31 bits. */
+    WEIGHT_MAX = 127 * 256 + 127,
+};
+/* Sums of a tile that registers hold: vectors of LANES keys or dimensions. */
+#if defined(__AVX512F__) && !defined(ASDSL_EVEX_AS_AVXVNNI)
+enum { Q8_WIDE = 4 };
+#else
+enum { Q8_WIDE = 2 };
+#endif
+
+/* ---- rows to int8 ---- */
+/* Signs of the lanes whose index has bit 0, 1, 2, 3. */
+#define S INT32_MIN
+static const int32_t upper_lanes[4][ATTENTION_LANES] = {
+    {0, S, 0, S, 0, S, 0, S, 0, S, 0, S, 0, S, 0, S},
+    {0, 0, S, S, 0, 0, S, S, 0, 0, S, S, 0, 0, S, S},
+    {0, 0, 0, 0, S, S, S, S, 0, 0, 0, 0, S, S, S, S},
+    {0, 0, 0, 0, 0, 0, 0, 0, S, S, S, S, S, S, S, S},
+};
+#undef S
+
+/* a + b in the lower lane of a pair, a - b in the upper. */
+SIMD_INLINE f32x16 add_swapped(f32x16 x, f32x16 swapped, const int32_t *upper) {
+    return f32x16_add(swapped, f32x16_from_bits(i32x16_xor(f32x16_bits(x), i32x16_loadu(upper))));
+}
+
+/* x[head_dim], zero up to value_dim: times the Hadamard matrix, not normalised. */
+static void rotate(float *x, int32_t head_dim) {
+    int32_t n = attention_rotation(head_dim), cols = attention_value_dim(head_dim);
+    for (int32_t d = 0; d < cols; d += ATTENTION_LANES) {
+        f32x16 a = f32x16_loadu(x + d);
+        if (n > 1) a = add_swapped(a, f32x16_swap1(a), upper_lanes[0]);
+        if (n > 2) a = add_swapped(a, f32x16_swap2(a), upper_lanes[1]);
+        if (n > 4) a = add_swapped(a, f32x16_swap4(a), upper_lanes[2]);
+        if (n > 8) a = add_swapped(a, f32x16_swap8(a), upper_lanes[3]);
+        f32x16_storeu(x + d, a);
+    }
+    for (int32_t stride = ATTENTION_LANES; stride < n; stride *= 2)
+        for (int32_t first = 0; first < cols; first += 2 * stride)
+            for (int32_t d = first; d < first + stride; d += ATTENTION_LANES) {
+                f32x16 a = f32x16_loadu(x + d), b = f32x16_loadu(x + d + stride);
+                f32x16_storeu(x + d, f32x16_add(a, b));
+                f32x16_storeu(x + d + stride, f32x16_sub(a, b));
+            }
+}
+
+/* x[cols] -> q[cols] and its scale; cols a multiple of 16. */
+static float round_row(const float *x, int32_t cols, int8_t *q, int32_t *sum) {
+    f32x16 largest = f32x16_zero(), poison = f32x16_zero();
+    i32x16 total = i32x16_zero();
+    for (int32_t d = 0; d < cols; d += ATTENTION_LANES) {
+        f32x16 a = f32x16_loadu(x + d);
+        largest = f32x16_max(f32x16_abs(a), largest);
+        poison = f32x16_add(poison, f32x16_sub(a, a));
+    }
+    float inverse, scale = scales_of(f32x16_hmax(largest), f32x16_sum(poison), &inverse);
+    for (int32_t d = 0; d < cols; d += ATTENTION_LANES) {
+        i32x16 a = to_int8(f32x16_loadu(x + d), f32x16_set1(inverse));
+        i32x16_store_i8(q + d, a);
+        total = i32x16_add(total, a);
+    }
+    *sum = i32x16_sum(total);
+    return scale;
+}
+
+/* A head's row of x, as far as value_dim. */
+static void load_head(const float *x, int32_t head_dim, float *to) {
+    for (int32_t d = 0; d < head_dim; d += ATTENTION_LANES) {
+        int32_t left = head_dim - d;
+        f32x16_storeu(to + d, f32x16_load_n(x + d, left < ATTENTION_LANES ? left : ATTENTION_LANES));
+    }
+}
+
+static void prepare_query(const float *x, int32_t head_dim, float scale, struct attention_query *query) {
+    float head[ATTENTION_MAX_DIM];
+    int32_t sum;
+    load_head(x, head_dim, head);
+    rotate(head, head_dim);
+    float d = round_row(head, attention_value_dim(head_dim), query->q, &sum);
+    query->factor = d * (scale / (float)attention_rotation(head_dim));
+    query->minus128 = -128 * sum;
+}
+
+/* Token i of a chunk; keys: of the head in the chunk. */
+static void append_key_q8(const struct kv_layout *layout, const float *k, int32_t i, uint8_t *keys) {
+    float head[ATTENTION_MAX_DIM];
+    int8_t q[ATTENTION_MAX_DIM];
+    int32_t quads = attention_quads(layout->head_dim), unused;
+    uint8_t *to = keys + ((size_t)(i / ATTENTION_LANES * quads) * ATTENTION_LANES + (size_t)(i % ATTENTION_LANES)) * 4;
+    load_head(k, layout->head_dim, head);
+    rotate(head, layout->head_dim);
+    ((float *)(void *)(keys + layout->k_scales))[i] = round_row(head, layout->value_dim, q, &unused);
+    for (int32_t w = 0; w < quads; w++) memcpy(to + (size_t)w * ATTENTION_LANES * 4, q + 4 * w, 4);
+}
+
+static void append_value_q8(const struct kv_layout *layout, const float *v, int32_t i, uint8_t *values) {
+    float head[ATTENTION_MAX_DIM];
+    int8_t q[ATTENTION_MAX_DIM];
+    int32_t unused, order = (i & 1) << 1 | (i & 2) >> 1;
+    uint8_t *to = values + (size_t)(i / 4) * (size_t)layout->value_dim * 4 + order;
+    load_head(v, layout->head_dim, head);
+    ((float *)(void *)(values + layout->v_scales))[i] = round_row(head, layout->value_dim, q, &unused);
+    for (int32_t d = 0; d < layout->value_dim; d++) to[4 * d] = (uint8_t)q[d];
+}
+
+/* ---- scores: rows x vectors of LANES keys ---- */
+/* k: the first vector's part of a block of keys; vectors of the same half lie a block apart. */
+SIMD_INLINE void score_vectors_q8(const struct attention_query *const *query, const uint8_t *k, const float *k_scales,
+                                  int32_t quads, int rows, int wide, float *scores) {
+    dot8 sum[ATTENTION_TILE_ROWS][Q8_WIDE];
+    size_t block = (size_t)quads * ATTENTION_LANES * 4;
+    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int b = 0; b < wide; b++)
+        sum[r][b] = dot8_start(&query[r]->minus128);
+    for (int32_t w = 0; w < quads; w++) {
+        w8 keys[Q8_WIDE];
+        UNROLL for (int b = 0; b < wide; b++)
+            keys[b] = w8_load(k + (size_t)b * block + (size_t)w * ATTENTION_LANES * 4);
+        UNROLL for (int r = 0; r < rows; r++) {
+            av x = av_load(query[r]->q + 4 * w);
+            UNROLL for (int b = 0; b < wide; b++) sum[r][b] = dot8_add(sum[r][b], keys[b], x);
+        }
+    }
+    UNROLL for (int b = 0; b < wide; b++) {
+        fv scale = fv_load(k_scales + b * ATTENTION_LANES);
+        UNROLL for (int r = 0; r < rows; r++) {
+            fv factor = fv_mul(scale, fv_set1(query[r]->factor));
+            fv_store(scores + r * ATTENTION_CHUNK + b * ATTENTION_LANES,
+                     fv_mul(fv_from_i32(dot8_sum(sum[r][b])), factor));
+        }
+    }
+}
+
+SIMD_INLINE void score_tile_q8(const struct attention_query *const *query, const uint8_t *k, const float *k_scales,
+                               int32_t head_dim, int rows, struct key_span blocks, float *scores) {
+    int32_t quads = attention_quads(head_dim);
+    size_t block = (size_t)quads * ATTENTION_LANES * 4;
+    for (int32_t b = blocks.first, n; b < blocks.end; b += n) {
+        n = blocks.end - b >= Q8_WIDE ? Q8_WIDE : 1;
+        for (int half = 0; half < Q8_HALVES; half++) {
+            const uint8_t *keys = k + (size_t)b * block + (size_t)half * LANES * 4;
+            int32_t at = b * ATTENTION_LANES + half * LANES;
+            if (n == 1) {
+                score_vectors_q8(query, keys, k_scales + at, quads, rows, 1, scores + at);
+            } else {
+                score_vectors_q8(query, keys, k_scales + at, quads, rows, Q8_WIDE, scores + at);
+            }
+        }
+    }
+}
+
+/* ---- weights ---- */
+/* The largest scale that a row sees makes WEIGHT_MAX of a weight of 1. */
+struct value_factors {
+    struct key_span keys;
+    float *by_key; /* (ATTENTION_CHUNK): weight to integer; 0 for keys that are not seen */
+    float back;    /* sum of integers to sum of values; NaN where a value was not finite */
+};
+
+static void fill_factors(struct value_factors *f, const float *v_scales, struct key_span keys) {
+    f32x16 largest = f32x16_zero(), poison = f32x16_zero();
+    int32_t from = keys.first / ATTENTION_LANES * ATTENTION_LANES;
+    for (int32_t i = from; i < keys.end; i += ATTENTION_LANES) {
+        f32x16 s = f32x16_loadu(v_scales + i);
+        if (keys.first > i) s = f32x16_select(mask16_first(keys.first - i), f32x16_zero(), s);
+        if (keys.end - i < ATTENTION_LANES) s = f32x16_select(mask16_first(keys.end - i), s, f32x16_zero());
+        f32x16_storeu(f->by_key + i, s);
+        largest = f32x16_max(s, largest);
+        poison = f32x16_add(poison, f32x16_sub(s, s));
+    }
+    float top = f32x16_hmax(largest), scale = top > 0 ? (float)WEIGHT_MAX / top : 0.0f;
+    for (int32_t i = from; i < keys.end; i += ATTENTION_LANES) {
+        f32x16_storeu(f->by_key + i, f32x16_mul(f32x16_loadu(f->by_key + i), f32x16_set1(scale)));
+    }
+    f->keys = keys;
+    f->back = f32x16_sum(poison) != 0.0f ? NAN : top / (float)WEIGHT_MAX;
+}
+
+/* 16 weights as integers 0 .. WEIGHT_MAX, NaN too. */
+SIMD_INLINE void store_weights(int16_t *to, f32x16 weights, const float *factors) {
+    f32x16 w = f32x16_min(f32x16_mul(weights, f32x16_loadu(factors)), f32x16_set1((float)WEIGHT_MAX));
+    i32x16_store_i16(to, f32x16_to_i32(w));
+}
+
+/* ---- values: rows x vectors of LANES dimensions ---- */
+SIMD_INLINE void value_vectors_q8(const int16_t *weights, const uint8_t *v, size_t quad_bytes, int rows, int wide,
+                                  struct key_span quads, const float *back, float *const *sums) {
+    iv sum[ATTENTION_TILE_ROWS][Q8_WIDE];
+    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int j = 0; j < wide; j++) sum[r][j] = iv_zero();
+    for (int32_t i = quads.first; i < quads.end; i++) {
+        iv even[Q8_WIDE], odd[Q8_WIDE];
+        UNROLL for (int j = 0; j < wide; j++) {
+            bv four = bv_load(v + (size_t)i * quad_bytes + (size_t)(j * LANES * 4));
+            even[j] = iv_even_bytes(four), odd[j] = iv_odd_bytes(four);
+        }
+        UNROLL for (int r = 0; r < rows; r++) UNROLL for (int j = 0; j < wide; j++) {
+            sum[r][j] = iv_dot_pairs(sum[r][j], even[j], weights + r * ATTENTION_CHUNK + 4 * i);
+            sum[r][j] = iv_dot_pairs(sum[r][j], odd[j], weights + r * ATTENTION_CHUNK + 4 * i + 2);
+        }
+    }
+    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int j = 0; j < wide; j++)
+        fv_store(sums[r] + j * LANES, fv_mul(fv_from_i32(sum[r][j]), fv_set1(back[r])));
+}
+
+SIMD_INLINE void value_tile_q8(const int16_t *weights, const uint8_t *v, int32_t value_dim, int rows,
+                               struct key_span quads, const float *back, float *const *sums) {
+    size_t quad_bytes = (size_t)value_dim * 4;
+    for (int32_t d = 0, n; d < value_dim; d += n * LANES) {
+        float *at[ATTENTION_TILE_ROWS];
+        UNROLL for (int r = 0; r < rows; r++) at[r] = sums[r] + d;
+        n = value_dim - d >= Q8_WIDE * LANES ? Q8_WIDE : 1;
+        if (n == 1) {
+            value_vectors_q8(weights, v + 4 * (size_t)d, quad_bytes, rows, 1, quads, back, at);
+        } else {
+            value_vectors_q8(weights, v + 4 * (size_t)d, quad_bytes, rows, Q8_WIDE, quads, back, at);
+        }
+    }
+}
+
+/* Tiles for each number of rows: constants become registers. */
+typedef void score_q8_fn(const struct attention_query *const *query, const uint8_t *k, const float *k_scales,
+                         int32_t head_dim, struct key_span blocks, float *scores);
+typedef void value_q8_fn(const int16_t *weights, const uint8_t *v, int32_t value_dim, struct key_span quads,
+                         const float *back, float *const *sums);
+#define TILE_Q8(ROWS)                                                                                                  \
+    static void score_q8_##ROWS(const struct attention_query *const *query, const uint8_t *k, const float *k_scales,   \
+                                int32_t head_dim, struct key_span blocks, float *scores) {                             \
+        score_tile_q8(query, k, k_scales, head_dim, ROWS, blocks, scores);                                             \
+    }                                                                                                                  \
+    static void value_q8_##ROWS(const int16_t *weights, const uint8_t *v, int32_t value_dim, struct key_span quads,    \
+                                const float *back, float *const *sums) {                                               \
+        value_tile_q8(weights, v, value_dim, ROWS, quads, back, sums);                                                 \
+    }
+TILE_Q8(1)
+TILE_Q8(2)
+TILE_Q8(3)
+TILE_Q8(4)
+static score_q8_fn *const score_tiles_q8[ATTENTION_TILE_ROWS + 1] = {NULL, score_q8_1, score_q8_2, score_q8_3,
+                                                                     score_q8_4};
+static value_q8_fn *const value_tiles_q8[ATTENTION_TILE_ROWS + 1] = {NULL, value_q8_1, value_q8_2, value_q8_3,
+                                                                     value_q8_4};
+
+#endif
