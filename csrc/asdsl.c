@@ -5,6 +5,7 @@
 #include "asdsl.h"
 #include "kv.h"
 #include "program.h"
+#include "quant.h"
 #include "repack.h"
 #include <stdlib.h>
 #include <string.h>
@@ -35,6 +36,7 @@ void asdsl_abi(struct asdsl_abi *out) {
                               .kv_options_bytes = sizeof(struct asdsl_kv_options),
                               .kv_state_bytes = sizeof(struct asdsl_kv_state),
                               .repack_job_bytes = sizeof(struct asdsl_repack_job),
+                              .quantize_job_bytes = sizeof(struct asdsl_quantize_job),
                               .info_bytes = sizeof(struct asdsl_info),
                               .core_bytes = sizeof(struct asdsl_core),
                               .topology_bytes = sizeof(struct asdsl_topology),
@@ -180,6 +182,36 @@ int32_t asdsl_repack(asdsl_handle handle, const struct asdsl_repack_job *job) {
     if (src) handle_unpin(copy.src_buffer);
     if (engine) handle_unpin(handle);
     return status;
+}
+
+static double quantize_pinned(struct engine *engine, const struct asdsl_quantize_job *job, struct buffer *src,
+                              struct buffer *dst, struct buffer *importance) {
+    if (dst->read_only) return asdsl_fail(ASDSL_E_ARGUMENT, "quantize: the destination is a read-only map of a file");
+    struct quantize_buffers buffers = {{src->data, src->bytes}, {dst->data, dst->bytes}, {NULL, 0}, src == dst};
+    if (importance) buffers.importance = (struct quantize_buffer){importance->data, importance->bytes};
+    mutex_lock(&engine->lock);
+    double result = quantize_run(engine->pool, engine->kernels, job, &buffers);
+    mutex_unlock(&engine->lock);
+    return result;
+}
+
+double asdsl_quantize(asdsl_handle handle, const struct asdsl_quantize_job *job) {
+    static const char call[] = "asdsl_quantize";
+    if (is_null(job, call, "job")) return ASDSL_E_ARGUMENT;
+    struct asdsl_quantize_job copy = *job;
+    double result = ASDSL_E_HANDLE;
+    struct engine *engine = handle_pin(handle, OBJECT_ENGINE, call);
+    struct buffer *src = engine ? handle_pin(copy.src_buffer, OBJECT_BUFFER, "asdsl_quantize, source") : NULL;
+    struct buffer *dst = src ? handle_pin(copy.dst_buffer, OBJECT_BUFFER, "asdsl_quantize, destination") : NULL;
+    bool wants = dst && copy.importance_buffer;
+    struct buffer *importance =
+        wants ? handle_pin(copy.importance_buffer, OBJECT_BUFFER, "asdsl_quantize, importance") : NULL;
+    if (dst && (importance || !wants)) result = quantize_pinned(engine, &copy, src, dst, importance);
+    if (importance) handle_unpin(copy.importance_buffer);
+    if (dst) handle_unpin(copy.dst_buffer);
+    if (src) handle_unpin(copy.src_buffer);
+    if (engine) handle_unpin(handle);
+    return result;
 }
 
 /* ---- KV cache ---- */

@@ -191,17 +191,28 @@ struct asdsl_repack_job {
     uint32_t reserved;               /* 0 */
 };
 
+/* Rows of one type to rows of another, by the quantisers of kernels/encode.h. */
+struct asdsl_quantize_job {
+    uint32_t src_buffer, dst_buffer; /* handles */
+    uint32_t importance_buffer;      /* 0: every column counts the same */
+    uint32_t src_type, dst_type;     /* any; F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K */
+    uint32_t rows, cols;
+    uint32_t reserved; /* 0 */
+    uint64_t src_offset, dst_offset, importance_offset; /* bytes; importance: F32 (cols), the square of a column's error
+                                                           counts so many times. Not negative */
+};
+
 /* asdsl_engine_info: facts of this CPU and this engine. */
 struct asdsl_info {
-    char cpu[64];            /* brand string, NUL terminated */
-    uint32_t levels;         /* bit per asdsl_level usable here */
-    int32_t level;           /* chosen (asdsl_engine_info) or best (asdsl_cpu_info) */
-    int32_t n_cores;         /* logical CPUs this process may run on (affinity and quota) */
-    int32_t n_physical;      /* physical cores among them */
-    int32_t n_performance;   /* P-cores among them; all when the CPU is not hybrid */
-    int32_t hybrid;          /* 1: P- and E-cores */
-    int32_t n_threads;       /* of this engine, 0 from asdsl_cpu_info */
-    int32_t cache_bytes[3];  /* L1d, L2, L3 of the first core */
+    char cpu[64]; /* brand string, NUL terminated */
+    uint32_t levels; /* bit per asdsl_level usable here */
+    int32_t level; /* chosen (asdsl_engine_info) or best (asdsl_cpu_info) */
+    int32_t n_cores; /* logical CPUs this process may run on (affinity and quota) */
+    int32_t n_physical; /* physical cores among them */
+    int32_t n_performance; /* P-cores among them; all when the CPU is not hybrid */
+    int32_t hybrid; /* 1: P- and E-cores */
+    int32_t n_threads; /* of this engine, 0 from asdsl_cpu_info */
+    int32_t cache_bytes[3]; /* L1d, L2, L3 of the first core */
     uint32_t n_barriers; /* at which this engine's threads have waited for each other, modulo 2^32; one thread: 0 */
 };
 
@@ -213,19 +224,19 @@ enum asdsl_core_kind {
 
 /* A logical CPU. */
 struct asdsl_core {
-    int32_t id;       /* the system's number */
+    int32_t id; /* the system's number */
     int32_t physical; /* the same for hardware threads of one core */
-    int32_t package;  /* socket */
-    int32_t kind;     /* asdsl_core_kind */
+    int32_t package; /* socket */
+    int32_t kind; /* asdsl_core_kind */
 };
 
 /* asdsl_topology: the logical CPUs that a process may use and where an engine's workers belong on them. */
 struct asdsl_topology {
-    double quota_cores;     /* CPU time that the process gets, in cores; 0: no limit */
-    int32_t n_cores;        /* logical CPUs by affinity mask and cpuset */
-    int32_t n_physical;     /* physical cores among them */
-    int32_t n_performance;  /* P-cores among those; all when the CPU is not hybrid */
-    int32_t n_workers;      /* of an engine that is not told: one per physical core, within the quota */
+    double quota_cores; /* CPU time that the process gets, in cores; 0: no limit */
+    int32_t n_cores; /* logical CPUs by affinity mask and cpuset */
+    int32_t n_physical; /* physical cores among them */
+    int32_t n_performance; /* P-cores among those; all when the CPU is not hybrid */
+    int32_t n_workers; /* of an engine that is not told: one per physical core, within the quota */
     int32_t pinned; /* 1: each to its core; 0: the system places them, as others are placed on the same cores */
     int32_t n_teams; /* numbers of workers that are compared while running, ascending, n_workers the last: */
     int32_t team[4]; /* up to the end of a package's P-cores, of all P-cores, of all cores */
@@ -264,6 +275,7 @@ struct asdsl_abi {
     uint32_t version;
     uint32_t op_bytes, operand_bytes, params_bytes, stats_bytes, candidate_bytes;
     uint32_t engine_options_bytes, program_options_bytes, kv_options_bytes, kv_state_bytes, repack_job_bytes;
+    uint32_t quantize_job_bytes;
     uint32_t info_bytes, core_bytes, topology_bytes, worker_bytes;
     uint32_t n_op_codes;
 };
@@ -310,6 +322,10 @@ ASDSL_API double asdsl_tensor_bytes(int32_t type, int32_t layout, int32_t rows, 
 ASDSL_API int32_t asdsl_activation_type(int32_t weight_type); /* the ACT type that goes with a weight type */
 /* Lossless, both ways, all threads. */
 ASDSL_API int32_t asdsl_repack(asdsl_handle engine, const struct asdsl_repack_job *job);
+
+/* The least error in the weighted sum of squares that a bounded search finds, all threads; the same bytes at every
+ * level and with any number of threads. Returns how many weights were not finite: they count as 0. */
+ASDSL_API double asdsl_quantize(asdsl_handle engine, const struct asdsl_quantize_job *job);
 
 /* ---- KV cache ---- */
 ASDSL_API asdsl_handle asdsl_kv_create(const struct asdsl_kv_options *options);

@@ -52,6 +52,11 @@ typedef void rope_head_fn(float *x, const float *table, int32_t n_rot, int32_t m
 /* Interleaving (from rows to records) and back, both lossless: row groups [begin, end). */
 typedef void repack_fn(const void *from, void *to, int32_t n_rows, int32_t cols, int32_t begin, int32_t end);
 
+/* Floats -> blocks of a type (encode.h): n weights, whole rows of `cols`. importance: of each column (cols), or NULL.
+ * All finite. */
+typedef void encode_fn(const float *x, const float *importance, int32_t n, int32_t cols, void *out);
+typedef void expand_fn(const void *half, int32_t n, float *out);
+
 struct attention_job; /* attention.h */
 typedef void attention_fn(const struct attention_job *job, int32_t begin, int32_t end, void *scratch);
 typedef void kv_append_fn(const struct attention_job *job, int32_t begin, int32_t end);
@@ -84,6 +89,8 @@ struct type_kernels {
 struct kernels {
     const char *level; /* "avx2" */
     struct type_kernels type[32]; /* by weight asdsl_type (< 32); unsupported: NULL slots */
+    encode_fn *encode[32]; /* likewise */
+    expand_fn *expand_f16;
     quantize_row_fn *quantize_q8_32, *quantize_q8_256;
     strips_fn *strips_f32, *strips_q8_32, *strips_q8_256; /* by activation type */
     rms_norm_fn *rms_norm, *rms_norm_add; /* out = norm; out += norm, out not x */

@@ -22,6 +22,20 @@
     X(ASDSL_IQ4_XS, iq4_xs, L)                                                                                         \
     X(ASDSL_Q6_K, q6_k, L)
 
+/* What quantising makes. X(asdsl_type, name) */
+#define ENCODED_TYPES(X, L)                                                                                            \
+    X(ASDSL_F32, f32, L)                                                                                               \
+    X(ASDSL_F16, f16, L)                                                                                               \
+    X(ASDSL_BF16, bf16, L)                                                                                             \
+    X(ASDSL_Q4_0, q4_0, L)                                                                                             \
+    X(ASDSL_Q4_1, q4_1, L)                                                                                             \
+    X(ASDSL_Q5_0, q5_0, L)                                                                                             \
+    X(ASDSL_Q5_1, q5_1, L)                                                                                             \
+    X(ASDSL_Q8_0, q8_0, L)                                                                                             \
+    X(ASDSL_Q4_K, q4_k, L)                                                                                             \
+    X(ASDSL_Q5_K, q5_k, L)                                                                                             \
+    X(ASDSL_Q6_K, q6_k, L)
+
 /* X(function type, slot) */
 #define ROW_SLOTS(X, L)                                                                                                \
     X(quantize_row_fn, quantize_q8_32, L)                                                                              \
@@ -43,25 +57,40 @@
 #define DECLARE_TYPE(TYPE, name, L)                                                                                    \
     matmul_fn name##_gemv_##L, name##_gemm_##L, name##_gemm_fast_##L;                                                  \
     gather_row_fn name##_gather_row_##L;
+#define DECLARE_ENCODER(TYPE, name, L) encode_fn name##_encode_##L;
 #define DECLARE_ROW(fn, slot, L) fn slot##_##L;
 #define FILL_TYPE(TYPE, name, L)                                                                                       \
     [TYPE] = {name##_gemv_##L,   name##_gemm_##L,   name##_gemm_fast_##L,   name##_gather_row_##L,                     \
               #name ".gemv." #L, #name ".gemm." #L, #name ".gemm_fast." #L, #name ".gather_row." #L},
+#define FILL_ENCODER(TYPE, name, L) [TYPE] = name##_encode_##L,
 #define FILL_ROW(fn, slot, L) .slot = slot##_##L, .slot##_name = #slot "." #L,
 
-#define LEVEL(L)                                                                                                       \
+#define ENCODERS(L)                                                                                                    \
+    ENCODED_TYPES(DECLARE_ENCODER, L)                                                                                  \
+    expand_fn expand_f16_##L;
+/* E: the level whose encoders it has. */
+#define LEVEL(L, E)                                                                                                    \
     WEIGHT_TYPES(DECLARE_TYPE, L)                                                                                      \
     ROW_SLOTS(DECLARE_ROW, L)                                                                                          \
-    static const struct kernels table_##L = {.level = #L, .type = {WEIGHT_TYPES(FILL_TYPE, L)}, ROW_SLOTS(FILL_ROW, L)};
+    static const struct kernels table_##L = {.level = #L,                                                              \
+                                             .type = {WEIGHT_TYPES(FILL_TYPE, L)},                                     \
+                                             .encode = {ENCODED_TYPES(FILL_ENCODER, E)},                               \
+                                             .expand_f16 = expand_f16_##E,                                             \
+                                             ROW_SLOTS(FILL_ROW, L)};
 
-LEVEL(portable)
-LEVEL(reference)
+ENCODERS(portable)
+LEVEL(portable, portable)
+LEVEL(reference, portable) /* what judges encoders is decoding, and it needs no table */
 #if defined(__x86_64__)
-LEVEL(avx2)
-LEVEL(avxvnni)
-LEVEL(avx512)
+ENCODERS(avx2)
+ENCODERS(avxvnni)
+ENCODERS(avx512)
+LEVEL(avx2, avx2)
+LEVEL(avxvnni, avxvnni)
+LEVEL(avx512, avx512)
 #elif defined(__aarch64__)
-LEVEL(neon)
+ENCODERS(neon)
+LEVEL(neon, neon)
 #endif
 
 const struct kernels *kernels_for(int32_t level) {

@@ -15,6 +15,7 @@ const COMMANDS: Readonly<Record<string, () => Promise<CommandModule>>> = {
   info: () => import("./info.ts"),
   tokenize: () => import("./tokenize.ts"),
   perplexity: () => import("./perplexity.ts"),
+  quantize: () => import("./quantize.ts"),
 }
 
 async function helpText(): Promise<string> {

@@ -9,21 +9,30 @@ import { METADATA_TYPES, type MetadataTypeName, NUMERIC_ARRAYS, type NumericType
 import { isStringArray } from "./strings.ts"
 import { type MetadataArray, type MetadataValue, type StringArray, TENSOR_TYPES, type TensorTypeName } from "./types.ts"
 
-/** A tensor to write. */
-export interface TensorData {
+/** A tensor to write, without its data. */
+export interface TensorHeader {
   readonly name: string
   readonly type: TensorTypeName
   /** Innermost dimension first. */
   readonly shape: readonly number[]
+}
+
+/** A tensor to write. */
+export interface TensorData extends TensorHeader {
   /** Its bytes in as many pieces as is handy. Asked for only when its turn comes, and not kept. */
   data(): Iterable<Uint8Array>
 }
 
-export interface GgufContents {
+/** What a header says. */
+export interface GgufDescription {
   readonly metadata: ReadonlyMap<string, MetadataValue>
   /** Types of scalars, or of an array's elements, by key; GgufFile has them. Otherwise the value decides: whole numbers
    * become u32, else i32, u64 or i64, other numbers f32 where that is exact, else f64; a Uint8Array holds u8. */
   readonly metadataTypes?: ReadonlyMap<string, MetadataTypeName>
+  readonly tensors: readonly TensorHeader[]
+}
+
+export interface GgufContents extends GgufDescription {
   readonly tensors: readonly TensorData[]
 }
 
@@ -31,20 +40,78 @@ export interface GgufContents {
  * Throws ArgumentError for contents that no reader would take and where a tensor's data has another size than its shape,
  * AsdslError "io" where the system refuses. */
 export function writeGguf(path: string, contents: GgufContents): void {
-  const alignment = alignmentOf(contents.metadata)
-  const { header, offsets } = makeHeader(contents, alignment)
-  const temporary = `${path}.${randomUUID()}.tmp`
-  const fd = system(path, () => openSync(temporary, "wx"))
-  try {
+  using writer = new GgufWriter(path, contents)
+  for (const tensor of contents.tensors) {
+    for (const piece of tensor.data()) writer.write(piece)
+    writer.endTensor()
+  }
+  writer.finish()
+}
+
+/** A file that is being written, for those who make its data in turns with other work. It has another name until
+ * finish(), and nothing of it is left when it is disposed before. Throws what writeGguf throws. */
+export class GgufWriter implements Disposable {
+  readonly #path: string
+  readonly #temporary: string
+  readonly #fd: number
+  readonly #out: FileOutput
+  readonly #tensors: readonly TensorHeader[]
+  readonly #offsets: readonly number[]
+  readonly #alignment: number
+  readonly #dataStart: number
+  #current = 0
+  #isOpen = true
+
+  constructor(path: string, contents: GgufDescription) {
+    const alignment = alignmentOf(contents.metadata)
+    const { header, offsets } = makeHeader(contents, alignment)
+    this.#path = path
+    this.#temporary = `${path}.${randomUUID()}.tmp`
+    this.#tensors = contents.tensors
+    this.#offsets = offsets
+    this.#alignment = alignment
+    this.#fd = system(path, () => openSync(this.#temporary, "wx"))
+    this.#out = new FileOutput(path, this.#fd)
     try {
-      writeContents(new FileOutput(path, fd), contents, header, offsets, alignment)
-    } finally {
-      closeSync(fd)
+      this.#out.write(header)
+      this.#out.pad(alignment)
+    } catch (error) {
+      this[Symbol.dispose]()
+      throw error
     }
-    system(path, () => renameSync(temporary, path))
-  } catch (error) {
-    rmSync(temporary, { force: true })
-    throw error
+    this.#dataStart = this.#out.written
+  }
+
+  /** More data of the tensor whose turn it is. The bytes are not kept. */
+  write(bytes: Uint8Array): void {
+    this.#out.write(bytes)
+  }
+
+  /** The turn of the next tensor. */
+  endTensor(): void {
+    const tensor = this.#tensors[this.#current]!
+    const written = this.#out.written - this.#dataStart - this.#offsets[this.#current]!
+    checkSize(tensor, written)
+    this.#current++
+    this.#out.pad(this.#alignment)
+  }
+
+  /** All tensors are there: the file gets its name. */
+  finish(): void {
+    if (this.#current < this.#tensors.length) throw new Error(`${this.#tensors[this.#current]!.name} was not written`)
+    this.#out.finish()
+    this.#close()
+    system(this.#path, () => renameSync(this.#temporary, this.#path))
+  }
+
+  #close(): void {
+    if (this.#isOpen) closeSync(this.#fd)
+    this.#isOpen = false
+  }
+
+  [Symbol.dispose](): void {
+    this.#close()
+    rmSync(this.#temporary, { force: true })
   }
 }
 
@@ -57,28 +124,7 @@ function system<T>(path: string, body: () => T): T {
   }
 }
 
-function writeContents(
-  out: FileOutput,
-  { tensors }: GgufContents,
-  header: Uint8Array,
-  offsets: readonly number[],
-  alignment: number,
-): void {
-  out.write(header)
-  out.pad(alignment)
-  const dataStart = out.written
-  for (const [i, tensor] of tensors.entries()) {
-    out.pad(alignment)
-    const before = out.written
-    for (const piece of tensor.data()) out.write(piece)
-    checkSize(tensor, out.written - before)
-    if (before !== dataStart + offsets[i]!) throw new Error(`${tensor.name} went to ${before}, not ${offsets[i]}`)
-  }
-  out.pad(alignment)
-  out.finish()
-}
-
-function checkSize(tensor: TensorData, bytes: number): void {
+function checkSize(tensor: TensorHeader, bytes: number): void {
   const expected = tensorBytes(tensor)
   if (bytes === expected) return
   throw new ArgumentError(
@@ -92,7 +138,7 @@ function alignmentOf(metadata: ReadonlyMap<string, MetadataValue>): number {
   throw new ArgumentError(`general.alignment is ${String(value)}, a power of two from 1 to ${2 ** 24} is needed`)
 }
 
-function tensorBytes({ name, type, shape }: TensorData): number {
+function tensorBytes({ name, type, shape }: TensorHeader): number {
   if (!Object.hasOwn(TENSOR_TYPES, type)) {
     throw new UnsupportedError(
       `${name}: tensor type ${type} cannot be written; known: ${Object.keys(TENSOR_TYPES).join(", ")}`,
@@ -107,7 +153,7 @@ function tensorBytes({ name, type, shape }: TensorData): number {
   return (n / block) * bytes
 }
 
-function makeHeader(contents: GgufContents, alignment: number): { header: Uint8Array; offsets: number[] } {
+function makeHeader(contents: GgufDescription, alignment: number): { header: Uint8Array; offsets: number[] } {
   const { metadata, metadataTypes, tensors } = contents
   const out = new HeaderOutput()
   out.bytes(new TextEncoder().encode("GGUF"))

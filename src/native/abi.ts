@@ -247,6 +247,20 @@ export const RepackJob = struct("asdsl_repack_job", {
   reserved: "u32",
 })
 
+export const QuantizeJob = struct("asdsl_quantize_job", {
+  src_buffer: "u32",
+  dst_buffer: "u32",
+  importance_buffer: "u32",
+  src_type: "u32",
+  dst_type: "u32",
+  rows: "u32",
+  cols: "u32",
+  reserved: "u32",
+  src_offset: "u64",
+  dst_offset: "u64",
+  importance_offset: "u64",
+})
+
 export const Info = struct("asdsl_info", {
   cpu: ["char", 64],
   levels: "u32",
@@ -289,6 +303,7 @@ export const Abi = struct("asdsl_abi", {
   kv_options_bytes: "u32",
   kv_state_bytes: "u32",
   repack_job_bytes: "u32",
+  quantize_job_bytes: "u32",
   info_bytes: "u32",
   core_bytes: "u32",
   topology_bytes: "u32",
@@ -308,6 +323,7 @@ export const STRUCTS: readonly StructLayout[] = [
   KvOptions,
   KvState,
   RepackJob,
+  QuantizeJob,
   Info,
   Core,
   Topology,

@@ -18,6 +18,7 @@ import {
   ProbeKind,
   ProgramOptions,
   packStruct,
+  QuantizeJob,
   RepackJob,
   readField,
   viewOf,
@@ -248,6 +249,20 @@ export interface RepackSettings {
   targetLayout: number
 }
 
+/** Rows of one type to rows of another: struct asdsl_quantize_job. */
+export interface QuantizeSettings {
+  source: Buffer
+  sourceOffset: number
+  sourceType: number
+  target: Buffer
+  targetOffset: number
+  targetType: number
+  rows: number
+  cols: number
+  /** F32 (cols): how much the square of a column's error counts. */
+  importance?: { buffer: Buffer; offset: number } | undefined
+}
+
 /** A thread pool and a kernel table. */
 export class Engine extends Handle {
   /** A level that CPUID hides is tried in a child process first: hidden-level.ts. */
@@ -308,6 +323,24 @@ export class Engine extends Handle {
       reserved: 0,
     })
     checked(native().asdsl_repack(this.id, bytes))
+  }
+
+  /** Quantises rows on all threads; how many weights were not finite and counted as 0. */
+  quantize(job: QuantizeSettings): number {
+    const bytes = packStruct(QuantizeJob, {
+      src_buffer: job.source.id,
+      dst_buffer: job.target.id,
+      importance_buffer: job.importance?.buffer.id ?? 0,
+      src_type: job.sourceType,
+      dst_type: job.targetType,
+      rows: job.rows,
+      cols: job.cols,
+      reserved: 0,
+      src_offset: job.sourceOffset,
+      dst_offset: job.targetOffset,
+      importance_offset: job.importance?.offset ?? 0,
+    })
+    return checked(native().asdsl_quantize(this.id, bytes))
   }
 }
 

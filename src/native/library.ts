@@ -32,6 +32,7 @@ const SYMBOLS = {
   asdsl_tensor_bytes: { args: [i32, i32, i32, i32], returns: f64 },
   asdsl_activation_type: { args: [i32], returns: i32 },
   asdsl_repack: { args: [u32, ptr], returns: i32 },
+  asdsl_quantize: { args: [u32, ptr], returns: f64 },
   asdsl_kv_create: { args: [ptr], returns: u32 },
   asdsl_kv_length: { args: [u32], returns: i32 },
   asdsl_kv_truncate: { args: [u32, i32], returns: i32 },
@@ -73,6 +74,7 @@ export interface Native {
   asdsl_tensor_bytes(type: number, layout: number, rows: number, cols: number): number
   asdsl_activation_type(weightType: number): number
   asdsl_repack(engine: number, job: Bytes): number
+  asdsl_quantize(engine: number, job: Bytes): number
   asdsl_kv_create(options: Bytes): number
   asdsl_kv_length(kv: number): number
   asdsl_kv_truncate(kv: number, length: number): number
