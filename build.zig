@@ -260,8 +260,8 @@ const Sources = struct {
     /// What csrc/platform.h is on a system.
     fn platform(os: std.Target.Os.Tag) []const []const u8 {
         return switch (os) {
-            .linux => &.{ "csrc/platform/linux.c", "csrc/platform/posix.c" },
-            .macos => &.{ "csrc/platform/macos.c", "csrc/platform/posix.c" },
+            .linux => &.{ "csrc/platform/linux.c", "csrc/platform/posix.c", "csrc/platform/posix_files.c" },
+            .macos => &.{ "csrc/platform/macos.c", "csrc/platform/posix.c", "csrc/platform/posix_files.c" },
             .windows => &.{"csrc/platform/windows.c"},
             else => std.process.fatal("csrc/platform/ has no file for {t}", .{os}),
         };

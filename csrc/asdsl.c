@@ -41,6 +41,7 @@ void asdsl_abi(struct asdsl_abi *out) {
                               .core_bytes = sizeof(struct asdsl_core),
                               .topology_bytes = sizeof(struct asdsl_topology),
                               .worker_bytes = sizeof(struct asdsl_worker),
+                              .pages_bytes = sizeof(struct asdsl_pages),
                               .n_op_codes = ASDSL_OP_COUNT};
 }
 
@@ -137,6 +138,61 @@ double asdsl_buffer_bytes(asdsl_handle handle) {
     return bytes;
 }
 
+asdsl_handle asdsl_buffer_share(asdsl_handle handle) {
+    struct buffer *buffer = handle_pin(handle, OBJECT_BUFFER, "asdsl_buffer_share");
+    if (!buffer) return 0;
+    object_keep(&buffer->object);
+    asdsl_handle other = handle_open(&buffer->object);
+    handle_unpin(handle);
+    return other;
+}
+
+int32_t asdsl_buffer_check(asdsl_handle handle) {
+    struct buffer *buffer = handle_pin(handle, OBJECT_BUFFER, "asdsl_buffer_check");
+    if (!buffer) return ASDSL_E_HANDLE;
+    int32_t status = buffer_check(buffer);
+    handle_unpin(handle);
+    return status;
+}
+
+int32_t asdsl_buffer_prefetch(asdsl_handle handle, double offset, double bytes) {
+    if (!(offset >= 0 && offset <= 0x1p53 && bytes >= 0 && bytes <= 0x1p53)) {
+        return asdsl_fail(ASDSL_E_ARGUMENT, "prefetch: %g bytes at %g", bytes, offset);
+    }
+    struct buffer *buffer = handle_pin(handle, OBJECT_BUFFER, "asdsl_buffer_prefetch");
+    if (!buffer) return ASDSL_E_HANDLE;
+    int32_t status = prefetch_start(buffer, (uint64_t)offset, (uint64_t)bytes);
+    handle_unpin(handle);
+    return status;
+}
+
+int32_t asdsl_buffer_lock(asdsl_handle handle) {
+    struct buffer *buffer = handle_pin(handle, OBJECT_BUFFER, "asdsl_buffer_lock");
+    if (!buffer) return ASDSL_E_HANDLE;
+    int32_t status = ASDSL_OK;
+    if (!pages_lock(buffer->data, buffer->bytes)) {
+        status = asdsl_fail(ASDSL_E_MEMORY, "the system does not lock %llu bytes in memory: %s",
+                            (unsigned long long)buffer->bytes, platform_error());
+    }
+    handle_unpin(handle);
+    return status;
+}
+
+int32_t asdsl_buffer_pages(asdsl_handle handle, struct asdsl_pages *out) {
+    if (is_null(out, "asdsl_buffer_pages", "out")) return ASDSL_E_ARGUMENT;
+    struct buffer *buffer = handle_pin(handle, OBJECT_BUFFER, "asdsl_buffer_pages");
+    if (!buffer) return ASDSL_E_HANDLE;
+    struct page_counts counts;
+    pages_count(buffer->data, buffer->bytes, &counts);
+    *out = (struct asdsl_pages){.resident = counts.resident,
+                                .proportional = counts.proportional,
+                                .huge = counts.huge,
+                                .locked = counts.locked,
+                                .prefetched = prefetch_done(buffer)};
+    handle_unpin(handle);
+    return ASDSL_OK;
+}
+
 /* ---- weights ---- */
 double asdsl_tensor_bytes(int32_t type, int32_t layout, int32_t rows, int32_t cols) {
     const struct type_facts *t = type_facts(type);
@@ -167,7 +223,7 @@ static int32_t repack_pinned(struct engine *engine, const struct asdsl_repack_jo
     mutex_lock(&engine->lock);
     int32_t status = repack_run(engine->pool, job, from, to, src == dst);
     mutex_unlock(&engine->lock);
-    return status;
+    return status == ASDSL_OK ? buffer_check(src) : status;
 }
 
 int32_t asdsl_repack(asdsl_handle handle, const struct asdsl_repack_job *job) {

@@ -90,7 +90,7 @@ struct asdsl_operand {
     uint32_t rows;   /* weights: outputs, of one expert where there are several. activations: capacity in rows */
     uint32_t cols;   /* weights: inputs. activations: width of one row */
     uint32_t stride; /* activations of type F32, I32: elements between rows (>= cols); weights: 0 */
-    uint32_t layout; /* asdsl_layout; weights of matmul, embed: INTERLEAVED; everything else ROWS */
+    uint32_t layout; /* asdsl_layout; weights: INTERLEAVED, embed's also ROWS; everything else ROWS */
 };
 #define ASDSL_NO_BUFFER 0xffffffffu
 
@@ -271,12 +271,21 @@ enum asdsl_counter {
     ASDSL_COUNT_PAGE_FAULTS = 4, /* the kernel's own count */
 };
 
+/* asdsl_buffer_pages: how a buffer's memory is kept now, in bytes; negative: the system does not say. */
+struct asdsl_pages {
+    double resident;     /* in this process' page tables */
+    double proportional; /* the same, each page divided by the number of processes that have it */
+    double huge;         /* of the resident ones, in pages of 2 MiB */
+    double locked;
+    double prefetched; /* by asdsl_buffer_prefetch, so far */
+};
+
 struct asdsl_abi {
     uint32_t version;
     uint32_t op_bytes, operand_bytes, params_bytes, stats_bytes, candidate_bytes;
     uint32_t engine_options_bytes, program_options_bytes, kv_options_bytes, kv_state_bytes, repack_job_bytes;
     uint32_t quantize_job_bytes;
-    uint32_t info_bytes, core_bytes, topology_bytes, worker_bytes;
+    uint32_t info_bytes, core_bytes, topology_bytes, worker_bytes, pages_bytes;
     uint32_t n_op_codes;
 };
 
@@ -311,7 +320,17 @@ ASDSL_API double asdsl_count(asdsl_handle engine, int32_t counter);
 
 /* ---- buffers ---- */
 ASDSL_API asdsl_handle asdsl_buffer_create(double bytes); /* zeroed, page aligned, huge pages where free */
-ASDSL_API asdsl_handle asdsl_buffer_map(const char *path); /* read-only map of a whole regular file */
+/* Read-only map of a whole regular file. Where the file is cut short or cannot be read any more, the map reads as zeros
+ * and every call that reads from it fails with ASDSL_E_IO. */
+ASDSL_API asdsl_handle asdsl_buffer_map(const char *path);
+/* Another handle of the same buffer, with a reference of its own: for another thread to use and to release. */
+ASDSL_API asdsl_handle asdsl_buffer_share(asdsl_handle buffer);
+ASDSL_API int32_t asdsl_buffer_check(asdsl_handle buffer); /* ASDSL_E_IO: what was read from this map may be zeros */
+/* Begins to bring bytes of a map in, front to back, on a thread of its own; once for a map. An operation of asdsl_run
+ * waits until the thread has come to the end of its weights. */
+ASDSL_API int32_t asdsl_buffer_prefetch(asdsl_handle buffer, double offset, double bytes);
+ASDSL_API int32_t asdsl_buffer_lock(asdsl_handle buffer); /* keeps all of it in memory; ASDSL_E_MEMORY: refused */
+ASDSL_API int32_t asdsl_buffer_pages(asdsl_handle buffer, struct asdsl_pages *out);
 ASDSL_API void *asdsl_buffer_data(asdsl_handle buffer); /* valid until the last reference is gone */
 ASDSL_API double asdsl_buffer_bytes(asdsl_handle buffer);
 

@@ -15,10 +15,26 @@ struct buffer {
     uint64_t bytes;
     bool read_only;
     struct mapped_file file; /* of buffer_map */
+    char *path;              /* likewise */
+    _Atomic(struct prefetch *) prefetch;
 };
 
 /* NULL with the error text set. */
 struct buffer *buffer_allocate(double bytes);
 struct buffer *buffer_map(const char *path);
+
+/* Was a page of the file gone when it was read? Then what was made of it since is worth nothing: ASDSL_E_IO with the
+ * error text, which names the file. Memory: ASDSL_OK. */
+int32_t buffer_check(const struct buffer *buffer);
+
+/* ---- prefetch.c ---- */
+/* Begins to bring bytes [offset, offset + bytes) of a mapped file in, front to back, on a thread of its own that ends
+ * with the buffer at the latest. Once for a buffer. ASDSL_OK or a negative status with the error text. */
+int32_t prefetch_start(struct buffer *buffer, uint64_t offset, uint64_t bytes);
+void prefetch_end(struct buffer *buffer); /* stops and joins the thread, if there is one */
+double prefetch_done(struct buffer *buffer); /* bytes so far */
+
+/* Sleeps until the thread has come to `end`, or has ended; at once where there is none. */
+void prefetch_await(struct buffer *buffer, uint64_t end);
 
 #endif

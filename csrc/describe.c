@@ -49,6 +49,7 @@
                                    F(cols) F(reserved) F(src_offset) F(dst_offset) F(importance_offset))               \
     STRUCT(asdsl_info, F(cpu) F(levels) F(level) F(n_cores) F(n_physical) F(n_performance) F(hybrid) F(n_threads)      \
                            F(cache_bytes) F(n_barriers))                                                               \
+    STRUCT(asdsl_pages, F(resident) F(proportional) F(huge) F(locked) F(prefetched))                                   \
     STRUCT(asdsl_core, F(id) F(physical) F(package) F(kind))                                                           \
     STRUCT(asdsl_topology, F(quota_cores) F(n_cores) F(n_physical) F(n_performance) F(n_workers) F(pinned) F(n_teams)  \
                                F(team) F(reserved) F(cores))                                                           \
@@ -56,7 +57,7 @@
     STRUCT(asdsl_abi, F(version) F(op_bytes) F(operand_bytes) F(params_bytes) F(stats_bytes) F(candidate_bytes)        \
                           F(engine_options_bytes) F(program_options_bytes) F(kv_options_bytes) F(kv_state_bytes)       \
                               F(repack_job_bytes) F(quantize_job_bytes) F(info_bytes) F(core_bytes) F(topology_bytes)  \
-                                  F(worker_bytes) F(n_op_codes))
+                                  F(worker_bytes) F(pages_bytes) F(n_op_codes))
 
 /* The type of a field or, an array, of its elements. */
 #define TYPE_NAME(expression)                                                                                          \

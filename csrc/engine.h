@@ -12,6 +12,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+struct buffer;   /* buffer.h */
 struct kv_cache; /* kv.h */
 struct pool;     /* pool.c */
 
@@ -38,6 +39,8 @@ struct step {
     bool fast_prefill;
     void *shared;           /* memory of one step at a time, for all workers (attention partials, strips), or NULL */
     size_t shared_bytes;
+    struct buffer *mapped; /* the file that weights lie in which it reads whole, or NULL */
+    uint64_t mapped_end;   /* where they end in it */
     const bool *fetch_one;  /* by weight type: whether products of one column fetch ahead (tune.h) */
 };
 
@@ -71,6 +74,8 @@ size_t moe_scratch_bytes(const struct asdsl_op *op, const struct asdsl_program_o
 /* Bytes of step->shared and per-thread scratch that a matrix product needs; 0 for other operations: run_matmul.c */
 size_t matmul_shared_bytes(const struct asdsl_op *op, const struct asdsl_program_options *options);
 size_t matmul_scratch_of(const struct asdsl_op *op, const struct asdsl_program_options *options);
+/* Per-thread scratch of embed: run_matmul.c */
+size_t embed_scratch_bytes(const struct asdsl_op *op);
 /* Bytes between the rows of a matmul's activations: run_matmul.c */
 size_t activation_stride(const struct asdsl_operand *in);
 /* run_attention.c: */

@@ -33,15 +33,38 @@ struct mapped_file {
     void *data;
     uint64_t bytes;
     size_t reserved_bytes; /* of address space, for file_unmap */
+    int32_t descriptor;    /* POSIX: open as long as the map */
+    int32_t slot;          /* POSIX: of the maps that posix_files.c watches */
 };
 
-/* The whole of a regular file that is not empty, to read. False: refused. */
+/* The whole of a regular file that is not empty, to read, by huge pages where the file lies in such. False: refused. */
 bool file_map(const char *path, struct mapped_file *out);
 void file_unmap(const struct mapped_file *file);
 
 /* The first bytes of a small file that may have no size of its own (/proc, /sys), NUL terminated; how many: 0, absent
  * or refused. */
 size_t file_read_text(const char *path, char *out, size_t out_bytes);
+
+/* Waits until bytes [offset, offset + bytes) are in memory and, where the system can do so, in the process' page
+ * tables. False: refused, or it cannot be read. */
+bool file_fetch(const struct mapped_file *file, uint64_t offset, uint64_t bytes);
+
+/* Has a page of it been asked for that the file no longer had or that could not be read? POSIX: all of the map reads as
+ * zeros from then on. Windows: always false; no program can cut a mapped file short there, and what a failing disk
+ * does ends the process. */
+bool file_is_lost(const struct mapped_file *file);
+
+/* Keeps pages from being swapped out or dropped, until they are unmapped or freed. False: refused. */
+bool pages_lock(const void *pages, uint64_t bytes);
+
+/* How pages are kept, in bytes; negative: the system does not say. */
+struct page_counts {
+    double resident;     /* in this process' page tables */
+    double proportional; /* the same, each page divided by the number of processes that have it */
+    double huge;         /* in pages of 2 MiB */
+    double locked;
+};
+void pages_count(const void *pages, uint64_t bytes, struct page_counts *out);
 
 /* ---- clock ---- */
 double clock_ns(void); /* monotonic */

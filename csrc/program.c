@@ -6,6 +6,7 @@
  */
 #include "program.h"
 #include "kv.h"
+#include "validate.h"
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
@@ -157,6 +158,8 @@ static void program_destroy(struct object *object) {
     free(p);
 }
 
+static uint64_t larger_offset(uint64_t a, uint64_t b) { return a > b ? a : b; }
+
 static void resolve_step(struct program *p, int32_t index) {
     struct step *step = &p->steps[index];
     const struct asdsl_op *op = &p->ops[index];
@@ -165,7 +168,14 @@ static void resolve_step(struct program *p, int32_t index) {
     step->fast_prefill = p->options.prefill == ASDSL_PREFILL_FAST;
     for (int32_t j = 0; j < 8; j++) {
         const struct asdsl_operand *o = &op->operand[j];
-        if (o->buffer != ASDSL_NO_BUFFER) step->at[j] = p->buffers[o->buffer]->data + o->offset;
+        if (o->buffer == ASDSL_NO_BUFFER) continue;
+        step->at[j] = p->buffers[o->buffer]->data + o->offset;
+        /* Of a table that is gathered from a pass reads a few rows: nothing to wait for. */
+        if (!p->buffers[o->buffer]->read_only || op->code == ASDSL_OP_EMBED) continue;
+        uint64_t end = o->offset + operand_extent(op, j);
+        if (step->mapped && step->mapped != p->buffers[o->buffer]) continue; /* of several files wait for one */
+        step->mapped = p->buffers[o->buffer];
+        step->mapped_end = larger_offset(step->mapped_end, end);
     }
 }
 
@@ -180,6 +190,7 @@ static size_t shared_of(const struct asdsl_op *op, const struct asdsl_program_op
 static size_t scratch_of(const struct asdsl_op *op, const struct asdsl_program_options *options) {
     int32_t cols = (int32_t)op->operand[0].cols;
     switch ((enum asdsl_op_code)op->code) {
+    case ASDSL_OP_EMBED: return embed_scratch_bytes(op);
     case ASDSL_OP_MATMUL:
     case ASDSL_OP_MATMUL_ADD:
     case ASDSL_OP_GATE_UP: return matmul_scratch_of(op, options);
@@ -295,6 +306,7 @@ static void run_alone(void *context) {
         }
         if (!runs_alone(step)) break;
         if (step->rows == 0) continue;
+        if (step->mapped) prefetch_await(step->mapped, step->mapped_end);
         op_kinds[step->op->code].run(step, pool_alone(p->engine->pool));
         uint64_t now = clock_ticks();
         p->ticks[run->next] += now - since;
@@ -318,6 +330,7 @@ static void run_steps(void *context, struct worker *w) {
     uint64_t since = clock_ticks();
     for (int32_t i = run->next; i < run->end; i = run->next) {
         struct step *step = &p->steps[i];
+        if (step->mapped) prefetch_await(step->mapped, step->mapped_end);
         op_kinds[step->op->code].run(step, w);
         pool_barrier(w, run_between, run);
         if (w->index == 0) {
@@ -369,6 +382,13 @@ static bool appends_last_layer(const struct program *p, const struct kv_cache *k
     return false;
 }
 
+/* Files that the program's weights are mapped from are still what they were. */
+static int32_t check_buffers(const struct program *p) {
+    for (int32_t i = 0; i < p->n_buffers; i++)
+        if (buffer_check(p->buffers[i]) != ASDSL_OK) return ASDSL_E_IO;
+    return ASDSL_OK;
+}
+
 static void set_rows(struct program *p, struct kv_cache *kv, int32_t first, int32_t end) {
     for (int32_t i = first; i < end; i++) {
         const struct asdsl_op *op = &p->ops[i];
@@ -389,6 +409,7 @@ static bool has_parallel_step(const struct program *p, int32_t first, int32_t en
 static int32_t run_range(struct program *p, struct kv_cache *kv, int32_t first, int32_t end) {
     int32_t status = take_params(p);
     if (status == ASDSL_OK) status = check_kv(p, kv, first, end);
+    if (status == ASDSL_OK) status = check_buffers(p);
     if (status != ASDSL_OK) return status;
     struct run run = {.program = p, .end = end, .next = first, .cancelled = -1};
     double since_ns = clock_ns();
@@ -411,6 +432,7 @@ static int32_t run_range(struct program *p, struct kv_cache *kv, int32_t first, 
         return asdsl_fail(ASDSL_E_CANCELLED, "run: cancelled before op %d %s", run.cancelled,
                           op_kinds[p->ops[run.cancelled].code].name);
     }
+    if (check_buffers(p) != ASDSL_OK) return ASDSL_E_IO;
     if (kv && appends_last_layer(p, kv, first, end)) kv_commit(kv, p->copy->position + p->copy->n_tokens);
     return ASDSL_OK;
 }

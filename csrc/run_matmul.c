@@ -5,6 +5,7 @@
  * With `--prefill fast` the workers first make strips of the activations, together, and meet at a barrier.
  */
 #include "engine.h"
+#include "kernels/layout.h"
 #include "kernels/matmul_fast.h"
 
 enum {
@@ -144,6 +145,23 @@ void run_gate_up(struct step *step, struct worker *w) {
     run_parts(step, &part, 1, w);
 }
 
+/* ---- embed ---- */
+size_t embed_scratch_bytes(const struct asdsl_op *op) {
+    const struct asdsl_operand *table = &op->operand[1];
+    return table->layout == ASDSL_ROWS ? (size_t)group_bytes((int32_t)table->type, (int32_t)table->cols) : 0;
+}
+
+/* Row `row` of a table that lies row after row: a matrix of that row alone, interleaved, is what kernels gather from.
+ */
+static void gather_of_rows(const struct step *step, int32_t row, float *out, void *scratch) {
+    const struct asdsl_operand *table = &step->op->operand[1];
+    const struct type_facts *t = type_facts((int32_t)table->type);
+    int32_t cols = (int32_t)table->cols;
+    size_t row_bytes = (size_t)(cols / t->block) * (size_t)t->block_bytes;
+    repack_for(t->type, 1)((const uint8_t *)step->at[1] + (size_t)row * row_bytes, scratch, 1, cols, 0, 1);
+    step->k->type[t->type].gather_row(scratch, 1, cols, 0, out);
+}
+
 void run_embed(struct step *step, struct worker *w) {
     const struct asdsl_operand *out = &step->op->operand[0], *table = &step->op->operand[1];
     const int32_t *tokens =
@@ -155,7 +173,11 @@ void run_embed(struct step *step, struct worker *w) {
     while (work_next(w, &begin, &end))
         for (int32_t t = begin; t < end; t++) {
             float *row = (float *)step->at[0] + (size_t)t * out->stride;
-            step->k->type[table->type].gather_row(step->at[1], (int32_t)table->rows, cols, tokens[t], row);
+            if (table->layout == ASDSL_ROWS) {
+                gather_of_rows(step, tokens[t], row, w->scratch);
+            } else {
+                step->k->type[table->type].gather_row(step->at[1], (int32_t)table->rows, cols, tokens[t], row);
+            }
             for (int32_t i = 0; i < cols && scale != 1; i++) row[i] *= scale;
         }
 }

@@ -114,7 +114,10 @@ static uint64_t rows_needed(const struct asdsl_op *op, int32_t index, const stru
 /* Bytes from an operand's first to its last; 0 when the type is none of the role's. */
 static uint64_t operand_bytes(const struct asdsl_op *op, const struct asdsl_operand *o, uint32_t role) {
     if (is_weight(role)) {
-        double bytes = interleaved_bytes(type_facts((int32_t)o->type), (int32_t)o->rows, (int32_t)o->cols);
+        const struct type_facts *t = type_facts((int32_t)o->type);
+        if (o->layout == ASDSL_ROWS)
+            return (uint64_t)o->rows * (o->cols / (uint32_t)t->block) * (uint64_t)t->block_bytes;
+        double bytes = interleaved_bytes(t, (int32_t)o->rows, (int32_t)o->cols);
         if (role == EXPERTS) bytes *= op->i[0];
         return bytes <= 0 ? 0 : bytes < 0x1p63 ? (uint64_t)bytes : UINT64_MAX;
     }
@@ -125,7 +128,9 @@ static uint64_t operand_bytes(const struct asdsl_op *op, const struct asdsl_oper
     return (uint64_t)o->rows * activation_row_bytes((int32_t)o->type, (int32_t)o->cols);
 }
 
-static bool check_type(const struct asdsl_operand *o, uint32_t role, int32_t *status, char *why, size_t why_bytes) {
+/* `gathers`: of the weights some rows are read, and they may lie as in a GGUF file. */
+static bool check_type(const struct asdsl_operand *o, uint32_t role, bool gathers, int32_t *status, char *why,
+                       size_t why_bytes) {
     const struct type_facts *t = o->type < 100 ? type_facts((int32_t)o->type) : NULL;
     bool right = true;
     switch (role) {
@@ -147,7 +152,7 @@ static bool check_type(const struct asdsl_operand *o, uint32_t role, int32_t *st
     default: right = o->type == ASDSL_F32;
     }
     if (!right) REFUSE("type %u does not fit its role", o->type);
-    uint32_t layout = is_weight(role) ? ASDSL_INTERLEAVED : ASDSL_ROWS;
+    uint32_t layout = is_weight(role) && !(gathers && o->layout == ASDSL_ROWS) ? ASDSL_INTERLEAVED : ASDSL_ROWS;
     if (o->layout != layout) REFUSE("layout is %u, not %u", o->layout, layout);
     return true;
 }
@@ -208,9 +213,13 @@ static bool check_operand(const struct validation *v, const struct asdsl_op *op,
         REFUSE("is missing");
     }
     if (role == ABSENT) REFUSE("not an operand of this operation");
-    return check_type(o, role, status, why, why_bytes) &&
+    return check_type(o, role, op->code == ASDSL_OP_EMBED, status, why, why_bytes) &&
            check_shape(op, o, role, rows_needed(op, index, v->options), why, why_bytes) &&
            check_place(v, op, o, role, why, why_bytes);
+}
+
+uint64_t operand_extent(const struct asdsl_op *op, int32_t index) {
+    return operand_bytes(op, &op->operand[index], roles[op->code][index] & ROLE_MASK);
 }
 
 /* ---- operands that share memory ---- */

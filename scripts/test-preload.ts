@@ -5,6 +5,8 @@ import { readFileSync } from "node:fs"
 import { installPackages, packagesAreHere } from "../src/setup/packages.ts"
 import { prepare } from "./setup.ts"
 
+process.env.ASDSL_CACHE = "off" // tests that want repacked copies have a folder of their own for them
+
 if (packagesAreHere()) await prepare()
 else installAndStartAgain()
 

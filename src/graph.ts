@@ -35,8 +35,7 @@ import {
 } from "./tensors.ts"
 import type { MatrixRef, Weight, WeightPlan } from "./weights.ts"
 
-/** Buffers of a program, by index. */
-export const WEIGHTS_BUFFER = 0
+/** The buffer of a program that tensors lie in, by index; those of weights: weights.ts. */
 export const ARENA_BUFFER = 1
 
 type ActivationFormat = Exclude<Format, typeof Type.I32>
@@ -450,8 +449,8 @@ export class GraphBuilder {
       const at = base + Op.fields.operand.offset + i * Operand.bytes
       if (operand === undefined) writeField(view, at, Operand, "buffer", NO_BUFFER)
       else if ("weight" in operand) {
-        const { type, offset, rows, cols, layout } = operand.weight
-        writeStruct(view, at, Operand, { buffer: WEIGHTS_BUFFER, type, offset, rows, cols, stride: 0, layout })
+        const { buffer, type, offset, rows, cols, layout } = operand.weight
+        writeStruct(view, at, Operand, { buffer, type, offset, rows, cols, stride: 0, layout })
       } else {
         const { type, offset, rows, cols, stride } = this.#place(operand.tensor, operand.format)
         writeStruct(view, at, Operand, { buffer: ARENA_BUFFER, type, offset, rows, cols, stride, layout: Layout.ROWS })

@@ -7,19 +7,29 @@ import type { Tool } from "./chat/messages.ts"
 import { ChatTemplate } from "./chat/template.ts"
 import { ArgumentError, CancelledError, UnsupportedError } from "./errors.ts"
 import { Executor } from "./executor.ts"
-import { readModelHeader } from "./gguf/split.ts"
 import type { GgufHeader } from "./gguf/types.ts"
-import { ARENA_BUFFER, GraphBuilder, type GraphLimits, type Plan, type PlannedOp, WEIGHTS_BUFFER } from "./graph.ts"
+import { ARENA_BUFFER, GraphBuilder, type GraphLimits, type Plan, type PlannedOp } from "./graph.ts"
+import type { SaveResult } from "./interleaved/save.ts"
+import { type LoadedWeights, ModelSource, type SourceOptions } from "./interleaved/source.ts"
 import { modelIdentity } from "./model-identity.ts"
 import { resolveModel } from "./models/index.ts"
 import { Prefill, Type } from "./native/abi.ts"
-import { Buffer, type CounterName, checkInteger, Engine, type EngineInfo, KvCache, Program } from "./native/handles.ts"
+import {
+  Buffer,
+  type CounterName,
+  checkInteger,
+  Engine,
+  type EngineInfo,
+  KvCache,
+  type PageFacts,
+  Program,
+} from "./native/handles.ts"
 import { Session } from "./session.ts"
 import { createTokenizer } from "./tokenizer/index.ts"
 import type { Tokenizer } from "./tokenizer/types.ts"
-import { loadWeights, readVector, streamedBytes, WeightPlan } from "./weights.ts"
+import { MAPPED_BUFFER, streamedBytes, WEIGHTS_BUFFER, type WeightPlan } from "./weights.ts"
 
-export interface LoadOptions {
+export interface LoadOptions extends SourceOptions {
   /** Threads at most; 0 or absent: one per physical core this process may use, within its CPU quota. */
   nThreads?: number
   /** Threads for passes of more than one token; absent: nThreads. */
@@ -93,7 +103,8 @@ interface Parts {
   plan: Plan
   weights: WeightPlan
   engines: Engine[]
-  buffers: Buffer[]
+  loaded: LoadedWeights
+  arena: Buffer
   executors: Executor[]
   options: LoadOptions
 }
@@ -103,23 +114,24 @@ export async function load(path: string, options: LoadOptions = {}): Promise<Mod
   if (typeof path !== "string" || path === "") throw new ArgumentError("load needs the path or the name of a model")
   const file = await resolveModel(path, options.signal === undefined ? {} : { signal: options.signal })
   throwIfAborted(options.signal)
-  const header = readModelHeader(file)
+  using owned = new DisposableStack() // what has to go if anything below fails
+  const source = owned.use(await ModelSource.open(file, options))
+  const { header } = source
   const { architecture, config } = architectureOf(header)
   const limits = limitsOf(options, config)
-  using mapped = new DisposableStack()
-  const files = header.files.map((path) => mapped.use(Buffer.map(path)))
-  const weights = new WeightPlan(header, (info) => readVector(files, info))
+  const weights = source.weightPlan()
   const graph = new GraphBuilder(weights, limits)
   buildGraph(graph, architecture, config)
   const plan = graph.build()
-  using owned = new DisposableStack() // what has to go if anything below fails
+  source.prefetch(weights)
   const engine = owned.use(createEngine(options.nThreads, options))
   const batchEngine = needsBatchEngine(options) ? owned.use(createEngine(options.nThreadsBatch, options)) : engine
   const arena = owned.use(Buffer.create(plan.arenaBytes))
-  const loaded = owned.use(await loadWeights(weights, files, batchEngine, options))
+  const loaded = owned.use(await source.load(weights, batchEngine))
   const buffers: Buffer[] = []
-  buffers[WEIGHTS_BUFFER] = loaded
+  buffers[WEIGHTS_BUFFER] = loaded.memory
   buffers[ARENA_BUFFER] = arena
+  if (loaded.mapped !== undefined) buffers[MAPPED_BUFFER] = loaded.mapped
   const engines = batchEngine === engine ? [engine] : [engine, batchEngine]
   const executors = engines.map((each) => {
     const program = owned.use(
@@ -134,7 +146,8 @@ export async function load(path: string, options: LoadOptions = {}): Promise<Mod
     return new Executor(program, plan, arena)
   })
   owned.move()
-  return new Model({ header, config, plan, weights, engines, buffers, executors, options })
+  source[Symbol.dispose]()
+  return new Model({ header, config, plan, weights, engines, loaded, arena, executors, options })
 }
 
 /** Multiply-accumulates of an op's matrices for each row. */
@@ -232,7 +245,7 @@ export class Model {
     this.nUbatch = settings.maxTokens
     this.maxOutputs = settings.maxOutputs
     this.maxTopK = settings.maxTopK
-    this.weightBytes = weights.bytes
+    this.weightBytes = weights.totalBytes
     this.streamedBytes = 0
     for (const weight of weights.weights()) this.streamedBytes += streamedBytes(weight)
     this.nParams = 0
@@ -318,6 +331,23 @@ export class Model {
     return new Session(this, kv, nCtx, Math.min(40, this.maxTopK))
   }
 
+  /** Where its weights are: in an interleaved file that is mapped, or in memory. */
+  get loadedFrom(): LoadedWeights["from"] {
+    return this.#parts.loaded.from
+  }
+
+  /** How the weights are kept: those in memory, and those of the mapped file where there is one. */
+  pages(): { memory: PageFacts; mapped: PageFacts | undefined } {
+    const { memory, mapped } = this.#parts.loaded
+    return { memory: memory.pages(), mapped: mapped?.pages() }
+  }
+
+  /** Resolves when the interleaved copy that load() has begun to write is there, or has failed: never rejects. undefined:
+   * there is none to be written. */
+  get saved(): Promise<SaveResult> | undefined {
+    return this.#parts.loaded.saved
+  }
+
   /** Facts of the CPU and of the engine in use. */
   engineInfo(): EngineInfo {
     return this.#parts.engines[0]!.info()
@@ -379,9 +409,10 @@ export class Model {
 
   /** Frees weights, programs and threads. Views of logits have length 0 afterwards; sessions throw. */
   [Symbol.dispose](): void {
-    const { executors, buffers, engines } = this.#parts
+    const { executors, loaded, arena, engines } = this.#parts
     for (const { program } of executors) program[Symbol.dispose]()
-    for (const buffer of buffers) buffer[Symbol.dispose]()
+    loaded[Symbol.dispose]()
+    arena[Symbol.dispose]()
     for (const engine of engines) engine[Symbol.dispose]()
   }
 }

@@ -1,8 +1,9 @@
-// Weights from GGUF files into one C buffer: which tensors a graph needs, where each lies, and the loading.
+// The weights of a model: which tensors a graph needs, and where each lies: in the mapped file, where that has it as kernels
+// read it (src/interleaved), else in a buffer of C's, in the order in which a pass reads them.
 //
-// Matrices are interleaved by asdsl_repack in the order in which a pass reads them; vectors (norms, biases) become F32.
-// Every weight byte is resident once: the mapped files are let go after loading. This file knows nothing of what a tensor
-// is for; graph.ts asks for them by name and shape, and all checks happen before the first large allocation.
+// Matrices are interleaved by asdsl_repack, a table that is only gathered from stays as it is, vectors (norms, biases)
+// become F32. Every weight byte is resident once. This file knows nothing of what a tensor is for; graph.ts asks for them
+// by name and shape, and all checks happen before the first large allocation.
 
 import { CancelledError, FormatError, UnsupportedError } from "./errors.ts"
 import { type GgufHeader, TENSOR_TYPES, type TensorInfo } from "./gguf/types.ts"
@@ -10,6 +11,13 @@ import { Layout, Type } from "./native/abi.ts"
 import { Buffer, type Engine, tensorBytes } from "./native/handles.ts"
 
 const KNOWN_TYPES = new Map<number, string>(Object.entries(TENSOR_TYPES).map(([name, { id }]) => [id, name]))
+
+/** Buffers of a program that weights lie in, by index. */
+export const WEIGHTS_BUFFER = 0
+export const MAPPED_BUFFER = 2
+
+/** Rows of a group as kernels read them: KERNEL_ROWS of csrc/kernels/kernels.h. */
+const KERNEL_ROWS = 16
 
 const ALIGNMENT = 64 // a cache line: what kernels and the validator ask of every operand
 
@@ -29,22 +37,23 @@ function nameOf(ref: MatrixRef, rows: number): string {
   return typeof ref === "string" ? ref : `${ref.name}[${ref.firstRow}:${ref.firstRow + rows}]`
 }
 
-/** A matrix or vector of the model and its place in the weights buffer. */
+/** A matrix or vector of the model and its place. */
 export interface Weight {
   /** The tensor's; with the rows, [first:end], where they are not all. */
   readonly name: string
   /** Element type in memory: the file's for matrices, F32 for vectors. */
   readonly type: number
-  readonly layout: number
+  layout: number
   /** Outputs; 1 for a vector. Of one matrix where there are several. */
   readonly rows: number
   /** Inputs. */
   readonly cols: number
   /** Of all matrices together. */
-  readonly bytes: number
+  bytes: number
   /** Matrices of one shape, one after the other: those of experts. Else 1. */
   readonly nMatrices: number
-  /** From the start of the weights buffer; set by WeightPlan.place(). */
+  /** WEIGHTS_BUFFER or MAPPED_BUFFER, and bytes from its start; set by WeightPlan.place(). */
+  buffer: number
   offset: number
   /** Where the values come from: the file, or computed here. */
   readonly source: TensorInfo | Float32Array
@@ -68,18 +77,21 @@ export class WeightPlan {
   readonly #readVector: (info: TensorInfo) => Float32Array
   readonly #weights = new Map<string, Weight>()
   readonly #used = new Set<string>()
+  readonly #usesFile: boolean
   #bytes = 0
 
-  constructor(header: GgufHeader, readVector: (info: TensorInfo) => Float32Array) {
+  /** `usesFile`: the header's one file stays mapped, and what lies in it as it is needed is not loaded. */
+  constructor(header: GgufHeader, readVector: (info: TensorInfo) => Float32Array, usesFile = false) {
     this.header = header
     this.#readVector = readVector
+    this.#usesFile = usesFile
   }
 
   has(name: string): boolean {
     return this.header.tensors.has(name)
   }
 
-  /** A matrix of `rows` outputs and `cols` inputs, interleaved in memory. */
+  /** A matrix of `rows` outputs and `cols` inputs, interleaved unless nothing streams it. */
   matrix(ref: MatrixRef, rows: number, cols: number): Weight {
     const {
       name: tensor,
@@ -141,8 +153,8 @@ export class WeightPlan {
     })
   }
 
-  #add(weight: Omit<Weight, "offset" | "lastUse" | "nMatrices" | "nStreamed">, nMatrices = 1): Weight {
-    const added: Weight = { ...weight, nMatrices, offset: -1, lastUse: -1, nStreamed: 0 }
+  #add(weight: Omit<Weight, "buffer" | "offset" | "lastUse" | "nMatrices" | "nStreamed">, nMatrices = 1): Weight {
+    const added: Weight = { ...weight, nMatrices, buffer: WEIGHTS_BUFFER, offset: -1, lastUse: -1, nStreamed: 0 }
     this.#weights.set(weight.name, added)
     return added
   }
@@ -178,12 +190,18 @@ export class WeightPlan {
     return [...this.header.tensors.keys()].filter((name) => !this.#used.has(name))
   }
 
-  /** Gives every weight its offset, in the order of last use, so that a pass reads the buffer from front to back. */
+  /** Gives every weight its place, in the order of last use, so that a pass reads a buffer from front to back. */
   place(): void {
     this.#bytes = 0
     for (const weight of this.weights()) {
-      weight.offset = this.#bytes
-      this.#bytes = align(this.#bytes + weight.bytes)
+      if (weight.rows > 1 && weight.nStreamed === 0) {
+        weight.layout = Layout.ROWS // rows that are gathered lie in one piece each
+        weight.bytes = tensorBytes(weight.type, Layout.ROWS, weight.rows, weight.cols)
+      }
+      const inFile = this.#usesFile ? offsetInFile(weight) : undefined
+      weight.buffer = inFile === undefined ? WEIGHTS_BUFFER : MAPPED_BUFFER
+      weight.offset = inFile ?? this.#bytes
+      if (inFile === undefined) this.#bytes = align(this.#bytes + weight.bytes)
     }
   }
 
@@ -195,6 +213,36 @@ export class WeightPlan {
   get bytes(): number {
     return this.#bytes
   }
+
+  /** Of all weights, wherever they lie. */
+  get totalBytes(): number {
+    return this.weights().reduce((sum, { buffer, bytes }) => sum + (buffer === MAPPED_BUFFER ? bytes : 0), this.#bytes)
+  }
+
+  /** Where the weights lie in the file that a pass reads whole, [from, to); undefined where there are none. */
+  streamedInFile(): { from: number; to: number } | undefined {
+    const inFile = this.weights().filter(({ buffer, rows, nStreamed }) => {
+      return buffer === MAPPED_BUFFER && (rows === 1 || nStreamed > 0)
+    })
+    if (inFile.length === 0) return undefined
+    return {
+      from: Math.min(...inFile.map(({ offset }) => offset)),
+      to: Math.max(...inFile.map(({ offset, bytes }) => offset + bytes)),
+    }
+  }
+}
+
+/** Where a file of src/interleaved has a weight as it is needed; undefined: nowhere. */
+function offsetInFile(weight: Weight): number | undefined {
+  const { source, layout, type, rows, cols, firstRow } = weight
+  if (source instanceof Float32Array || source.type !== type) return undefined
+  if (layout === Layout.ROWS) return source.interleave === undefined ? source.offset : undefined
+  if (source.interleave !== KERNEL_ROWS) return undefined
+  // A part begins with a group and ends with one, or src/interleaved would not have interleaved the whole.
+  const isWhole =
+    firstRow % KERNEL_ROWS === 0 && (rows % KERNEL_ROWS === 0 || firstRow + rows === (source.shape[1] ?? 1))
+  if (!isWhole) return undefined
+  return firstRow === 0 ? source.offset : source.offset + tensorBytes(type, Layout.INTERLEAVED, firstRow, cols)
 }
 
 export function align(bytes: number): number {
@@ -223,7 +271,8 @@ export interface LoadProgress {
 /** How long loading may keep the event loop waiting: one matrix at least, then about a frame. */
 const YIELD_MS = 20
 
-/** Loads all weights of a placed plan into one fresh buffer, on all threads of the engine. */
+/** Loads the weights of a placed plan that no file has as they are needed into one fresh buffer, on all threads of the
+ * engine. */
 export async function loadWeights(
   plan: WeightPlan,
   files: readonly Buffer[],
@@ -235,6 +284,7 @@ export async function loadWeights(
     let since = performance.now()
     progress.onProgress?.(0, plan.bytes)
     for (const weight of plan.weights()) {
+      if (weight.buffer !== WEIGHTS_BUFFER) continue
       for (let i = 0; i < weight.nMatrices; i++) {
         if (progress.signal?.aborted) throw new CancelledError("loading was cancelled")
         loadMatrix(weight, i, files, target, engine)
@@ -260,6 +310,11 @@ function rowsBytes({ type, firstRow, cols }: Weight): number {
 /** Matrix `i` of a weight, or its vector. */
 function loadMatrix(weight: Weight, i: number, files: readonly Buffer[], target: Buffer, engine: Engine): void {
   const { source, nMatrices } = weight
+  if (!(source instanceof Float32Array) && source.interleave !== undefined) {
+    throw new FormatError(
+      `${weight.name} is not interleaved as this version of the graph needs it: repack the source again`,
+    )
+  }
   if (weight.layout === Layout.INTERLEAVED && !(source instanceof Float32Array)) {
     engine.repack({
       source: files[source.file]!,
@@ -274,8 +329,24 @@ function loadMatrix(weight: Weight, i: number, files: readonly Buffer[], target:
     })
     return
   }
+  if (weight.rows > 1 && !(source instanceof Float32Array)) {
+    copyBytes(files[source.file]!, source.offset, target, weight.offset, weight.bytes)
+    return
+  }
   const values = source instanceof Float32Array ? source : readVector(files, source)
   const view = target.view(weight.offset, weight.bytes)
   new Float32Array(view).set(values)
   target.forget(view)
+}
+
+const COPY_BYTES = 2 ** 30 // below what one view may have
+
+export function copyBytes(from: Buffer, fromOffset: number, to: Buffer, toOffset: number, bytes: number): void {
+  for (let done = 0; done < bytes; done += COPY_BYTES) {
+    const n = Math.min(COPY_BYTES, bytes - done)
+    const [source, target] = [from.view(fromOffset + done, n), to.view(toOffset + done, n)]
+    new Uint8Array(target).set(new Uint8Array(source))
+    from.forget(source)
+    to.forget(target)
+  }
 }

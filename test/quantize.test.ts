@@ -320,41 +320,53 @@ async function run(...args: string[]) {
 const PATIENCE = 60_000
 
 describe("the command", () => {
-  test("--dry-run prints types and writes nothing", async () => {
-    const output = join(root, "dry.gguf")
-    const { code, stdout } = await run(IN, output, "q4_k_m", "--dry-run", "--tensor-type", "attn_[qk]=Q8_0")
-    expect(code).toBe(0)
-    expect(stdout).toMatch(/^token_embd\.weight +F16 +-> Q6_K +\[256, 320\]$/m)
-    expect(stdout).toMatch(/^blk\.0\.attn_q\.weight +F16 +-> Q8_0 /m)
-    expect(stdout).toMatch(/^blk\.0\.attn_norm\.weight +F32 +-> F32 /m)
-    expect(stdout).toMatch(/bits a weight$/m)
-    expect(existsSync(output)).toBe(false)
-  }, PATIENCE)
+  test(
+    "--dry-run prints types and writes nothing",
+    async () => {
+      const output = join(root, "dry.gguf")
+      const { code, stdout } = await run(IN, output, "q4_k_m", "--dry-run", "--tensor-type", "attn_[qk]=Q8_0")
+      expect(code).toBe(0)
+      expect(stdout).toMatch(/^token_embd\.weight +F16 +-> Q6_K +\[256, 320\]$/m)
+      expect(stdout).toMatch(/^blk\.0\.attn_q\.weight +F16 +-> Q8_0 /m)
+      expect(stdout).toMatch(/^blk\.0\.attn_norm\.weight +F32 +-> F32 /m)
+      expect(stdout).toMatch(/bits a weight$/m)
+      expect(existsSync(output)).toBe(false)
+    },
+    PATIENCE,
+  )
 
-  test("writes the file that the library writes, silent in a pipe", async () => {
-    const output = join(root, "command.gguf")
-    const { code, stdout, stderr } = await run(IN, output, "Q5_K_M", "-t", "1")
-    expect({ code, stdout, stderr }).toEqual({ code: 0, stdout: "", stderr: "" })
-    await quantizeTo("Q5_K_M", join(root, "library.gguf"))
-    expect(readFileSync(output)).toEqual(readFileSync(join(root, "library.gguf")))
-  }, PATIENCE)
+  test(
+    "writes the file that the library writes, silent in a pipe",
+    async () => {
+      const output = join(root, "command.gguf")
+      const { code, stdout, stderr } = await run(IN, output, "Q5_K_M", "-t", "1")
+      expect({ code, stdout, stderr }).toEqual({ code: 0, stdout: "", stderr: "" })
+      await quantizeTo("Q5_K_M", join(root, "library.gguf"))
+      expect(readFileSync(output)).toEqual(readFileSync(join(root, "library.gguf")))
+    },
+    PATIENCE,
+  )
 
-  test("refuses what is wrong", async () => {
-    const output = join(root, "refused.gguf")
-    for (const [args, code, message] of [
-      [[IN, output], 2, /IN, OUT and TYPE are needed/],
-      [[IN, output, "Q3"], 2, /TYPE is "Q3", allowed: Q4_K_M/],
-      [[IN, IN, "Q4_0"], 2, /the same file/],
-      [[IN, output, "Q4_0", "--tensor-type", "x=Q2_K"], 2, /REGEX=TYPE is needed/],
-      [[IN, output, "Q4_0", "--tensor-type", "(=Q8_0"], 2, /--tensor-type/],
-      [[IN, output, "Q8_0", "--for-draft"], 2, /4.5 bits/],
-      [[join(root, "none.gguf"), output, "Q4_0"], 1, /there is no such file/],
-      [[IN, join(root, "no/folder.gguf"), "Q4_0"], 1, /cannot be written/],
-    ] as const) {
-      const result = await run(...args)
-      expect(result.code).toBe(code)
-      expect(result.stderr).toMatch(message)
-    }
-    expect(existsSync(output)).toBe(false)
-  }, PATIENCE)
+  test(
+    "refuses what is wrong",
+    async () => {
+      const output = join(root, "refused.gguf")
+      for (const [args, code, message] of [
+        [[IN, output], 2, /IN, OUT and TYPE are needed/],
+        [[IN, output, "Q3"], 2, /TYPE is "Q3", allowed: Q4_K_M/],
+        [[IN, IN, "Q4_0"], 2, /the same file/],
+        [[IN, output, "Q4_0", "--tensor-type", "x=Q2_K"], 2, /REGEX=TYPE is needed/],
+        [[IN, output, "Q4_0", "--tensor-type", "(=Q8_0"], 2, /--tensor-type/],
+        [[IN, output, "Q8_0", "--for-draft"], 2, /4.5 bits/],
+        [[join(root, "none.gguf"), output, "Q4_0"], 1, /there is no such file/],
+        [[IN, join(root, "no/folder.gguf"), "Q4_0"], 1, /cannot be written/],
+      ] as const) {
+        const result = await run(...args)
+        expect(result.code).toBe(code)
+        expect(result.stderr).toMatch(message)
+      }
+      expect(existsSync(output)).toBe(false)
+    },
+    PATIENCE,
+  )
 })

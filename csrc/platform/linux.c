@@ -22,8 +22,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define HUGE_PAGE ((size_t)2 << 20)
-
 /* ---- memory ---- */
 static size_t to_pages(size_t bytes) {
     size_t unit = bytes < HUGE_PAGE ? 16384 : HUGE_PAGE; /* 16384: the largest page of common systems */
@@ -48,6 +46,59 @@ void *pages_allocate(size_t bytes) {
 
 void pages_free(void *pages, size_t bytes) {
     if (pages) munmap(pages, to_pages(bytes));
+}
+
+/* What decides whether a file's pages are huge is the size of its pieces in the page cache, made once, when they were
+ * written or read (Linux 6.18, ext4, measured on a file of 491 MB): written by calls of 2 MiB and more, or read under
+ * this wish, all of it lies in pieces of 2 MiB and maps in 0.4 ms; written by calls of 128 KB, as cp does, or read by
+ * MADV_WILLNEED, none of it, and mapping takes 40 ms. Read without the wish: 91 %. */
+void posix_wish_huge_pages(void *at, size_t bytes) {
+    if (bytes >= HUGE_PAGE) madvise(at, bytes, MADV_HUGEPAGE);
+}
+
+/* Linux 5.14; older headers do not have it. */
+#if !defined(MADV_POPULATE_READ)
+#define MADV_POPULATE_READ 22
+#endif
+
+bool file_fetch(const struct mapped_file *file, uint64_t offset, uint64_t bytes) {
+    uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), from = offset / page * page;
+    uint8_t *at = (uint8_t *)file->data + from;
+    size_t n = (size_t)(offset + bytes - from);
+    int result;
+    do result = madvise(at, n, MADV_POPULATE_READ);
+    while (result != 0 && errno == EINTR);
+    if (result == 0) return true;
+    if (errno != EINVAL) return posix_refused(errno); /* EFAULT: what the file no longer has; EHWPOISON */
+    madvise(at, n, MADV_WILLNEED);
+    return posix_touch(file, from, n);
+}
+
+/* /proc/self/smaps names the addresses of each mapping, then its counts, "Rss:  1234 kB". */
+void pages_count(const void *pages, uint64_t bytes, struct page_counts *out) {
+    unsigned long long first = (unsigned long long)(uintptr_t)pages, begin, end;
+    char line[512];
+    bool inside = false;
+    FILE *smaps = fopen("/proc/self/smaps", "re");
+    *out = smaps ? (struct page_counts){0} : (struct page_counts){-1, -1, -1, -1};
+    while (smaps && fgets(line, sizeof line, smaps)) {
+        double kilobytes;
+        if (sscanf(line, "%llx-%llx ", &begin, &end) == 2) {
+            inside = begin < first + bytes && end > first;
+        } else if (!inside) {
+            continue;
+        } else if (sscanf(line, "Rss: %lf", &kilobytes) == 1) {
+            out->resident += 1024 * kilobytes;
+        } else if (sscanf(line, "Pss: %lf", &kilobytes) == 1) {
+            out->proportional += 1024 * kilobytes;
+        } else if (sscanf(line, "AnonHugePages: %lf", &kilobytes) == 1 ||
+                   sscanf(line, "FilePmdMapped: %lf", &kilobytes) == 1) {
+            out->huge += 1024 * kilobytes;
+        } else if (sscanf(line, "Locked: %lf", &kilobytes) == 1) {
+            out->locked += 1024 * kilobytes;
+        }
+    }
+    if (smaps) fclose(smaps);
 }
 
 /* ---- limits ---- */

@@ -5,6 +5,7 @@
  */
 #include "../platform.h"
 #include "posix.h"
+#include <fcntl.h>
 #include <os/lock.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -32,6 +33,24 @@ void *pages_allocate(size_t bytes) {
 
 void pages_free(void *pages, size_t bytes) {
     if (pages) munmap(pages, bytes);
+}
+
+void posix_wish_huge_pages(void *at, size_t bytes) { /* there are none of files */
+    (void)at;
+    (void)bytes;
+}
+
+bool file_fetch(const struct mapped_file *file, uint64_t offset, uint64_t bytes) {
+    struct radvisory ahead = {.ra_offset = (off_t)offset, .ra_count = (int)bytes};
+    if (bytes <= INT32_MAX) fcntl(file->descriptor, F_RDADVISE, &ahead); /* advice: begins to read all of it */
+    return posix_touch(file, offset, bytes);
+}
+
+/* What vmmap prints is another task's privilege; mincore knows residence in memory, not in this process. */
+void pages_count(const void *pages, uint64_t bytes, struct page_counts *out) {
+    (void)pages;
+    (void)bytes;
+    *out = (struct page_counts){-1, -1, -1, -1};
 }
 
 double platform_memory_bytes(void) { return (double)system_number("hw.memsize", 0); }

@@ -162,6 +162,37 @@ size_t file_read_text(const char *path, char *out, size_t out_bytes) {
     return n;
 }
 
+/* Reads it in one go: faults would read 32 KB at a time. Pages read so are in the process' working set. */
+bool file_fetch(const struct mapped_file *file, uint64_t offset, uint64_t bytes) {
+    WIN32_MEMORY_RANGE_ENTRY range = {(uint8_t *)file->data + offset, (SIZE_T)bytes};
+    const volatile uint8_t *data = file->data;
+    PrefetchVirtualMemory(GetCurrentProcess(), 1, &range, 0); /* advice */
+    for (uint64_t at = offset; at < offset + bytes; at += 4096) (void)data[at];
+    return true;
+}
+
+bool file_is_lost(const struct mapped_file *file) {
+    (void)file;
+    return false;
+}
+
+bool pages_lock(const void *pages, uint64_t bytes) {
+    SIZE_T least, most; /* of the working set: what is locked has to fit into the least */
+    HANDLE process = GetCurrentProcess();
+    if (VirtualLock((void *)(uintptr_t)pages, (SIZE_T)bytes)) return true;
+    if (!GetProcessWorkingSetSize(process, &least, &most) ||
+        !SetProcessWorkingSetSize(process, least + (SIZE_T)bytes, most + (SIZE_T)bytes)) {
+        return refused("", GetLastError());
+    }
+    return VirtualLock((void *)(uintptr_t)pages, (SIZE_T)bytes) ? true : refused("", GetLastError());
+}
+
+void pages_count(const void *pages, uint64_t bytes, struct page_counts *out) {
+    (void)pages;
+    (void)bytes;
+    *out = (struct page_counts){-1, -1, -1, -1};
+}
+
 /* ---- clock ---- */
 double clock_ns(void) {
     LARGE_INTEGER ticks, per_second;

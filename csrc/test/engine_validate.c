@@ -52,7 +52,7 @@ static void test_operands(void) {
     REFUSED(EMBED, "buffer 2 of 2", o[0].buffer = 2);
     REFUSED(EMBED, "weight type 99 is not known", o[1].type = 99);
     REFUSED(EMBED, "weight type 3000000000 is not known", o[1].type = 3000000000u);
-    REFUSED(EMBED, "layout is 0, not 1", o[1].layout = ASDSL_ROWS);
+    REFUSED(EMBED, "layout is 2, not 1", o[1].layout = 2);
     REFUSED(EMBED, "type 1 does not fit", o[0].type = ASDSL_F16);
     REFUSED(EMBED, "0 rows", o[1].rows = 0);
     REFUSED(EMBED, "4294967295 rows", o[1].rows = UINT32_MAX);

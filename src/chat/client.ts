@@ -101,6 +101,11 @@ export class EngineClient implements Disposable {
     return (await this.#request({ type: "probe" })) as number
   }
 
+  /** Waits until the repacked copy of the model is written, if one is being written: disposing ends that. */
+  async finish(): Promise<void> {
+    await this.#request({ type: "finish" })
+  }
+
   [Symbol.dispose](): void {
     this.#worker.terminate()
     this.#fail(new AsdslError("disposed", "the engine's thread was stopped"))

@@ -31,6 +31,8 @@ export type Request = { readonly id: number } & (
   | { readonly type: "clear" }
   | { readonly type: "keep" }
   | { readonly type: "probe" }
+  /** Waits for what is written behind. */
+  | { readonly type: "finish" }
   /** Ends the request with this id. */
   | { readonly type: "abort" }
 )

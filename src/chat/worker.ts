@@ -58,6 +58,9 @@ class EngineThread {
         return
       case "probe":
         return this.#opened.probe("bandwidth")
+      case "finish":
+        await this.#model?.saved
+        return
     }
   }
 

@@ -5,7 +5,7 @@ import { runTest, type SpeedTest, testLength, testName } from "../eval/speed.ts"
 import type { Model } from "../model.ts"
 import { type Command, group, integer, integers, texts, toggle, UsageError, type Values } from "./arguments.ts"
 import { type BenchRecord, benchRecord, benchReport, type Limits } from "./bench-report.ts"
-import { contextFlags, modelFlags, outputFlag, threadFlags } from "./flags.ts"
+import { contextFlags, loadFlags, modelFlags, outputFlag, threadFlags } from "./flags.ts"
 import { loadFile, loadOptions, modelFile } from "./load.ts"
 import { runCommand, writeOut } from "./program.ts"
 import { StatusLine } from "./status.ts"
@@ -16,6 +16,7 @@ const { nBatch, nUbatch, prefill, typeK, typeV } = contextFlags
 
 const flags = {
   ...modelFlags,
+  ...loadFlags,
   ...group("Tests", {
     nPrompt: integers("-p, --n-prompt", {
       min: 0,
@@ -121,6 +122,8 @@ async function* series(
   const nCtx = Math.max(...tests.map(testLength))
   const options = { ...loadOptions({ ...values, nThreads, nCtx }), nThreads }
   using model = await loadFile(file, options)
+  if (model.saved !== undefined) status.show("writing the model's repacked copy for the next start")
+  await model.saved // not beside what is measured
   using session = model.createSession()
   let before = probe(model)
   for (const test of tests) {

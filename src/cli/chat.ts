@@ -5,12 +5,12 @@ import { basename } from "node:path"
 import type { EngineClient } from "../chat/client.ts"
 import { AsdslError, ContextOverflowError } from "../errors.ts"
 import { type Command, group, text, toggle, UsageError, type Values } from "./arguments.ts"
-import { contextFlags, modelFlags, outputFlag, promptFlags, samplingFlags, threadFlags } from "./flags.ts"
+import { contextFlags, loadFlags, modelFlags, outputFlag, promptFlags, samplingFlags, threadFlags } from "./flags.ts"
 import { INTERRUPTED, Interrupts } from "./interrupt.ts"
 import { loadOptions, modelFile } from "./load.ts"
 import { generateOptions, generationFlags, promptCacheFlags, promptCacheOf, promptText } from "./options.ts"
 import { runCommand, warn } from "./program.ts"
-import { dimmed, Footers, openClient, showReply, writeReply } from "./reply.ts"
+import { dimmed, Footers, finish, openClient, showReply, writeReply } from "./reply.ts"
 import { templateFlags, templateOptions } from "./template.ts"
 import { pipedTurns, terminalTurns } from "./turns.ts"
 
@@ -21,6 +21,7 @@ const DEFAULT_SYSTEM = "You are a helpful assistant."
 
 const flags = {
   ...modelFlags,
+  ...loadFlags,
   ...promptFlags,
   ...group("Conversation", {
     system: text("-sys, --system-prompt", {
@@ -70,6 +71,7 @@ async function run(values: Values<typeof flags>): Promise<number> {
   if (isDialogue) warn(dimmed("/help lists commands, Ctrl-C stops a reply, Ctrl-D leaves"))
   const code = await converse(dialogue, first, values)
   await client.keep({ onNotice: warn })
+  await finish(client, interrupts)
   return code
 }
 

@@ -33,6 +33,23 @@ export const modelFlags = group("Model", {
   offline: toggle("--offline", { help: "fetch nothing; absent: nothing of the hub where $HF_HUB_OFFLINE says so" }),
 })
 
+/** How to load it. */
+export const loadFlags = group("Loading", {
+  cache: toggle("--cache", {
+    offNames: "--no-cache",
+    initial: true,
+    help: "use a repacked copy in $ASDSL_CACHE (asdsl cache shows them), and write one after the first load",
+  }),
+  mmap: toggle("--mmap", { offNames: "--no-mmap", initial: true, help: "map repacked files instead of reading them" }),
+  mlock: toggle("--mlock", { initial: false, help: "keep the weights in memory: the system may not drop them" }),
+  prefetch: toggle("--prefetch", {
+    offNames: "--no-prefetch",
+    initial: true,
+    help: "read a mapped file ahead of the first pass",
+  }),
+  verify: toggle("--verify", { initial: false, help: "compare a repacked file with its digest before it is used" }),
+})
+
 /** What to say to it. */
 export const promptFlags = group("Prompt", {
   prompt: text("-p, --prompt", { help: "the text itself" }),

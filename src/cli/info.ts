@@ -10,7 +10,7 @@ import { executes, hiddenLevels } from "../native/hidden-level.ts"
 import { levelNumber } from "../native/library.ts"
 import { createTokenizer } from "../tokenizer/index.ts"
 import type { Command, Values } from "./arguments.ts"
-import { modelFlags, outputFlag, threadFlags } from "./flags.ts"
+import { loadFlags, modelFlags, outputFlag, threadFlags } from "./flags.ts"
 import { loadFile, loadOptions, modelFile } from "./load.ts"
 import { modelType, paramsOf, type TypeShare, tensorBytesOf, typeShares } from "./model-facts.ts"
 import { runCommand, warn, writeOut } from "./program.ts"
@@ -18,7 +18,7 @@ import { StatusLine } from "./status.ts"
 import { factTable, formatBytes, formatCount } from "./table.ts"
 
 const { nThreads, cpuMask, cpuRange, level } = threadFlags
-const flags = { ...modelFlags, nThreads, cpuMask, cpuRange, level, ...outputFlag(["md", "json"]) }
+const flags = { ...modelFlags, ...loadFlags, nThreads, cpuMask, cpuRange, level, ...outputFlag(["md", "json"]) }
 
 export const command: Command<typeof flags> = {
   name: "asdsl info",

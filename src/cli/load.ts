@@ -5,7 +5,7 @@ import { formatHubName, parseRepo } from "../models/hub/name.ts"
 import { defaultModelName, resolveModel } from "../models/index.ts"
 import { ProgressBar } from "../setup/progress.ts"
 import { UsageError, type Values } from "./arguments.ts"
-import type { contextFlags, modelFlags, threadFlags } from "./flags.ts"
+import type { contextFlags, loadFlags, modelFlags, threadFlags } from "./flags.ts"
 import { Interrupts } from "./interrupt.ts"
 
 /** The file of the model that was asked for, fetched if need be; Ctrl-C stops that and keeps what came. */
@@ -37,10 +37,14 @@ export async function fetched<T>(body: (signal: AbortSignal) => Promise<T>): Pro
 }
 
 /** How to load it, as the flags say. */
-export function loadOptions(values: Partial<Values<typeof threadFlags> & Values<typeof contextFlags>>): LoadOptions {
+export function loadOptions(
+  values: Partial<Values<typeof threadFlags> & Values<typeof contextFlags> & Values<typeof loadFlags>>,
+): LoadOptions {
   const { nThreads = 0, nThreadsBatch = 0, level, nCtx = 0, nBatch, nUbatch, prefill, typeK, typeV } = values
   const cpus = [...(values.cpuMask ?? []), ...(values.cpuRange ?? [])]
+  const { cache = true, mmap = true, mlock = false, prefetch = true, verify = false } = values
   return {
+    ...{ cache, mmap, mlock, prefetch, verify },
     nThreads: Math.max(nThreads, 0),
     nThreadsBatch: Math.max(nThreadsBatch, 0),
     nCtx,

@@ -11,6 +11,8 @@ const COMMANDS: Readonly<Record<string, () => Promise<CommandModule>>> = {
   pull: () => import("./pull.ts"),
   list: () => import("./list.ts"),
   rm: () => import("./rm.ts"),
+  repack: () => import("./repack.ts"),
+  cache: () => import("./cache.ts"),
   bench: () => import("./bench.ts"),
   info: () => import("./info.ts"),
   tokenize: () => import("./tokenize.ts"),

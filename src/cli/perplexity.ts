@@ -6,7 +6,7 @@ import { LogitsReader, LogitsWriter } from "../eval/logits-file.ts"
 import { chunksOf, evaluationTokens, type PerplexityResult, perplexity } from "../eval/perplexity.ts"
 import type { LoadOptions, Model } from "../model.ts"
 import { type Command, group, integer, text, toggle, UsageError, type Values } from "./arguments.ts"
-import { contextFlags, modelFlags, outputFlag, promptFlags, threadFlags } from "./flags.ts"
+import { contextFlags, loadFlags, modelFlags, outputFlag, promptFlags, threadFlags } from "./flags.ts"
 import { loadFile, loadOptions, modelFile } from "./load.ts"
 import { runCommand, warn, writeOut } from "./program.ts"
 
@@ -14,6 +14,7 @@ const MAX_OUTPUTS = 64 // rows of logits at once: enough for the matrix kernel, 
 
 const flags = {
   ...modelFlags,
+  ...loadFlags,
   ...promptFlags,
   ...group("Perplexity", {
     nChunks: integer("--chunks", { min: -1, max: 2 ** 30, initial: -1, help: "chunks at most; -1: all" }),

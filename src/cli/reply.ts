@@ -7,6 +7,7 @@ import type { PlainChatOptions, PlainLoadOptions, PlainPromptCache } from "../ch
 import type { GenerationResult } from "../generate.ts"
 import { progressText } from "../setup/progress.ts"
 import { footer } from "./footer.ts"
+import type { Interrupts } from "./interrupt.ts"
 import { warn, writeOut } from "./program.ts"
 import { StatusLine } from "./status.ts"
 
@@ -32,6 +33,18 @@ function noticeBehind(status: StatusLine): (text: string) => void {
   return (text) => {
     status.clear()
     warn(text)
+  }
+}
+
+/** Before a command leaves: the copy that the next start maps. A Ctrl-C leaves without it. */
+export async function finish(client: EngineClient, interrupts: Interrupts): Promise<void> {
+  using status = new StatusLine()
+  const shown = setTimeout(() => status.show("writing the model's repacked copy for the next start"), 200)
+  const stop = Promise.withResolvers<void>()
+  try {
+    await interrupts.during(stop.resolve, () => Promise.race([client.finish(), stop.promise]))
+  } finally {
+    clearTimeout(shown)
   }
 }
 

@@ -4,15 +4,16 @@
 
 import type { Listener } from "../chat/client.ts"
 import { type Command, group, toggle, UsageError, type Values } from "./arguments.ts"
-import { contextFlags, modelFlags, outputFlag, promptFlags, samplingFlags, threadFlags } from "./flags.ts"
+import { contextFlags, loadFlags, modelFlags, outputFlag, promptFlags, samplingFlags, threadFlags } from "./flags.ts"
 import { INTERRUPTED, Interrupts } from "./interrupt.ts"
 import { loadOptions, modelFile } from "./load.ts"
 import { generateOptions, generationFlags, promptCacheFlags, promptCacheOf, promptText } from "./options.ts"
 import { runCommand } from "./program.ts"
-import { Footers, openClient, showReply, writeReply } from "./reply.ts"
+import { Footers, finish, openClient, showReply, writeReply } from "./reply.ts"
 
 const flags = {
   ...modelFlags,
+  ...loadFlags,
   ...promptFlags,
   ...group("Output", {
     echo: toggle("--echo", { offNames: "--no-display-prompt", initial: false, help: "print the prompt first" }),
@@ -53,5 +54,6 @@ async function run(values: Values<typeof flags>): Promise<number> {
     },
   )
   await new Footers(client).show(result)
+  await finish(client, interrupts)
   return result.finishReason === "cancelled" ? INTERRUPTED : 0
 }

@@ -65,6 +65,8 @@ export interface TensorInfo {
   readonly offset: number
   /** Bytes of data; 0 for an unlisted type. */
   readonly bytes: number
+  /** Rows that are interleaved, in a file of src/interleaved; absent: its rows lie one after the other. */
+  readonly interleave?: number
 }
 
 /** A parsed GGUF header, or those of a split model's files joined. */

@@ -7,7 +7,14 @@ import { closeSync, fsyncSync, openSync, renameSync, rmSync, writeSync } from "n
 import { ArgumentError, AsdslError, UnsupportedError } from "../errors.ts"
 import { METADATA_TYPES, type MetadataTypeName, NUMERIC_ARRAYS, type NumericTypeName } from "./metadata-types.ts"
 import { isStringArray } from "./strings.ts"
-import { type MetadataArray, type MetadataValue, type StringArray, TENSOR_TYPES, type TensorTypeName } from "./types.ts"
+import {
+  type MetadataArray,
+  type MetadataValue,
+  type StringArray,
+  TENSOR_TYPES,
+  type TensorInfo,
+  type TensorTypeName,
+} from "./types.ts"
 
 /** A tensor to write, without its data. */
 export interface TensorHeader {
@@ -154,29 +161,43 @@ function tensorBytes({ name, type, shape }: TensorHeader): number {
 }
 
 function makeHeader(contents: GgufDescription, alignment: number): { header: Uint8Array; offsets: number[] } {
-  const { metadata, metadataTypes, tensors } = contents
+  const entries: TensorEntry[] = []
+  let end = 0
+  for (const tensor of contents.tensors) {
+    const offset = Math.ceil(end / alignment) * alignment
+    end = offset + tensorBytes(tensor)
+    entries.push({ name: tensor.name, shape: tensor.shape, type: TENSOR_TYPES[tensor.type].id, offset })
+  }
+  return { header: encodeHeader({ ...contents, tensors: entries }), offsets: entries.map(({ offset }) => offset) }
+}
+
+/** A tensor as a header describes it: of any type number, its offset from the start of the data. */
+export type TensorEntry = Pick<TensorInfo, "name" | "type" | "shape" | "offset">
+
+/** The bytes of a header of version 3, padding behind it not included. Throws ArgumentError for contents that no reader
+ * would take. */
+export function encodeHeader({
+  metadata,
+  metadataTypes,
+  tensors,
+}: Omit<GgufDescription, "tensors"> & { readonly tensors: readonly TensorEntry[] }): Uint8Array {
   const out = new HeaderOutput()
   out.bytes(new TextEncoder().encode("GGUF"))
   out.u32(3)
   out.u64(tensors.length)
   out.u64(metadata.size)
   for (const [key, value] of metadata) out.entry(key, value, metadataTypes?.get(key))
-  const offsets: number[] = []
   const names = new Set<string>()
-  let end = 0
-  for (const tensor of tensors) {
-    if (names.has(tensor.name)) throw new ArgumentError(`tensor ${tensor.name} is given twice`)
-    names.add(tensor.name)
-    const offset = Math.ceil(end / alignment) * alignment
-    end = offset + tensorBytes(tensor)
-    offsets.push(offset)
-    out.string(tensor.name)
-    out.u32(tensor.shape.length)
-    for (const size of tensor.shape) out.u64(size)
-    out.u32(TENSOR_TYPES[tensor.type].id)
+  for (const { name, shape, type, offset } of tensors) {
+    if (names.has(name)) throw new ArgumentError(`tensor ${name} is given twice`)
+    names.add(name)
+    out.string(name)
+    out.u32(shape.length)
+    for (const size of shape) out.u64(size)
+    out.u32(type)
     out.u64(offset)
   }
-  return { header: out.finish(), offsets }
+  return out.finish()
 }
 
 /** Bytes of a header, in memory. */

@@ -291,6 +291,14 @@ export const Topology = struct("asdsl_topology", {
 
 export const Worker = struct("asdsl_worker", { core: "i32", n_allowed: "i32", allowed: "i32" })
 
+export const Pages = struct("asdsl_pages", {
+  resident: "f64",
+  proportional: "f64",
+  huge: "f64",
+  locked: "f64",
+  prefetched: "f64",
+})
+
 export const Abi = struct("asdsl_abi", {
   version: "u32",
   op_bytes: "u32",
@@ -308,6 +316,7 @@ export const Abi = struct("asdsl_abi", {
   core_bytes: "u32",
   topology_bytes: "u32",
   worker_bytes: "u32",
+  pages_bytes: "u32",
   n_op_codes: "u32",
 })
 
@@ -328,6 +337,7 @@ export const STRUCTS: readonly StructLayout[] = [
   Core,
   Topology,
   Worker,
+  Pages,
   Abi,
 ]
 

@@ -13,6 +13,7 @@ import {
   KvState,
   Level,
   Op,
+  Pages,
   Params,
   Prefill,
   ProbeKind,
@@ -109,6 +110,19 @@ abstract class MemoryHandle extends Handle {
   }
 }
 
+/** How a buffer's memory is kept, in bytes: struct asdsl_pages. Negative: the system does not say. */
+export interface PageFacts {
+  /** In this process' page tables. */
+  readonly resident: number
+  /** The same, each page divided by the number of processes that have it. */
+  readonly proportional: number
+  /** Of the resident ones, in pages of 2 MiB. */
+  readonly huge: number
+  readonly locked: number
+  /** By prefetch(), so far. */
+  readonly prefetched: number
+}
+
 /** Memory of C's: fresh and zeroed, or a read-only map of a file. */
 export class Buffer extends MemoryHandle {
   readonly bytes: number
@@ -130,6 +144,48 @@ export class Buffer extends MemoryHandle {
   static map(path: string): Buffer {
     if (typeof path !== "string" || path.includes("\0")) throw new ArgumentError(`not a path: ${JSON.stringify(path)}`)
     return new Buffer(checkedHandle(native().asdsl_buffer_map(path)), true)
+  }
+
+  /** A handle for another thread, which makes a buffer of it with adopt(). */
+  share(): number {
+    return checkedHandle(native().asdsl_buffer_share(this.id))
+  }
+
+  /** The buffer of a handle that share() made. */
+  static adopt(id: number, isReadOnly: boolean): Buffer {
+    return new Buffer(id, isReadOnly)
+  }
+
+  /** Throws where a map has been read from whose file is no longer what it was. */
+  check(): void {
+    checked(native().asdsl_buffer_check(this.id))
+  }
+
+  /** Begins to bring bytes of a map into memory, front to back, on a thread of its own; once for a map. Passes over
+   * weights in it wait for them. */
+  prefetch(offset: number, bytes: number): void {
+    checkInteger("offset to prefetch from", offset, 0, this.bytes)
+    checkInteger("bytes to prefetch", bytes, 0, this.bytes - offset)
+    checked(native().asdsl_buffer_prefetch(this.id, offset, bytes))
+  }
+
+  /** Keeps all of it in memory. Throws where the system does not allow it. */
+  lock(): void {
+    checked(native().asdsl_buffer_lock(this.id))
+  }
+
+  pages(): PageFacts {
+    const bytes = new Uint8Array(Pages.bytes)
+    const view = viewOf(bytes)
+    checked(native().asdsl_buffer_pages(this.id, bytes))
+    const field = (name: Parameters<typeof readField<keyof typeof Pages.fields>>[3]) => readField(view, 0, Pages, name)
+    return {
+      resident: field("resident"),
+      proportional: field("proportional"),
+      huge: field("huge"),
+      locked: field("locked"),
+      prefetched: field("prefetched"),
+    }
   }
 
   /** Bytes [offset, offset + bytes) without a copy. Writing into a map of a file would kill the process, so a map's bytes

@@ -29,6 +29,11 @@ const SYMBOLS = {
   asdsl_buffer_map: { args: [cstring], returns: u32 },
   asdsl_buffer_data: { args: [u32], returns: ptr },
   asdsl_buffer_bytes: { args: [u32], returns: f64 },
+  asdsl_buffer_share: { args: [u32], returns: u32 },
+  asdsl_buffer_check: { args: [u32], returns: i32 },
+  asdsl_buffer_prefetch: { args: [u32, f64, f64], returns: i32 },
+  asdsl_buffer_lock: { args: [u32], returns: i32 },
+  asdsl_buffer_pages: { args: [u32, ptr], returns: i32 },
   asdsl_tensor_bytes: { args: [i32, i32, i32, i32], returns: f64 },
   asdsl_activation_type: { args: [i32], returns: i32 },
   asdsl_repack: { args: [u32, ptr], returns: i32 },
@@ -71,6 +76,11 @@ export interface Native {
   asdsl_buffer_map(path: string): number
   asdsl_buffer_data(buffer: number): Pointer | null
   asdsl_buffer_bytes(buffer: number): number
+  asdsl_buffer_share(buffer: number): number
+  asdsl_buffer_check(buffer: number): number
+  asdsl_buffer_prefetch(buffer: number, offset: number, bytes: number): number
+  asdsl_buffer_lock(buffer: number): number
+  asdsl_buffer_pages(buffer: number, out: Bytes): number
   asdsl_tensor_bytes(type: number, layout: number, rows: number, cols: number): number
   asdsl_activation_type(weightType: number): number
   asdsl_repack(engine: number, job: Bytes): number

@@ -1,0 +1,99 @@
+// A file that is written once, front to back, and has its name when it is whole. Pieces go out as large aligned calls:
+// that is what the size of pages in the page cache, and so of those in a process, depends on (csrc/platform/linux.c).
+// Knows nothing of what it writes but where the digest goes.
+
+import { randomUUID } from "node:crypto"
+import { closeSync, fsyncSync, openSync, renameSync, rmSync, writeSync } from "node:fs"
+import { AsdslError } from "../errors.ts"
+import { DIGEST_OFFSET } from "./format.ts"
+
+/** A multiple of the largest page. */
+const PIECE_BYTES = 2 ** 23
+
+/** The name of a file that is being written; `name` is the final one. */
+export function temporaryName(name: string): string {
+  return `${name}.${randomUUID()}.tmp`
+}
+
+export const TEMPORARY_NAME = /\.[0-9a-f-]{36}\.tmp$/
+
+export class InterleavedOutput implements Disposable {
+  written = 0
+  readonly #path: string
+  readonly #temporary: string
+  readonly #fd: number
+  readonly #hash = new Bun.CryptoHasher("sha256")
+  readonly #piece = new Uint8Array(PIECE_BYTES)
+  #held = 0
+  #isOpen = true
+
+  constructor(path: string) {
+    this.#path = path
+    this.#temporary = temporaryName(path)
+    this.#fd = this.#system(() => openSync(this.#temporary, "wx"))
+  }
+
+  write(bytes: Uint8Array): void {
+    for (let done = 0; done < bytes.length; ) {
+      const n = Math.min(bytes.length - done, PIECE_BYTES - this.#held)
+      this.#piece.set(bytes.subarray(done, done + n), this.#held)
+      done += n
+      this.#hold(n)
+    }
+  }
+
+  /** Zeros up to `offset`. */
+  padTo(offset: number): void {
+    while (this.written < offset) {
+      const n = Math.min(offset - this.written, PIECE_BYTES - this.#held)
+      this.#piece.fill(0, this.#held, this.#held + n)
+      this.#hold(n)
+    }
+  }
+
+  #hold(n: number): void {
+    this.#held += n
+    this.written += n
+    if (this.#held === PIECE_BYTES) this.#flush()
+  }
+
+  #flush(): void {
+    const piece = this.#piece.subarray(0, this.#held)
+    this.#hash.update(piece)
+    for (let done = 0; done < piece.length; ) {
+      const from = done
+      done += this.#system(() => writeSync(this.#fd, piece, from, piece.length - from))
+    }
+    this.#held = 0
+  }
+
+  /** Puts the digest in its place, waits until all is on the disk, and gives the file its name. */
+  finish(): void {
+    this.#flush()
+    const digest = new TextEncoder().encode(this.#hash.digest("hex"))
+    this.#system(() => writeSync(this.#fd, digest, 0, digest.length, DIGEST_OFFSET))
+    this.#system(() => fsyncSync(this.#fd))
+    this.#close()
+    this.#system(() => renameSync(this.#temporary, this.#path))
+  }
+
+  #close(): void {
+    if (this.#isOpen) closeSync(this.#fd)
+    this.#isOpen = false
+  }
+
+  /** What is not finished goes away. */
+  [Symbol.dispose](): void {
+    this.#close()
+    rmSync(this.#temporary, { force: true })
+  }
+
+  #system<T>(body: () => T): T {
+    try {
+      return body()
+    } catch (cause) {
+      const reason = cause instanceof Error && "code" in cause ? cause.code : cause
+      throw new AsdslError("io", `${this.#path} cannot be written (${reason})`, { cause })
+    }
+  }
+}
