@@ -42,8 +42,8 @@ size_t activation_row_bytes(int32_t act_type, int32_t cols) {
     return (bytes + 63) / 64 * 64;
 }
 
-/* The kernels keep a tile's sums in registers and unpack weights there too: nothing per thread. */
+/* Panels of matmul_k_panel.h, of a weight and a second one; what else is unpacked stays in registers. */
 size_t matmul_scratch_bytes(int32_t max_cols) {
-    (void)max_cols;
-    return 0;
+    size_t least = 2 * k_panels_bytes(max_cols);
+    return least > K_PANELS_BYTES ? least : K_PANELS_BYTES;
 }

@@ -6,7 +6,7 @@
  *   q6_k   sum = fma(total, d_w * d_a, sum)
  * in block order. Compiled once per level.
  */
-#include "matmul_k.h"
+#include "matmul_k_panel.h"
 
 /* Sub-blocks whose scales are the bytes j of `scales`: one of 32 inputs, 4 lines. */
 SIMD_INLINE void q4_k_sub_block(iv *totals, iv scale, const uint8_t *lines, const uint8_t *act, size_t stride, int n) {
@@ -49,10 +49,18 @@ SIMD_INLINE void q4_k_record(float *sums, const uint8_t *record, int h, const ui
     add_minima(sums, fv_load_f16(record + 32 + 2 * LANES * h), s.minimum, act, stride, n);
 }
 
-/* A sub-block of 16 inputs: 4 lines of ql and of qh. quarter: of its 128 inputs, which says where its bits are. */
+/* 4 inputs out of a line of ql and one of qh. quarter: of the 128 inputs, which says where their bits are. */
+SIMD_INLINE bv q6_k_inputs(const uint8_t *ql, const uint8_t *qh, int quarter) {
+    bv x = bv_load(ql), top = bv_load(qh);
+    x = bv_and(quarter < 2 ? x : bv_shr(x, 4), bv_set1(15));
+    if (quarter < 2) top = quarter == 0 ? bv_shl(top, 4) : bv_shl(top, 2);
+    if (quarter == 3) top = bv_shr(top, 2);
+    return bv_or(x, bv_and(top, bv_set1(0x30)));
+}
+
+/* A sub-block of 16 inputs: 4 lines of ql and of qh. */
 SIMD_INLINE void q6_k_sub_block(iv *totals, const uint8_t *ql, const uint8_t *qh, int quarter, iv scale,
                                 const int32_t *minus32, const int16_t *pairs, const uint8_t *act, size_t stride, int n) {
-    const bv low = bv_set1(15), high = bv_set1(0x30);
     dot6 dots[TILE_COLS];
     UNROLL
     for (int c = 0; c < n; c++) {
@@ -61,16 +69,22 @@ SIMD_INLINE void q6_k_sub_block(iv *totals, const uint8_t *ql, const uint8_t *qh
     }
     UNROLL
     for (int l = 0; l < 4; l++) {
-        bv x = bv_load(ql + LINE * l), top = bv_load(qh + LINE * l);
-        x = bv_and(quarter < 2 ? x : bv_shr(x, 4), low);
-        if (quarter < 2) top = quarter == 0 ? bv_shl(top, 4) : bv_shl(top, 2);
-        if (quarter == 3) top = bv_shr(top, 2);
-        bv w = bv_or(x, bv_and(top, high));
+        bv w = q6_k_inputs(ql + LINE * l, qh + LINE * l, quarter);
         UNROLL
         for (int c = 0; c < n; c++) dots[c] = dot6_add(dots[c], w, av_load(act + (size_t)c * stride + 4 * l));
     }
     UNROLL
     for (int c = 0; c < n; c++) totals[c] = dot6_scaled(totals[c], dots[c], scale);
+}
+
+/* What the i-th read sub-block of a half record is: the quarter of the 128 inputs, its number among the half's eight,
+ * and where its lines begin. */
+struct q6_k_step {
+    int quarter, sub, ql, qh;
+};
+SIMD_INLINE struct q6_k_step q6_k_step(int i) {
+    int odd = i / 4, pair = i % 4 / 2, quarter = i % 2 * 2 + pair;
+    return (struct q6_k_step){quarter, 2 * quarter + odd, (12 * odd + 4 + 4 * pair) * LINE, 12 * odd * LINE};
 }
 
 /* One record, LANES rows from half h on; d: their scales. Lines are read in their order, as far as they are new: each
@@ -84,16 +98,16 @@ SIMD_INLINE void q6_k_record(float *sums, const uint8_t *record, const uint8_t *
     for (int half = 0; half < 2; half++, lines += 24 * LINE, scales += 2 * LINE, a += 128) {
         UNROLL
         for (int i = 0; i < 8; i++) {
-            const int odd = i / 4, pair = i % 4 / 2, quarter = i % 2 * 2 + pair, sub = 2 * quarter + odd;
-            const uint8_t *qh = lines + 12 * LINE * odd, *ql = qh + 4 * LINE + 4 * LINE * pair;
+            const struct q6_k_step at = q6_k_step(i);
             if (n > 2 || LANES == 8) SIMD_FORGET; /* else a line loaded for one sub-block may wait for the next */
             if (prefetch) { /* 16 times 3 of the 52 lines; the scales' 4 with the first of each half */
                 prefetch_lines(lines + PREFETCH_AHEAD + 3 * LINE * i, 3 * LINE);
                 if (i == 0) prefetch_lines(scales + PREFETCH_AHEAD, 2 * LINE);
             }
-            q6_k_sub_block(totals, ql, qh, quarter, dot6_scale(bv_load(scales + LINE * (sub / 4)), sub % 4),
-                           act_at(act, 0, 0)->minus32 + 8 * half + sub, act_at(act, 0, 0)->minus32_pairs[8 * half + sub],
-                           a + 16 * sub, stride, n);
+            q6_k_sub_block(totals, lines + at.ql, lines + at.qh, at.quarter,
+                           dot6_scale(bv_load(scales + LINE * (at.sub / 4)), at.sub % 4),
+                           act_at(act, 0, 0)->minus32 + 8 * half + at.sub,
+                           act_at(act, 0, 0)->minus32_pairs[8 * half + at.sub], a + 16 * at.sub, stride, n);
         }
     }
     add_scaled(sums, totals, fv_load_f16(d + 2 * LANES * h), act, stride, n);
@@ -102,5 +116,47 @@ SIMD_INLINE void q6_k_record(float *sums, const uint8_t *record, const uint8_t *
 K_TILE(q4_k, Q4_K_RECORD)
 K_TILE_WITH_HEADER(q6_k, Q6_K_RECORD)
 
-MATMUL_SLOTS(q4_k, ASDSL_Q4_K, TILES_NIBBLES)
-MATMUL_SLOTS(q6_k, ASDSL_Q6_K, TILES_NIBBLES)
+MATMUL_TILES(q4_k, TILES_NIBBLES)
+MATMUL_GEMV(q4_k, ASDSL_Q4_K)
+MATMUL_TILES(q6_k, TILES_NIBBLES)
+MATMUL_GEMV(q6_k, ASDSL_Q6_K)
+
+#if defined(TILES_PANEL_16)
+SIMD_INLINE void q6_k_unpack(const uint8_t *record, const uint8_t *d, int h, struct k_panel *panel) {
+    const uint8_t *scales = record + 4 * LANES * h, *lines = scales + 4 * LINE;
+    fv_store(panel->d + LANES * h, fv_load_f16(d + 2 * LANES * h));
+    ROLLED
+    for (int half = 0; half < 2; half++, lines += 24 * LINE, scales += 2 * LINE) {
+        UNROLL
+        for (int i = 0; i < 8; i++) {
+            const struct q6_k_step at = q6_k_step(i);
+            const int sub = 8 * half + at.sub;
+            *k_panel_line(panel->scales[sub], h) = dot6_scale(bv_load(scales + LINE * (at.sub / 4)), at.sub % 4);
+            for (int l = 0; l < 4; l++) {
+                bv w = q6_k_inputs(lines + at.ql + LINE * l, lines + at.qh + LINE * l, at.quarter);
+                *k_panel_line(panel->weights[4 * sub + l], h) = w;
+            }
+        }
+    }
+}
+K_PANELS(q6_k, ASDSL_Q6_K, Q6_K_RECORD, header_bytes(cols), 32, TILES_PANEL_16, 4, true, false)
+#else
+MATMUL_GEMM(q6_k, ASDSL_Q6_K)
+#endif
+
+#if defined(TILES_PANEL_32)
+SIMD_INLINE void q4_k_unpack(const uint8_t *record, const uint8_t *d, int h, struct k_panel *panel) {
+    const uint8_t *lines = record + 4 * LINE + 4 * LANES * h;
+    k_panel_6bit(panel, record, d, h);
+    ROLLED
+    for (int j = 0; j < 8; j++)
+        for (int l = 0; l < 4; l++) {
+            bv x = bv_load(lines + LINE * (4 * j + l)), low = bv_set1(15);
+            *k_panel_line(panel->weights[8 * j + l], h) = bv_and(x, low);
+            *k_panel_line(panel->weights[8 * j + 4 + l], h) = bv_and(bv_shr(x, 4), low);
+        }
+}
+K_PANELS(q4_k, ASDSL_Q4_K, Q4_K_RECORD, 0, Q4_K_RECORD, TILES_PANEL_32, 8, false, true)
+#else
+MATMUL_GEMM(q4_k, ASDSL_Q4_K)
+#endif

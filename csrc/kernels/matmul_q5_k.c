@@ -5,7 +5,7 @@
  *   sum = fma(minima, dmin_w * d_a, fma(total, d_w * d_a, sum))      minima = sum of minimum * -sum(q)
  * Compiled once per level.
  */
-#include "matmul_k.h"
+#include "matmul_k_panel.h"
 
 /* Inputs 4f .. 4f + 3 of a sub-block out of its five lines (layout.h). */
 SIMD_INLINE bv q5_k_inputs(const uint8_t *x, int f) {
@@ -62,4 +62,20 @@ SIMD_INLINE void q5_k_record(float *sums, const uint8_t *record, int h, const ui
 
 K_TILE(q5_k, Q5_K_RECORD)
 
-MATMUL_SLOTS(q5_k, ASDSL_Q5_K, TILES_NIBBLES)
+MATMUL_TILES(q5_k, TILES_NIBBLES)
+MATMUL_GEMV(q5_k, ASDSL_Q5_K)
+
+#if defined(TILES_PANEL_32)
+SIMD_INLINE void q5_k_unpack(const uint8_t *record, const uint8_t *d, int h, struct k_panel *panel) {
+    const uint8_t *lines = record + 4 * LINE + 4 * LANES * h;
+    k_panel_6bit(panel, record, d, h);
+    ROLLED
+    for (int j = 0; j < 8; j++, lines += 5 * LINE) {
+        UNROLL
+        for (int f = 0; f < 8; f++) *k_panel_line(panel->weights[8 * j + f], h) = q5_k_inputs(lines, f);
+    }
+}
+K_PANELS(q5_k, ASDSL_Q5_K, Q5_K_RECORD, 0, Q5_K_RECORD, TILES_PANEL_16, 4, false, true)
+#else
+MATMUL_GEMM(q5_k, ASDSL_Q5_K)
+#endif

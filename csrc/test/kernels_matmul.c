@@ -133,8 +133,10 @@ static void run_slot(const struct test_case *c, int side, const struct kernels *
     struct matmul_job job = job_of(c, side, epilogue, n, at);
     matmul_fn *slot = n <= KERNEL_GEMV_MAX ? k->type[c->t->type].gemv : k->type[c->t->type].gemm;
     int32_t groups = (c->rows + 15) / 16;
-    slot(&job, 0, split, NULL);
-    slot(&job, split, groups, NULL);
+    struct guarded scratch = guarded_alloc(matmul_scratch_bytes(c->cols), side);
+    slot(&job, 0, split, scratch.data);
+    slot(&job, split, groups, scratch.data);
+    guarded_free(&scratch);
     for (int32_t t = 0; t < n; t++) {
         memcpy(out + (size_t)t * (size_t)c->rows, at + (size_t)t * stride, (size_t)c->rows * 4);
         for (size_t i = (size_t)c->rows; i < stride && (size_t)t * stride + i < floats; i++) {
@@ -201,7 +203,8 @@ static void check_level(const struct test_case *c, const struct kernels *k) {
     for (size_t i = 0; i < sizeof column_counts / sizeof *column_counts; i++) {
         int32_t n = column_counts[i];
         for (int32_t epilogue = EPILOGUE_STORE; epilogue <= EPILOGUE_SOFTCAP; epilogue++) {
-            if (n > c->columns || (epilogue != EPILOGUE_STORE && n != 1 && n != 3 && n != 33)) continue;
+            if (n > c->columns || (epilogue != EPILOGUE_STORE && n != 1 && n != 3 && n != 33 && n != FEW_COLUMNS))
+                continue;
             int32_t split = next++ % (groups + 1);
             int side = ((int)i + c->run + epilogue) % 2;
             run_slot(c, side, k, (enum matmul_epilogue)epilogue, n, split, out);
