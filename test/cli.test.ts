@@ -22,7 +22,9 @@ import {
 } from "./tokenizer-fixtures.ts"
 
 const MAIN = join(import.meta.dir, "../src/cli/main.ts")
-const COMMANDS = ["chat", "run", "pull", "list", "rm", "bench", "info", "tokenize", "perplexity"]
+const COMMANDS = [
+  ...["chat", "run", "pull", "list", "rm", "repack", "cache", "bench", "info", "tokenize", "perplexity", "quantize"],
+]
 
 let folder: string
 let tiny: string
