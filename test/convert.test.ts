@@ -12,21 +12,18 @@ import { permutedRow } from "../src/convert/rows.ts"
 import { readGguf } from "../src/gguf/reader.ts"
 import { load } from "../src/index.ts"
 import { rowBytes, rowCount } from "../src/quantize/source.ts"
-import { type CheckpointFiles, type CheckpointModel, writeCheckpoint, writeSource } from "./fixtures/checkpoint.ts"
+import {
+  type CheckpointFiles,
+  type CheckpointModel,
+  tensorBytes,
+  writeCheckpoint,
+  writeSource,
+} from "./fixtures/checkpoint.ts"
 import { bits, tinyTokens } from "./tiny-model.ts"
 import { random, randomText } from "./tokenizer-fixtures.ts"
 
 const folder = mkdtempSync(join(tmpdir(), "asdsl-convert-"))
 afterAll(() => rmSync(folder, { recursive: true }))
-
-function tensorBytes(path: string): Map<string, { type: number; shape: readonly number[]; sha: string }> {
-  const file = readFileSync(path)
-  const entries = [...readGguf(path).tensors.values()].map(({ name, type, shape, offset, bytes }) => {
-    const sha = new Bun.CryptoHasher("sha256").update(file.subarray(offset, offset + bytes)).digest("hex")
-    return [name, { type, shape, sha }] as const
-  })
-  return new Map(entries.sort(([a], [b]) => (a < b ? -1 : 1)))
-}
 
 async function logitsOf(path: string, nCtx: number): Promise<string[]> {
   using model = await load(path, { nThreads: 2, nCtx })

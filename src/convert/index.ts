@@ -41,7 +41,11 @@ export function openCheckpoint(folder: string): Checkpoint {
   const require = (name: string, maxBytes?: number): Fields => {
     const fields = read(name, maxBytes)
     if (fields !== undefined) return fields
-    throw new ModelUnavailableError(`${folder}: there is no ${name}, a checkpoint folder has one`)
+    const isOther = name === "tokenizer.json" && isFile(join(folder, "tokenizer.model"))
+    const hint = isOther
+      ? " (of tokenizer.model, transformers' AutoTokenizer makes one: from_pretrained, save_pretrained)"
+      : ""
+    throw new ModelUnavailableError(`${folder}: there is no ${name}, a checkpoint folder has one${hint}`)
   }
   const config = require("config.json")
   const { shape, tensors: computed } = addConfig(entries, config, warn)
