@@ -5,13 +5,21 @@
 import { closeSync, openSync, readSync } from "node:fs"
 import { ModelUnavailableError } from "./errors.ts"
 import { isStringArray } from "./gguf/strings.ts"
-import type { GgufHeader, MetadataValue, TensorInfo } from "./gguf/types.ts"
+import { type GgufHeader, type MetadataValue, sourceBytes, type TensorInfo } from "./gguf/types.ts"
 
 /** A page: reading one costs what reading a byte does. */
 const SAMPLE_BYTES = 4096
 
-/** SHA-256, hexadecimal. `options`: what else of loading the model decides over keys and values. */
-export function modelIdentity(header: GgufHeader, options: Readonly<Record<string, unknown>>): string {
+/** Fills `out` with a tensor's bytes from byte `from` on, as a GGUF file has them. */
+export type ReadTensor = (info: TensorInfo, from: number, out: Uint8Array) => void
+
+/** SHA-256, hexadecimal. `options`: what else of loading the model decides over keys and values; `readTensor`: where the
+ * header's file has its tensors interleaved. */
+export function modelIdentity(
+  header: GgufHeader,
+  options: Readonly<Record<string, unknown>>,
+  readTensor?: ReadTensor,
+): string {
   const hash = new Bun.CryptoHasher("sha256")
   const architecture = String(header.metadata.get("general.architecture"))
   hash.update(JSON.stringify({ architecture, ...options }))
@@ -21,10 +29,14 @@ export function modelIdentity(header: GgufHeader, options: Readonly<Record<strin
   const fds: number[] = []
   try {
     for (const path of header.files) fds.push(open(path))
-    const sample = new Uint8Array(SAMPLE_BYTES)
+    const read = readTensor ?? ((info, from, out) => readSync(fds[info.file]!, out, 0, out.length, info.offset + from))
     for (const [name, info] of byName(header.tensors)) {
-      hash.update(`\n${name} ${info.type} ${info.shape.join("x")} ${info.bytes}\n`)
-      hash.update(sample.subarray(0, readSample(fds[info.file]!, info, sample)))
+      const bytes = sourceBytes(info)
+      // The middle of a tensor: the first rows of an embedding table are tokens that nobody trains.
+      const sample = new Uint8Array(Math.min(bytes, SAMPLE_BYTES))
+      read(info, Math.floor((bytes - sample.length) / 2), sample)
+      hash.update(`\n${name} ${info.type} ${info.shape.join("x")} ${bytes}\n`)
+      hash.update(sample)
     }
   } finally {
     for (const fd of fds) closeSync(fd)
@@ -38,12 +50,6 @@ function open(path: string): number {
   } catch (cause) {
     throw new ModelUnavailableError(`${path}: the model's file is gone`, { cause })
   }
-}
-
-/** The middle of a tensor: the first rows of an embedding table are tokens that nobody trains. */
-function readSample(fd: number, { offset, bytes }: TensorInfo, out: Uint8Array): number {
-  const n = Math.min(bytes, SAMPLE_BYTES)
-  return readSync(fd, out, 0, n, offset + Math.floor((bytes - n) / 2))
 }
 
 function byName<T>(map: ReadonlyMap<string, T>): [string, T][] {

@@ -9,9 +9,10 @@ import { ArgumentError, CancelledError, UnsupportedError } from "./errors.ts"
 import { Executor } from "./executor.ts"
 import type { GgufHeader } from "./gguf/types.ts"
 import { ARENA_BUFFER, GraphBuilder, type GraphLimits, type Plan, type PlannedOp } from "./graph.ts"
+import { readSource } from "./interleaved/repack.ts"
 import type { SaveResult } from "./interleaved/save.ts"
 import { type LoadedWeights, ModelSource, type SourceOptions } from "./interleaved/source.ts"
-import { modelIdentity } from "./model-identity.ts"
+import { modelIdentity, type ReadTensor } from "./model-identity.ts"
 import { resolveModel } from "./models/index.ts"
 import { Prefill, Type } from "./native/abi.ts"
 import {
@@ -267,7 +268,10 @@ export class Model {
   get identity(): string {
     const { nCtxOriginal } = this.config
     const hasLongFactors = nCtxOriginal !== undefined && this.nCtx > nCtxOriginal
-    this.#identity ??= modelIdentity(this.header, { hasLongFactors })
+    const { loaded, engines } = this.#parts
+    const { mapped } = loaded
+    const read: ReadTensor | undefined = mapped && ((...part) => readSource(...part, mapped, engines[0]!))
+    this.#identity ??= modelIdentity(this.header, { hasLongFactors }, read)
     return this.#identity
   }
 

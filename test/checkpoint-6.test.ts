@@ -4,12 +4,16 @@
 import { afterAll, describe, expect, test } from "bun:test"
 import {
   closeSync,
+  copyFileSync,
+  existsSync,
   mkdtempSync,
   openSync,
   readFileSync,
   readSync,
+  renameSync,
   rmSync,
   statSync,
+  utimesSync,
   writeFileSync,
   writeSync,
 } from "node:fs"
@@ -20,9 +24,12 @@ import { TENSOR_TYPES } from "../src/gguf/types.ts"
 import { load } from "../src/index.ts"
 import { DATA_ALIGNMENT, TENSOR_ALIGNMENT } from "../src/interleaved/format.ts"
 import { repack, unpack } from "../src/interleaved/repack.ts"
+import { cachedCopies, removeCopy } from "../src/interleaved/store.ts"
 import { verify } from "../src/interleaved/verify.ts"
 import type { LoadOptions } from "../src/model.ts"
 import { modelPath } from "../src/models/index.ts"
+import { Buffer as NativeBuffer } from "../src/native/handles.ts"
+import { Random } from "../src/random.ts"
 import { bits, TINY_MODELS, tinyTokens, writeTinyModel } from "./tiny-model.ts"
 
 const folder = mkdtempSync(join(tmpdir(), "asdsl-checkpoint-6-"))
@@ -33,6 +40,11 @@ async function logits(path: string, options: LoadOptions = {}): Promise<string> 
   using session = model.createSession()
   session.sync(tinyTokens(9))
   return bits(session.row().logits)
+}
+
+async function identity(path: string): Promise<string> {
+  using model = await load(path, { nThreads: 1, nCtx: 128, cache: false })
+  return model.identity
 }
 
 const digest = (path: string) => new Bun.CryptoHasher("sha256").update(readFileSync(path)).digest("hex")
@@ -58,6 +70,7 @@ describe("line 1: the file", () => {
       expect(await logits(file)).toBe(expected)
       expect(await logits(file, { mmap: false })).toBe(expected)
       expect(await logits(file, { prefetch: false, mlock: true })).toBe(expected)
+      expect(await identity(file)).toBe(await identity(plain))
       for (const path of [plain, file, back]) rmSync(path)
     }, 60_000)
   }
@@ -119,4 +132,163 @@ describe("line 4: damage", () => {
     writeFileSync(`${file}.short`, readFileSync(file).subarray(0, statSync(file).size - TENSOR_ALIGNMENT))
     await expect(load(`${file}.short`)).rejects.toThrow("it was cut short")
   }, 60_000)
+
+  test("killed at random moments, a repack leaves nothing that a later start takes", async () => {
+    const source = modelPath("smollm2")
+    const expected = await logits(source)
+    const cache = mkdtempSync(join(folder, "killed-"))
+    const out = join(folder, "killed.bin")
+    const begun = performance.now()
+    await child("load", source, cache).exited
+    const usual = performance.now() - begun
+    const seed = Number(process.env.ASDSL_SEED ?? Date.now() % 2 ** 31)
+    const random = new Random(seed)
+    for (let i = 0; i < Number(process.env.ASDSL_KILLS ?? 4); i++) {
+      for (const copy of cachedCopies(cache)) removeCopy(copy)
+      const process = i % 2 === 0 ? child("load", source, cache) : child("repack", source, out)
+      await Bun.sleep(usual * random.double())
+      process.kill("SIGKILL")
+      await process.exited
+      for (const { path, state } of cachedCopies(cache)) if (state === "current") await verify(path)
+      if (existsSync(out)) await verify(out)
+      expect(`seed ${seed}, kill ${i}: ${await logits(source, { cache, save: false })}`).toEndWith(`: ${expected}`)
+      rmSync(out, { force: true })
+    }
+    await child("load", source, cache).exited
+    expect(cachedCopies(cache).map(({ state }) => state)).toEqual(["current"]) // and what was left is gone
+    rmSync(cache, { recursive: true })
+  }, 600_000)
+
+  test("a source replaced by another of its name is noticed", async () => {
+    const cache = mkdtempSync(join(folder, "replaced-"))
+    const path = join(cache, "model.gguf.source")
+    const [first, second] = [join(cache, "1.gguf"), join(cache, "2.gguf")]
+    for (const [file, seed] of [
+      [first, 1],
+      [second, 2],
+    ] as const)
+      writeTinyModel({ path: file, type: "Q4_0", seed })
+    expect(statSync(first).size).toBe(statSync(second).size)
+    const [one, two] = [await logits(first), await logits(second)]
+    expect(one).not.toBe(two)
+    copyFileSync(first, path)
+    const seen: unknown[] = []
+    const look = async () => {
+      using model = await load(path, { nThreads: 1, nCtx: 128, cache })
+      using session = model.createSession()
+      session.sync(tinyTokens(9))
+      seen.push([model.loadedFrom.kind, bits(session.row().logits)])
+      expect((await model.saved)?.failure).toBeUndefined()
+    }
+    await look()
+    await look()
+    const { atime, mtime } = statSync(path)
+    copyFileSync(second, `${path}.new`)
+    utimesSync(`${path}.new`, atime, mtime)
+    renameSync(`${path}.new`, path) // of the same size and time
+    await look()
+    await look()
+    const now = statSync(path)
+    writeFileSync(path, readFileSync(first)) // in place: the same inode
+    utimesSync(path, now.atime, now.mtime)
+    await look()
+    expect(seen).toEqual([
+      ["plain", one],
+      ["copy", one],
+      ["plain", two],
+      ["copy", two],
+      ["plain", one],
+    ])
+  }, 60_000)
 })
+
+describe("copies in the cache folder", () => {
+  test("two processes that write the same one are both fine", async () => {
+    const cache = mkdtempSync(join(folder, "race-"))
+    const source = modelPath("smollm2")
+    const said = await Promise.all([1, 2, 3].map(() => output(child("load", source, cache))))
+    expect(new Set(said.map(({ logits }) => logits)).size).toBe(1)
+    const copies = cachedCopies(cache)
+    expect(copies.map(({ state }) => state)).toEqual(["current"])
+    await verify(copies[0]!.path)
+    rmSync(cache, { recursive: true })
+  }, 60_000)
+
+  test("a folder that cannot be written costs a note", async () => {
+    const path = writeTinyModel({ path: join(folder, "unwritable.gguf"), type: "Q4_0" })
+    const notes: string[] = []
+    using model = await load(path, {
+      nThreads: 1,
+      cache: join(path, "below-a-file"),
+      onNote: (text) => notes.push(text),
+    })
+    expect((await model.saved)?.failure).toContain("ENOTDIR")
+    expect(notes.join()).toContain("no repacked copy")
+  }, 60_000)
+
+  test.skipIf(process.platform === "win32")(
+    "a disk that is full costs a note, and nothing is left",
+    async () => {
+      const path = writeTinyModel({ path: join(folder, "full.gguf"), type: "Q4_0" })
+      const cache = mkdtempSync(join(folder, "full-"))
+      const command = [process.execPath, childPath, "load", path, cache]
+      const limited = Bun.spawn(["sh", "-c", "trap '' XFSZ; ulimit -f 64; exec \"$@\"", "sh", ...command], {
+        ...{ stdout: "pipe", stderr: "pipe", stdin: "ignore" },
+      })
+      expect((await output(limited)).logits).toBe(await logits(path))
+      expect(await new Response(limited.stderr).text()).toMatch(/no repacked copy.*cannot be written/)
+      expect(cachedCopies(cache)).toEqual([])
+    },
+    60_000,
+  )
+})
+
+describe.skipIf(process.platform !== "linux")("the map", () => {
+  test("ends in a page of zeros and one that nobody may touch", async () => {
+    const { file } = await repacked("Q4_1")
+    using _map = NativeBuffer.map(file)
+    const lines = readFileSync("/proc/self/maps", "utf8").split("\n")
+    const last = lines.findLastIndex((line) => line.endsWith(file))
+    const [, guard] = [1, 2].map((i) => lines[last + i]!.split(" ")[1])
+    expect(lines[last + 1]).toMatch(/ r--p .* 0 *$/)
+    expect(guard).toBe("---p")
+  }, 60_000)
+
+  test("is shared by two processes", async () => {
+    const file = join(folder, "shared.gguf")
+    await repack(modelPath("smollm2"), file)
+    const holder = Bun.spawn([process.execPath, childPath, "hold", file], { stdin: "pipe", stdout: "pipe" })
+    const reader = holder.stdout.getReader()
+    await reader.read() // it has read all of its weights
+    using model = await load(file, { nThreads: 1, nCtx: 128, cache: false })
+    using session = model.createSession()
+    session.sync(tinyTokens(9))
+    const { mapped } = model.pages()
+    expect(mapped!.resident).toBeGreaterThan(0.95 * model.weightBytes)
+    expect(mapped!.proportional / mapped!.resident).toBeCloseTo(0.5, 1)
+    holder.stdin.end()
+    const theirs = JSON.parse(new TextDecoder().decode((await reader.read()).value)).pages
+    expect(theirs.proportional / theirs.resident).toBeCloseTo(0.5, 1)
+    expect(await holder.exited).toBe(0)
+    rmSync(file)
+  }, 60_000)
+
+  test("of a file that is cut short is an error that names it, in whatever thread it is found", async () => {
+    const { file } = await repacked("Q6_K")
+    const cut = child("shrink", file)
+    const { error } = await output(cut)
+    expect(error).toContain(`${file}: a part of the file is gone`)
+    expect(await cut.exited).toBe(0)
+    await expect(load(file)).rejects.toThrow()
+  }, 60_000)
+})
+
+const childPath = new URL("./checkpoint-6-child.ts", import.meta.url).pathname
+
+function child(...words: string[]): Bun.Subprocess<"ignore", "pipe", "inherit"> {
+  return Bun.spawn([process.execPath, childPath, ...words], { stdin: "ignore", stdout: "pipe", stderr: "inherit" })
+}
+
+async function output(process: { readonly stdout: ReadableStream }): Promise<Record<string, string>> {
+  return JSON.parse(await new Response(process.stdout).text())
+}

@@ -12,6 +12,7 @@
 #include <string.h>
 #if !defined(_WIN32)
 #include <sys/stat.h>
+#include <unistd.h>
 #endif
 #if defined(__linux__)
 #include <sys/resource.h>
@@ -86,6 +87,55 @@ static void test_files(void) {
     }
     temporary_remove(path);
 }
+
+static void write_ones(const char *path, size_t bytes) {
+    FILE *stream = temporary_open(path, "wb");
+    if (!stream) abort();
+    for (size_t i = 0; i < bytes; i++) fputc(1, stream);
+    fclose(stream);
+}
+
+static void test_fetch(void) {
+    enum { BYTES = 6 << 20 };
+    char path[600];
+    struct mapped_file file;
+    struct page_counts counts;
+    temporary_path(path);
+    write_ones(path, BYTES);
+    if (!file_map(path, &file)) abort();
+    CHECK(file_fetch(&file, 5000, BYTES - 5000), "%s", platform_error());
+    CHECK(!file_is_lost(&file), "a sound file is lost");
+    pages_count(file.data, file.bytes, &counts);
+    CHECK(counts.resident < 0 || counts.resident >= BYTES - 8192, "%g bytes of %d are resident", counts.resident,
+          BYTES);
+    CHECK(counts.huge <= counts.resident && counts.proportional <= counts.resident, "%g huge, %g proportional",
+          counts.huge, counts.proportional);
+    file_unmap(&file);
+    temporary_remove(path);
+}
+
+#if !defined(_WIN32) /* where no program can cut a mapped file short */
+static void test_lost_file(void) {
+    enum { BYTES = 1 << 16, LEFT = 1 << 14 };
+    char path[600];
+    struct mapped_file file, other;
+    temporary_path(path);
+    write_ones(path, BYTES);
+    if (!file_map(path, &file) || !file_map(path, &other)) abort();
+    const volatile uint8_t *data = file.data, *theirs = other.data;
+    CHECK(data[0] == 1 && data[BYTES - 1] == 1, "the file as it was");
+    CHECK(truncate(path, LEFT) == 0, "truncate");
+    CHECK(!file_fetch(&file, 0, BYTES) && platform_error()[0], "what is gone was fetched");
+    CHECK(data[BYTES - 1] == 0 && file_is_lost(&file), "what is gone was read");
+    CHECK(data[0] == 0 && data[LEFT] == 0, "a lost map has other bytes than zeros");
+    CHECK(!file_is_lost(&other) && theirs[0] == 1, "another map of the file is lost before its gap is read");
+    file_unmap(&file);
+    CHECK(file_map(path, &file) && file.bytes == LEFT && !file_is_lost(&file), "the shorter file");
+    file_unmap(&file);
+    file_unmap(&other);
+    temporary_remove(path);
+}
+#endif
 
 /* ---- threads ---- */
 enum { THREADS = 4, ROUNDS = 20000 };
@@ -197,6 +247,10 @@ int main(void) {
     test_pages();
     test_refused_files();
     test_files();
+    test_fetch();
+#if !defined(_WIN32)
+    test_lost_file();
+#endif
     test_threads();
     test_cores();
     test_counters();

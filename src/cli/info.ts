@@ -2,8 +2,9 @@
 
 import { architectureOf } from "../arch/index.ts"
 import { AsdslError } from "../errors.ts"
-import { readModelHeader } from "../gguf/split.ts"
 import type { GgufHeader } from "../gguf/types.ts"
+import { openModel } from "../interleaved/open.ts"
+import type { Model } from "../model.ts"
 import { readTopology } from "../native/cpus.ts"
 import { cpuInfo, Engine } from "../native/handles.ts"
 import { executes, hiddenLevels } from "../native/hidden-level.ts"
@@ -87,11 +88,22 @@ interface Architecture {
   readonly macsPerToken: number
   /** What the read bandwidth allows with an empty context. */
   readonly decodeCeiling: number
+  readonly weights: WeightFacts
+}
+
+/** Where the weights are once a token has been read, and by what pages; bytes, negative: the system does not say. */
+interface WeightFacts {
+  readonly kind: "plain" | "repacked" | "copy"
+  readonly path: string
+  readonly isMapped: boolean
+  readonly residentBytes: number
+  /** In pages of 2 MiB: FilePmdMapped of a mapped file, AnonHugePages of memory. */
+  readonly hugeBytes: number
 }
 
 async function run(values: Values<typeof flags>, given: ReadonlySet<string>): Promise<void> {
   const isWanted = given.has("model") || given.has("hfRepo")
-  const header = isWanted ? readModelHeader(await modelFile(values)) : null // a wrong file is known before anything is measured
+  const header = isWanted ? openModel(await modelFile(values), undefined).header : null // a wrong file is known before anything is measured
   const machine = machineFacts(values)
   const model = header === null ? null : await modelFacts(header, values, machine)
   if (values.output === "json") {
@@ -174,7 +186,7 @@ function vocabularyFacts(header: GgufHeader): ModelFacts["vocabulary"] {
 
 /** Streamed bytes follow from the graph, so the model is loaded with the shortest of contexts. */
 async function loadedFacts(path: string, values: Values<typeof flags>, bandwidth: number): Promise<Architecture> {
-  using model = await loadFile(path, { ...loadOptions(values), nCtx: 1 })
+  using model = await loadFile(path, { ...loadOptions(values), nCtx: 1, save: false })
   const { nLayers, dim, nHeads, nKvHeads, headDim, nFfn, nCtxTrain, isTied, experts } = model.config
   return {
     ...{ nLayers, dim, nHeads, nKvHeads, headDim, nFfn, nCtxTrain, isTied },
@@ -183,7 +195,16 @@ async function loadedFacts(path: string, values: Values<typeof flags>, bandwidth
     kvBytesPerToken: 2 * 2 * nLayers * nKvHeads * headDim,
     macsPerToken: model.macsPerToken + model.macsPerOutput,
     decodeCeiling: bandwidth / model.streamedBytes,
+    weights: weightFacts(model),
   }
+}
+
+function weightFacts(model: Model): WeightFacts {
+  using session = model.createSession()
+  session.sync([0]) // reads all that a token reads
+  const { memory, mapped } = model.pages()
+  const { resident, huge } = mapped ?? memory
+  return { ...model.loadedFrom, residentBytes: resident, hugeBytes: huge }
 }
 
 function machineTable(machine: MachineFacts): string {
@@ -260,6 +281,21 @@ function architectureRows(facts: Architecture): [string, string][] {
     ["output matrix", facts.isTied ? "the embedding table" : "its own"],
     ["context", `${facts.nCtxTrain} tokens, ${formatBytes(facts.kvBytesPerToken)} of f16 keys and values each`],
     ["read for a token", `${(facts.streamedBytes / 1e6).toFixed(1)} MB, ${formatCount(facts.macsPerToken)} MAC`],
+    ["weights", weightsText(facts.weights)],
+    ["pages", pagesText(facts.weights)],
     ["decode ceiling", `${facts.decodeCeiling.toFixed(1)} tokens/s at that bandwidth, empty context`],
   ]
+}
+
+function weightsText({ kind, path, isMapped }: WeightFacts): string {
+  if (kind === "plain")
+    return "interleaved in memory at every start: no repacked copy (the first chat, run or bench writes it)"
+  const from = kind === "copy" ? `the repacked copy ${path}` : path
+  return `${isMapped ? "mapped from" : "read from"} ${from}`
+}
+
+function pagesText({ residentBytes, hugeBytes }: WeightFacts): string {
+  if (residentBytes < 0) return "this system does not say"
+  const share = residentBytes > 0 ? (100 * hugeBytes) / residentBytes : 0
+  return `${formatBytes(residentBytes)} resident, ${share.toFixed(0)} % of them in pages of 2 MiB`
 }

@@ -69,6 +69,16 @@ export interface TensorInfo {
   readonly interleave?: number
 }
 
+const BLOCKS = new Map<number, { block: number; bytes: number }>(
+  Object.values(TENSOR_TYPES).map((type) => [type.id, type]),
+)
+
+/** Bytes of a tensor's data as a GGUF file has them, also where they are interleaved. */
+export function sourceBytes({ type, shape, bytes, interleave }: TensorInfo): number {
+  const blocks = interleave === undefined ? undefined : BLOCKS.get(type)
+  return blocks === undefined ? bytes : (shape.reduce((n, size) => n * size, 1) / blocks.block) * blocks.bytes
+}
+
 /** A parsed GGUF header, or those of a split model's files joined. */
 export interface GgufHeader {
   /** The first file's. */

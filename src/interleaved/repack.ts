@@ -106,6 +106,37 @@ export function* viewed(buffer: Buffer, offset: number, bytes: number): Generato
   }
 }
 
+/** Fills `out` with a tensor's bytes from byte `from` on, as its source had them. */
+export function readSource(info: TensorInfo, from: number, out: Uint8Array, file: Buffer, engine: Engine): void {
+  if (info.interleave === undefined) {
+    const view = file.view(info.offset + from, out.length)
+    out.set(new Uint8Array(view))
+    file.forget(view)
+    return
+  }
+  const { type } = info
+  const { cols, rows, n } = matricesOf(info)
+  const [rowBytes, groupBytes] = [Layout.ROWS, Layout.INTERLEAVED].map((each) => tensorBytes(type, each, 1, cols)) as [
+    number,
+    number,
+  ]
+  using scratch = Buffer.create(info.interleave * rowBytes)
+  const target = new Uint8Array(scratch.view(0, scratch.bytes))
+  for (let done = 0; done < out.length; ) {
+    const row = Math.floor((from + done) / rowBytes)
+    const [matrix, inMatrix] = [Math.floor(row / rows), row % rows]
+    const first = inMatrix - (inMatrix % info.interleave)
+    const nRows = Math.min(info.interleave, rows - first)
+    const sourceOffset = info.offset + (matrix * info.bytes) / n + (first / info.interleave) * groupBytes
+    const job = { source: file, sourceOffset, target: scratch, targetOffset: 0, type, rows: nRows, cols }
+    engine.repack({ ...job, sourceLayout: Layout.INTERLEAVED, targetLayout: Layout.ROWS })
+    const at = from + done - (row - inMatrix + first) * rowBytes
+    const part = target.subarray(at, Math.min(nRows * rowBytes, at + out.length - done))
+    out.set(part, done)
+    done += part.length
+  }
+}
+
 /** Writes the GGUF file that an interleaved one was made of: tensors and metadata are the source's, in its order. */
 export async function unpack(from: string, to: string, { onProgress, signal }: LoadProgress = {}): Promise<void> {
   const raw = readModelHeader(from)

@@ -3,7 +3,7 @@
 // A copy belongs to its source by size, modification time, inode and the digest of the header of every part: a start hashes a
 // few megabytes, never the weights. All but the digest are in its name, so that finding it opens nothing else.
 
-import { closeSync, openSync, readSync, statSync } from "node:fs"
+import { type BigIntStats, closeSync, openSync, readSync, statSync } from "node:fs"
 import { basename, dirname, join, resolve } from "node:path"
 import { AsdslError } from "../errors.ts"
 import { type GgufFile, readGguf } from "../gguf/reader.ts"
@@ -45,11 +45,20 @@ interface Identity {
 function identityOf(path: string): Identity | undefined {
   const names = splitNames(basename(path)) ?? [basename(path)]
   const files = names.map((name) => join(dirname(path), name))
-  const stats = files.map((file) => statSync(file, { bigint: true, throwIfNoEntry: false }))
+  const stats = files.map(statOf)
   if (!stats.every((each) => each?.isFile())) return undefined
   const field = (name: "size" | "mtimeNs" | "ino") =>
     BigUint64Array.from(stats, (each) => BigInt.asUintN(64, each![name]))
   return { files, bytes: field("size"), modified: field("mtimeNs"), inode: field("ino") }
+}
+
+/** undefined: there is nothing, or nothing that may be looked at. */
+function statOf(path: string): BigIntStats | undefined {
+  try {
+    return statSync(path, { bigint: true })
+  } catch {
+    return undefined
+  }
 }
 
 /** The name of a source's copy in a folder. */
@@ -110,7 +119,7 @@ export function findSidecar(folder: string, source: string): GgufFile | undefine
   const identity = identityOf(source)
   if (identity === undefined) return undefined
   const path = join(folder, nameOf(identity))
-  if (!statSync(path, { throwIfNoEntry: false })?.isFile()) return undefined
+  if (!statOf(path)?.isFile()) return undefined
   try {
     const raw = readGguf(path)
     return isInterleaved(raw) && belongsTo(raw, identity) ? readInterleaved(raw) : undefined
