@@ -95,7 +95,36 @@ interface Held {
   valueScales?: Float64Array
 }
 
-/** What attention works on: queries, keys and values as they are stored, and the scale that goes with them. */
+/** Rotated keys as a cache holds them: differences from anchors, rounded, and the anchors. */
+function anchored(k: Float32Array, nKvHeads: number, headDim: number): { rests: Float32Array; anchors: Float32Array } {
+  const rests = k.slice()
+  const anchors = new Float32Array(k.length)
+  const cols = nKvHeads * headDim
+  for (let at = 0; at < rests.length; at += headDim) rotate(rests.subarray(at, at + headDim))
+  const bits = new Uint32Array(rests.slice().buffer).map((x) => x & 0xffff0000)
+  const tops = new Float32Array(bits.buffer)
+  for (let t = 1; t < k.length / cols; t++) {
+    const source = t < 64 ? 1 : t - (t % 64)
+    anchors.set(tops.subarray(source * cols, (source + 1) * cols), t * cols)
+  }
+  for (let i = 0; i < rests.length; i++) rests[i]! -= anchors[i]!
+  return { rests: rounded(rests, headDim, false).values, anchors }
+}
+
+/** Rows of a with the row of b behind each. */
+function beside(a: Float32Array, b: Float32Array, dim: number): Float32Array {
+  const out = new Float32Array(2 * a.length)
+  for (let at = 0; at < a.length; at += dim) {
+    out.set(a.subarray(at, at + dim), 2 * at)
+    out.set(b.subarray(at, at + dim), 2 * at + dim)
+  }
+  return out
+}
+
+/**
+ * What attention works on: queries, keys and values as they are stored, and the scale that goes with them. With q8_0 keys
+ * heads are twice as long: a score is a rounded query times a key's rest, and the query itself times its anchor.
+ */
 function held(shape: AttentionShape, { n, q, k, v }: Rows, kinds: Kinds): Held {
   const [kindK, kindV] = kindsOf(kinds)
   const { headDim } = shape
@@ -104,9 +133,16 @@ function held(shape: AttentionShape, { n, q, k, v }: Rows, kinds: Kinds): Held {
   const storedV = values?.values ?? (kindV === "f16" ? half(v) : v)
   const more = values === undefined ? {} : { valueScales: values.scales }
   if (kindK !== "q8_0") return { shape, rows: { n, q, k: kindK === "f16" ? half(k) : k, v: storedV }, ...more }
-  const [queries, keys] = [q, k].map((x) => rounded(x, headDim, true).values) as [Float32Array, Float32Array]
-  const scale = shape.scale / (headDim & -headDim)
-  return { shape: { ...shape, scale }, rows: { n, q: queries, k: keys, v: storedV }, ...more }
+  const exact = q.slice()
+  for (let at = 0; at < q.length; at += headDim) rotate(exact.subarray(at, at + headDim))
+  const { rests, anchors } = anchored(k, shape.nKvHeads, headDim)
+  const rows = {
+    n,
+    q: beside(rounded(q, headDim, true).values, exact, headDim),
+    k: beside(rests, anchors, headDim),
+    v: beside(storedV, new Float32Array(v.length), headDim),
+  }
+  return { shape: { ...shape, headDim: 2 * headDim, scale: shape.scale / (headDim & -headDim) }, rows, ...more }
 }
 
 /** Variance of the output that integer weights bring: uniform rounding of each, of chunk after chunk. */
@@ -170,13 +206,15 @@ export function compare(
   for (const t of check) {
     const expected = expectRow(stored.shape, stored.rows, t)
     const rounding = Array.from({ length: shape.nHeads }, (_, head) => [...weightVariance(stored, t, head)]).flat()
+    const dim = stored.shape.headDim
     for (let i = 0; i < cols; i++) {
-      const error = out[t * cols + i]! - expected.values[i]!
+      const at = Math.floor(i / shape.headDim) * dim + (i % shape.headDim)
+      const error = out[t * cols + i]! - expected.values[at]!
       // A value that is 0 of all keys has no variance.
-      const deviations = error === 0 ? 0 : Math.abs(error) / Math.sqrt(expected.variances[i]! + rounding[i]!)
+      const deviations = error === 0 ? 0 : Math.abs(error) / Math.sqrt(expected.variances[at]! + rounding[at]!)
       squares += deviations ** 2
       if (deviations <= worst.deviations) continue
-      worst = { deviations, at: `row ${t}, column ${i}: ${out[t * cols + i]}, not ${expected.values[i]}` }
+      worst = { deviations, at: `row ${t}, column ${i}: ${out[t * cols + i]}, not ${expected.values[at]}` }
       if (Number.isNaN(deviations)) break
     }
   }

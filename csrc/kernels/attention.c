@@ -14,7 +14,7 @@
 struct rows {
     int32_t n;
     const float *q[TILE_ROWS];
-    const struct attention_query *query[TILE_ROWS]; /* for q8_0 keys */
+    struct attention_query *query[TILE_ROWS]; /* for q8_0 keys */
     struct key_span keys[TILE_ROWS];
     float *partial[TILE_ROWS];
 };
@@ -119,14 +119,24 @@ static void attend_values_q8(const struct attention_job *job, const struct rows 
     value_tiles_q8[rows->n](s->weights, values, layout->value_dim, quads, back, sums);
 }
 
+static void attend_keys_q8(const struct rows *rows, int32_t chunk, const struct kv_layout *layout,
+                           struct key_span blocks, const uint8_t *keys, float *scores) {
+    const struct attention_query *query[TILE_ROWS];
+    for (int32_t r = 0; r < rows->n; r++) {
+        score_anchors(layout, keys, chunk, rows->keys[r], rows->query[r]);
+        query[r] = rows->query[r];
+    }
+    score_tiles_q8[rows->n](query, keys, (const float *)(const void *)(keys + layout->k_scales), layout->head_dim,
+                            blocks, scores);
+}
+
 /* The partials of a tile over one chunk. Every row sees some of it. head: its keys, then its values. */
-static void attend_tile(const struct attention_job *job, const struct rows *rows, const uint8_t *head,
+static void attend_tile(const struct attention_job *job, const struct rows *rows, int32_t chunk, const uint8_t *head,
                         const struct attention_scratch *s) {
     const struct kv_layout *layout = job->layout;
     struct key_span blocks = blocks_of(rows);
     if (layout->k_type == ASDSL_Q8_0) {
-        score_tiles_q8[rows->n](rows->query, head, (const float *)(const void *)(head + layout->k_scales),
-                                layout->head_dim, blocks, s->scores);
+        attend_keys_q8(rows, chunk, layout, blocks, head, s->scores);
     } else {
         score_tiles[layout->k_type == ASDSL_F32][rows->n](rows->q, head, layout->head_dim, blocks, job->scale,
                                                           s->scores);
@@ -181,7 +191,7 @@ static void attend_chunk(const struct attention_job *job, const struct attention
             rows.partial[rows.n++] = partial(job, t, h, row, chunk, s->partials);
         }
         if (rows.n == TILE_ROWS || (row == n_rows - 1 && rows.n > 0)) {
-            attend_tile(job, &rows, head, s);
+            attend_tile(job, &rows, chunk, head, s);
             rows.n = 0;
         }
     }
@@ -302,10 +312,6 @@ void KERNEL(attention_merge)(const struct attention_job *job, int32_t begin, int
 static void append_key(const struct kv_layout *layout, const float *k, int32_t i, uint8_t *keys) {
     size_t line = ATTENTION_LANES * kv_element_bytes(layout->k_type);
     uint8_t *block = keys + (size_t)(i / ATTENTION_LANES) * (size_t)layout->head_dim * line;
-    if (layout->k_type == ASDSL_Q8_0) {
-        append_key_q8(layout, k, i, keys);
-        return;
-    }
     for (int32_t d = 0; d < layout->head_dim; d += ATTENTION_LANES) {
         int32_t n = smaller(layout->head_dim - d, ATTENTION_LANES);
         f32x16 x = f32x16_load_n(k + d, n);
@@ -340,12 +346,13 @@ static void append_value(const struct kv_layout *layout, const float *v, int32_t
 /* Tokens [begin, end) of the pass. */
 void KERNEL(kv_append)(const struct attention_job *job, int32_t begin, int32_t end) {
     const struct kv_layout *layout = job->layout;
+    for (int32_t h = 0; h < job->n_kv_heads && layout->k_type == ASDSL_Q8_0; h++) append_keys_q8(job, h, begin, end);
     for (int32_t t = begin; t < end; t++) {
         int32_t position = job->position + t, i = position % ATTENTION_CHUNK;
         for (int32_t h = 0; h < job->n_kv_heads; h++) {
             uint8_t *head = kv_head(job, position / ATTENTION_CHUNK, h);
             size_t column = (size_t)h * (size_t)layout->head_dim;
-            append_key(layout, job->k + (size_t)t * job->k_stride + column, i, head);
+            if (layout->k_type != ASDSL_Q8_0) append_key(layout, job->k + (size_t)t * job->k_stride + column, i, head);
             append_value(layout, job->v + (size_t)t * job->v_stride + column, i, head + layout->k_bytes);
         }
     }

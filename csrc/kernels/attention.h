@@ -2,14 +2,17 @@
  *
  * A cache is a list of chunks of 256 tokens. In a chunk each layer has its part, in it each key/value head its own:
  *   keys, f16, f32     blocks of 16 tokens, tokens are lanes: (head_dim, 16)
- *   keys, q8_0         blocks of 16 tokens, tokens are lanes: (head_dim / 4 rounded up, 16, 4) int8; then a scale a
- * token values, f16, f32   token after token: (head_dim rounded up to 16 values, the rest zero) values, q8_0 blocks of
- * 4 tokens, dimensions are lanes: (head_dim rounded up to 16, 4) int8, the four being tokens 0, 2, 1, 3; then a scale a
- * token q8_0 is here one float scale for a token's head, by the rule of quantize.h; its keys are rotated
- * (attention_q8.h). A query row is one head of one token. What it reads of a chunk gives one partial result: the
- * largest score m, the sum l of exp(score - m), the sum of exp(score - m) times value. Partials are merged in the order
- * of chunks, which lie at fixed positions: the result does not depend on how tokens were batched or chunks dealt out to
- * threads.
+ *   keys, q8_0         blocks of 16 tokens, tokens are lanes: (head_dim / 4 rounded up, 16, 4) int8; then a scale for
+ *                      each token; then an anchor for every 64 tokens: (value_dim) bf16
+ *   values, f16, f32   token after token: (value_dim): head_dim rounded up to 16, the rest zero
+ *   values, q8_0       blocks of 4 tokens, dimensions are lanes: (value_dim, 4) int8, the four being tokens 0, 2, 1, 3;
+ *                      then a scale for each token
+ * q8_0 is here one float scale for a token's head, by the rule of quantize.h; its keys are rotated and differences from
+ * anchors: attention_q8.h.
+ *
+ * A query row is one head of one token. What it reads of a chunk gives one partial result: the largest score m, the sum
+ * l of exp(score - m), the sum of exp(score - m) times value. Partials are merged in the order of chunks, which lie at
+ * fixed positions: the result does not depend on how tokens were batched or chunks dealt out to threads.
  */
 #ifndef ASDSL_ATTENTION_H
 #define ASDSL_ATTENTION_H
@@ -20,6 +23,7 @@ enum {
     /* Tokens: 64 KB of a head of 64 in f16, so that a work item's keys stay in the second cache. */
     ATTENTION_CHUNK = 256,
     ATTENTION_LANES = 16,
+    ATTENTION_ANCHORED = 64, /* tokens that share an anchor */
     ATTENTION_ROWS = 16,     /* query rows of a work item: they share the reading of keys and values */
     ATTENTION_TILE_ROWS = 4, /* of them, those that share each load */
     ATTENTION_MAX_DIM = 1024, /* head_dim */
@@ -43,6 +47,7 @@ struct kv_layout {
     int32_t chunk_tokens; /* ATTENTION_CHUNK, or fewer where the whole cache is smaller; a multiple of 16 */
     size_t k_bytes;       /* of one head: the keys come first, then the values */
     size_t k_scales, v_scales; /* where the scales of q8_0 lie, counted from the keys and from the values */
+    size_t k_anchors;          /* likewise */
     size_t head_bytes, layer_bytes, chunk_bytes;
 };
 
@@ -57,7 +62,9 @@ static inline struct kv_layout kv_layout_of(const struct asdsl_kv_options *o) {
     size_t k_dim = (size_t)(o->k_type == ASDSL_Q8_0 ? 4 * attention_quads(l.head_dim) : l.head_dim);
     l.k_scales = tokens * k_dim * kv_element_bytes(l.k_type);
     l.v_scales = tokens * (size_t)l.value_dim * kv_element_bytes(l.v_type);
-    l.k_bytes = l.k_scales + (l.k_type == ASDSL_Q8_0 ? scales : 0);
+    size_t n_anchors = (tokens + ATTENTION_ANCHORED - 1) / ATTENTION_ANCHORED;
+    l.k_anchors = l.k_scales + (l.k_type == ASDSL_Q8_0 ? scales : 0);
+    l.k_bytes = l.k_anchors + (l.k_type == ASDSL_Q8_0 ? n_anchors * (size_t)l.value_dim * sizeof(uint16_t) : 0);
     l.head_bytes = l.k_bytes + l.v_scales + (l.v_type == ASDSL_Q8_0 ? scales : 0);
     l.layer_bytes = (size_t)o->n_kv_heads * l.head_bytes;
     l.chunk_bytes = (size_t)o->n_layers * l.layer_bytes;
@@ -102,23 +109,36 @@ static inline size_t attention_partial_floats(int32_t head_dim) {
 /* Blocks of dimensions that q8_0 keys and their queries are rotated in: the largest power of two in head_dim. */
 static inline int32_t attention_rotation(int32_t head_dim) { return head_dim & -head_dim; }
 
-/* A query for q8_0 keys: rotated, as int8. */
+/* The token whose rotated key is the anchor of position's: the first of 64. The first of all, which is often unlike the
+ * others, has none (-1); the second stands in for it. */
+static inline int32_t attention_anchor(int32_t position) {
+    if (position == 0) return -1;
+    return position < ATTENTION_ANCHORED ? 1 : position / ATTENTION_ANCHORED * ATTENTION_ANCHORED;
+}
+
+/* A query for q8_0 keys: rotated, as int8; its floats (value_dim) lie behind the int8. */
 struct attention_query {
     float factor;     /* of a dot product and the key's scale, to the score */
+    float scale;      /* of a dot product of floats, to the score */
     int32_t minus128; /* -128 * sum(q) */
-    int8_t q[];       /* (value_dim), past head_dim zero; 4 bytes behind are readable */
+    float bases[ATTENTION_CHUNK / ATTENTION_ANCHORED]; /* scores of the present chunk's anchors */
+    float first[ATTENTION_LANES]; /* those of the first keys: bases[0], where there is an anchor */
+    int8_t q[]; /* (value_dim), past head_dim zero; 4 bytes behind are readable */
 };
-static inline size_t attention_query_bytes(int32_t head_dim) { /* whole lines */
+static inline size_t attention_query_floats_at(int32_t head_dim) { /* bytes; whole lines */
     return (sizeof(struct attention_query) + (size_t)attention_value_dim(head_dim) + 4 + 63) / 64 * 64;
+}
+static inline size_t attention_query_bytes(int32_t head_dim) {
+    return (attention_query_floats_at(head_dim) + sizeof(float) * (size_t)attention_value_dim(head_dim) + 63) / 64 * 64;
 }
 
 /* A worker's scratch, each part on a line of its own. */
 struct attention_scratch {
-    float *scores;             /* (ATTENTION_TILE_ROWS, ATTENTION_CHUNK) */
-    float *partials, *states;  /* (ATTENTION_ROWS, attention_partial_floats) of an item's rows */
+    float *scores; /* (ATTENTION_TILE_ROWS, ATTENTION_CHUNK) */
+    float *partials, *states; /* (ATTENTION_ROWS, attention_partial_floats) of an item's rows */
     struct attention_query *queries; /* (ATTENTION_ROWS) of attention_query_bytes */
-    float *factors;            /* (ATTENTION_CHUNK) of q8_0 values */
-    int16_t *weights;          /* (ATTENTION_TILE_ROWS, ATTENTION_CHUNK) of q8_0 values */
+    float *factors; /* (ATTENTION_CHUNK) of q8_0 values */
+    int16_t *weights; /* (ATTENTION_TILE_ROWS, ATTENTION_CHUNK) of q8_0 values */
 };
 /* scratch: where it begins, 64-byte aligned, or NULL. Returns its floats. */
 static inline size_t attention_scratch_at(int32_t head_dim, float *scratch, struct attention_scratch *s) {
@@ -155,9 +175,9 @@ static inline struct key_span attention_span(const struct attention_job *job, in
 /* Work items: up to 16 heads that share a key head, times as many tokens as make 16 rows. Their count is what a slot's
  * range [begin, end) counts; with partials each item is there once for every chunk. */
 struct attention_cut {
-    int32_t heads, tokens;              /* of one item, at most */
-    int32_t head_parts;                 /* items that the heads of one key head make */
-    int32_t token_parts;                /* items that the tokens make */
+    int32_t heads, tokens; /* of one item, at most */
+    int32_t head_parts; /* items that the heads of one key head make */
+    int32_t token_parts; /* items that the tokens make */
     int32_t n_items;
 };
 static inline struct attention_cut attention_cut(const struct attention_job *job) {

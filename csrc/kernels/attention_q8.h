@@ -2,9 +2,15 @@
  *
  * Keys and queries are rotated after their positions are in them: each block of attention_rotation dimensions is
  * multiplied by the same Hadamard matrix, which leaves scores as they are (but for the block's length as a factor) and
- * spreads a channel that stands out, as biases of keys do, over all. A score is an exact integer dot product times the
- * scales. Weights of values take the values' scales and become int16 with one factor for a query row and chunk; their
+ * spreads a channel that stands out over all. What is stored of a key is its difference from an anchor, the key of a
+ * nearby token (attention_anchor): what keys have in common, as biases, and softmax does not see, takes no part in the
+ * rounding. A score is an exact integer dot product times the scales, and the float score of the anchor, once for 64
+ * keys. Weights of values take the values' scales and become int16 with one factor for a query row and chunk; their
  * sums are exact integers too, so levels need not agree on an order.
+ *
+ * Mean KL divergence of rounding keys alone, 1,024 tokens of tinyshakespeare in contexts of 512: Qwen2.5-Coder-0.5B,
+ * whose keys have large biases, 0.0138 with a scale for 32 dimensions, 0.0084 rotated, 0.0025 with anchors; 1.5B 0.0060
+ * rotated, 0.0040 with anchors, 0.0041 with means of the 64 keys before (for which blocks would wait for each other).
  */
 #ifndef ASDSL_ATTENTION_Q8_H
 #define ASDSL_ATTENTION_Q8_H
@@ -86,26 +92,88 @@ static void load_head(const float *x, int32_t head_dim, float *to) {
     }
 }
 
+static float *query_floats(const struct attention_query *query, int32_t head_dim) {
+    return (float *)(void *)((uint8_t *)(uintptr_t)query + attention_query_floats_at(head_dim));
+}
+
 static void prepare_query(const float *x, int32_t head_dim, float scale, struct attention_query *query) {
-    float head[ATTENTION_MAX_DIM];
+    float *head = query_floats(query, head_dim);
     int32_t sum;
     load_head(x, head_dim, head);
     rotate(head, head_dim);
-    float d = round_row(head, attention_value_dim(head_dim), query->q, &sum);
-    query->factor = d * (scale / (float)attention_rotation(head_dim));
+    query->scale = scale / (float)attention_rotation(head_dim);
+    query->factor = round_row(head, attention_value_dim(head_dim), query->q, &sum) * query->scale;
     query->minus128 = -128 * sum;
 }
 
-/* Token i of a chunk; keys: of the head in the chunk. */
-static void append_key_q8(const struct kv_layout *layout, const float *k, int32_t i, uint8_t *keys) {
-    float head[ATTENTION_MAX_DIM];
+/* ---- anchors ---- */
+/* The upper halves of floats. */
+static void store_anchor(const float *head, int32_t value_dim, uint16_t *anchor) {
+    for (int32_t d = 0; d < value_dim; d += ATTENTION_LANES) {
+        i32x16 bits = f32x16_bits(f32x16_loadu(head + d));
+        i32x16_store_i16((int16_t *)(void *)(anchor + d), i32x16_shr(bits, 16));
+    }
+}
+
+static uint16_t *anchor_of(const struct kv_layout *layout, const uint8_t *keys, int32_t block) {
+    return (uint16_t *)(void *)((uint8_t *)(uintptr_t)keys + layout->k_anchors) +
+           (size_t)block * (size_t)layout->value_dim;
+}
+
+/* Scores of the anchors of keys that a row sees. */
+static void score_anchors(const struct kv_layout *layout, const uint8_t *keys, int32_t chunk, struct key_span span,
+                          struct attention_query *query) {
+    const float *q = query_floats(query, layout->head_dim);
+    for (int32_t block = span.first / ATTENTION_ANCHORED; block * ATTENTION_ANCHORED < span.end; block++) {
+        const uint16_t *anchor = anchor_of(layout, keys, block);
+        f32x16 sum = f32x16_zero();
+        for (int32_t d = 0; d < layout->value_dim; d += ATTENTION_LANES) {
+            sum = f32x16_fma(f32x16_loadu(q + d), f32x16_load_bf16(anchor + d), sum);
+        }
+        query->bases[block] = f32x16_sum(sum) * query->scale;
+    }
+    if (span.first >= ATTENTION_LANES) return;
+    f32x16_storeu(query->first, f32x16_set1(query->bases[0]));
+    if (chunk == 0) query->first[0] = 0;
+}
+
+/* Token i of a chunk; keys: of the head in the chunk. head: its rotated key; anchor: NULL for none. */
+static void append_key_q8(const struct kv_layout *layout, float *head, const uint16_t *anchor, int32_t i,
+                          uint8_t *keys) {
     int8_t q[ATTENTION_MAX_DIM];
     int32_t quads = attention_quads(layout->head_dim), unused;
     uint8_t *to = keys + ((size_t)(i / ATTENTION_LANES * quads) * ATTENTION_LANES + (size_t)(i % ATTENTION_LANES)) * 4;
-    load_head(k, layout->head_dim, head);
-    rotate(head, layout->head_dim);
+    for (int32_t d = 0; anchor && d < layout->value_dim; d += ATTENTION_LANES) {
+        f32x16_storeu(head + d, f32x16_sub(f32x16_loadu(head + d), f32x16_load_bf16(anchor + d)));
+    }
     ((float *)(void *)(keys + layout->k_scales))[i] = round_row(head, layout->value_dim, q, &unused);
     for (int32_t w = 0; w < quads; w++) memcpy(to + (size_t)w * ATTENTION_LANES * 4, q + 4 * w, 4);
+}
+
+/* Keys of tokens [begin, end) of a pass, of one head. An anchor is in the pass, or in the cache since an earlier one.
+ */
+static void append_keys_q8(const struct attention_job *job, int32_t h, int32_t begin, int32_t end) {
+    const struct kv_layout *layout = job->layout;
+    const float *k = job->k + (size_t)h * (size_t)layout->head_dim;
+    float head[ATTENTION_MAX_DIM];
+    uint16_t anchor[ATTENTION_MAX_DIM];
+    for (int32_t t = begin, known = -1; t < end; t++) {
+        int32_t position = job->position + t, i = position % ATTENTION_CHUNK, source = attention_anchor(position);
+        uint8_t *keys = kv_head(job, position / ATTENTION_CHUNK, h);
+        uint16_t *stored = anchor_of(layout, keys, i / ATTENTION_ANCHORED);
+        if (source >= job->position && source != known) {
+            load_head(k + (size_t)(source - job->position) * job->k_stride, layout->head_dim, head);
+            rotate(head, layout->head_dim);
+            store_anchor(head, layout->value_dim, anchor);
+        } else if (source >= 0 && source != known) {
+            memcpy(anchor, stored, sizeof *anchor * (size_t)layout->value_dim);
+        }
+        known = source;
+        if (source == position) memcpy(stored, anchor, sizeof *anchor * (size_t)layout->value_dim);
+        load_head(k + (size_t)t * job->k_stride, layout->head_dim, head);
+        rotate(head, layout->head_dim);
+        append_key_q8(layout, head, source >= 0 ? anchor : NULL, i, keys);
+    }
 }
 
 static void append_value_q8(const struct kv_layout *layout, const float *v, int32_t i, uint8_t *values) {
@@ -119,9 +187,10 @@ static void append_value_q8(const struct kv_layout *layout, const float *v, int3
 }
 
 /* ---- scores: rows x vectors of LANES keys ---- */
-/* k: the first vector's part of a block of keys; vectors of the same half lie a block apart. */
+/* k: the part of the vector of key `first`; vectors of the same half lie a block apart. scores, k_scales: of a chunk.
+ */
 SIMD_INLINE void score_vectors_q8(const struct attention_query *const *query, const uint8_t *k, const float *k_scales,
-                                  int32_t quads, int rows, int wide, float *scores) {
+                                  int32_t quads, int rows, int wide, int32_t first, float *scores) {
     dot8 sum[ATTENTION_TILE_ROWS][Q8_WIDE];
     size_t block = (size_t)quads * ATTENTION_LANES * 4;
     UNROLL for (int r = 0; r < rows; r++) UNROLL for (int b = 0; b < wide; b++)
@@ -136,11 +205,12 @@ SIMD_INLINE void score_vectors_q8(const struct attention_query *const *query, co
         }
     }
     UNROLL for (int b = 0; b < wide; b++) {
-        fv scale = fv_load(k_scales + b * ATTENTION_LANES);
+        int32_t at = first + b * ATTENTION_LANES;
+        fv scale = fv_load(k_scales + at);
         UNROLL for (int r = 0; r < rows; r++) {
             fv factor = fv_mul(scale, fv_set1(query[r]->factor));
-            fv_store(scores + r * ATTENTION_CHUNK + b * ATTENTION_LANES,
-                     fv_mul(fv_from_i32(dot8_sum(sum[r][b])), factor));
+            fv base = b == 0 && at == 0 ? fv_load(query[r]->first) : fv_set1(query[r]->bases[at / ATTENTION_ANCHORED]);
+            fv_store(scores + r * ATTENTION_CHUNK + at, fv_fma(fv_from_i32(dot8_sum(sum[r][b])), factor, base));
         }
     }
 }
@@ -155,9 +225,9 @@ SIMD_INLINE void score_tile_q8(const struct attention_query *const *query, const
             const uint8_t *keys = k + (size_t)b * block + (size_t)half * LANES * 4;
             int32_t at = b * ATTENTION_LANES + half * LANES;
             if (n == 1) {
-                score_vectors_q8(query, keys, k_scales + at, quads, rows, 1, scores + at);
+                score_vectors_q8(query, keys, k_scales, quads, rows, 1, at, scores);
             } else {
-                score_vectors_q8(query, keys, k_scales + at, quads, rows, Q8_WIDE, scores + at);
+                score_vectors_q8(query, keys, k_scales, quads, rows, Q8_WIDE, at, scores);
             }
         }
     }

@@ -84,9 +84,8 @@ static double value_at(const struct attention_job *job, int32_t head, int32_t po
     return (double)(int8_t)values[at] * (double)scale_at(values + layout->v_scales, i);
 }
 
-/* Rotated and rounded to int8 as for q8_0 keys; returns the scale. */
-static float rotate_and_round(const float *x, int32_t head_dim, int8_t *q) {
-    float head[ATTENTION_MAX_DIM];
+/* x times the Hadamard matrix, in blocks. */
+static void rotate(const float *x, int32_t head_dim, float *head) {
     memcpy(head, x, sizeof *head * (size_t)head_dim);
     for (int32_t stride = 1; stride < attention_rotation(head_dim); stride *= 2)
         for (int32_t d = 0; d < head_dim; d++) {
@@ -95,21 +94,52 @@ static float rotate_and_round(const float *x, int32_t head_dim, int8_t *q) {
             head[d] = a + b;
             head[d + stride] = a - b;
         }
-    return reference_quantize(head, head_dim, head_dim, q);
 }
 
-/* A query as its keys are: for q8_0 rotated (the matrix has the length of its blocks too much) and rounded. */
-static void query_for(const struct attention_job *job, const float *q, double *query) {
+/* The upper half of a float, as a float. */
+static float top_half(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    bits &= 0xffff0000u;
+    memcpy(&x, &bits, 4);
+    return x;
+}
+
+/* Dimension d of the anchor of a position, 0 where it has none. */
+static double anchor_at(const struct attention_job *job, int32_t head, int32_t position, int32_t d) {
+    const struct kv_layout *layout = job->layout;
+    size_t block = (size_t)(position % ATTENTION_CHUNK / ATTENTION_ANCHORED);
+    const uint8_t *at = kv_head(job, position / ATTENTION_CHUNK, head) + layout->k_anchors;
+    uint32_t bits = 0;
+    float x;
+    if (attention_anchor(position) < 0) return 0;
+    memcpy((uint8_t *)&bits + 2, at + 2 * (block * (size_t)layout->value_dim + (size_t)d), 2);
+    memcpy(&x, &bits, 4);
+    return x;
+}
+
+/* A query as its keys want it. For q8_0: rotated (the matrix is not normalised) and rounded; as it was for anchors. */
+struct reference_query {
+    double q[ATTENTION_MAX_DIM], exact[ATTENTION_MAX_DIM];
+};
+static void query_for(const struct attention_job *job, const float *q, struct reference_query *query) {
     int8_t rounded[ATTENTION_MAX_DIM];
-    int32_t head_dim = job->layout->head_dim;
-    bool rotated = job->layout->k_type == ASDSL_Q8_0;
-    double scale = rotated ? (double)rotate_and_round(q, head_dim, rounded) / attention_rotation(head_dim) : 1;
-    for (int32_t d = 0; d < head_dim; d++) query[d] = rotated ? rounded[d] * scale : q[d];
+    float head[ATTENTION_MAX_DIM];
+    int32_t head_dim = job->layout->head_dim, n = attention_rotation(head_dim);
+    for (int32_t d = 0; d < head_dim; d++) query->q[d] = q[d];
+    if (job->layout->k_type != ASDSL_Q8_0) return;
+    rotate(q, head_dim, head);
+    double scale = reference_quantize(head, head_dim, head_dim, rounded);
+    for (int32_t d = 0; d < head_dim; d++) query->q[d] = rounded[d] * scale / n, query->exact[d] = (double)head[d] / n;
 }
 
-static double score_at(const struct attention_job *job, const double *q, int32_t head, int32_t position) {
+static double score_at(const struct attention_job *job, const struct reference_query *query, int32_t head,
+                       int32_t position) {
     double sum = 0;
-    for (int32_t d = 0; d < job->layout->head_dim; d++) sum += q[d] * key_at(job, head, position, d);
+    for (int32_t d = 0; d < job->layout->head_dim; d++) {
+        sum += query->q[d] * key_at(job, head, position, d);
+        if (job->layout->k_type == ASDSL_Q8_0) sum += query->exact[d] * anchor_at(job, head, position, d);
+    }
     sum *= job->scale;
     return job->softcap > 0 ? job->softcap * tanh(sum / job->softcap) : sum;
 }
@@ -119,11 +149,12 @@ static void attend(const struct attention_job *job, int32_t t, int32_t h) {
     int32_t head_dim = job->layout->head_dim, head = h / (job->n_heads / job->n_kv_heads), last = job->position + t;
     int32_t first = job->window > 0 && last >= job->window ? last - job->window + 1 : 0;
     float *out = job->out + (size_t)t * job->out_stride + (size_t)h * (size_t)head_dim;
-    double largest = -INFINITY, total = 0, q[ATTENTION_MAX_DIM], sums[ATTENTION_MAX_DIM] = {0};
-    query_for(job, job->q + (size_t)t * job->q_stride + (size_t)h * (size_t)head_dim, q);
-    for (int32_t p = first; p <= last; p++) largest = fmax(largest, score_at(job, q, head, p));
+    double largest = -INFINITY, total = 0, sums[ATTENTION_MAX_DIM] = {0};
+    struct reference_query query;
+    query_for(job, job->q + (size_t)t * job->q_stride + (size_t)h * (size_t)head_dim, &query);
+    for (int32_t p = first; p <= last; p++) largest = fmax(largest, score_at(job, &query, head, p));
     for (int32_t p = first; p <= last; p++) {
-        double weight = exp(score_at(job, q, head, p) - largest);
+        double weight = exp(score_at(job, &query, head, p) - largest);
         total += weight;
         for (int32_t d = 0; d < head_dim; d++) sums[d] += weight * value_at(job, head, p, d);
     }
@@ -166,19 +197,23 @@ static void store(int32_t type, uint8_t *base, size_t index, float x) {
     }
 }
 
-static void append_key(const struct kv_layout *layout, const float *k, int32_t i, uint8_t *keys) {
+/* A rotated key's difference from its anchor; an anchor is stored with its own token. */
+static void append_key_q8(const struct attention_job *job, int32_t position, int32_t h, const float *k) {
+    const struct kv_layout *layout = job->layout;
     int8_t q[ATTENTION_MAX_DIM];
-    bool rounds = layout->k_type == ASDSL_Q8_0;
-    float scale = rounds ? rotate_and_round(k, layout->head_dim, q) : 0;
-    if (rounds) memcpy(keys + layout->k_scales + 4 * (size_t)i, &scale, 4);
-    for (int32_t d = 0; d < layout->head_dim; d++) {
-        size_t at = key_index(layout, i, d);
-        if (rounds) {
-            keys[at] = (uint8_t)q[d];
-        } else {
-            store(layout->k_type, keys, at, k[d]);
-        }
+    float head[ATTENTION_MAX_DIM];
+    int32_t head_dim = layout->head_dim, i = position % ATTENTION_CHUNK;
+    uint8_t *keys = kv_head(job, position / ATTENTION_CHUNK, h);
+    rotate(k, head_dim, head);
+    for (int32_t d = 0; d < head_dim && attention_anchor(position) == position; d++) {
+        float top = top_half(head[d]);
+        size_t at = (size_t)(i / ATTENTION_ANCHORED) * (size_t)layout->value_dim + (size_t)d;
+        memcpy(keys + layout->k_anchors + 2 * at, (uint8_t *)&top + 2, 2);
     }
+    for (int32_t d = 0; d < head_dim; d++) head[d] -= (float)anchor_at(job, h, position, d);
+    float scale = reference_quantize(head, head_dim, head_dim, q);
+    memcpy(keys + layout->k_scales + 4 * (size_t)i, &scale, 4);
+    for (int32_t d = 0; d < head_dim; d++) keys[key_index(layout, i, d)] = (uint8_t)q[d];
 }
 
 static void append_value(const struct kv_layout *layout, const float *v, int32_t i, uint8_t *values) {
@@ -203,7 +238,11 @@ void REFERENCE(kv_append)(const struct attention_job *job, int32_t begin, int32_
             int32_t position = job->position + t, i = position % ATTENTION_CHUNK;
             uint8_t *head = kv_head(job, position / ATTENTION_CHUNK, h);
             size_t column = (size_t)h * (size_t)layout->head_dim;
-            append_key(layout, job->k + (size_t)t * job->k_stride + column, i, head);
+            const float *k = job->k + (size_t)t * job->k_stride + column;
+            if (layout->k_type == ASDSL_Q8_0) append_key_q8(job, position, h, k);
+            for (int32_t d = 0; d < layout->head_dim && layout->k_type != ASDSL_Q8_0; d++) {
+                store(layout->k_type, head, key_index(layout, i, d), k[d]);
+            }
             append_value(layout, job->v + (size_t)t * job->v_stride + column, i, head + layout->k_bytes);
         }
 }

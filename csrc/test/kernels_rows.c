@@ -140,7 +140,7 @@ static void test_top_k(void) {
 }
 
 /* ---- attention ---- */
-enum { N_CHUNKS = 4, MAX_Q = 21, MAX_DIM = 160 };
+enum { N_CHUNKS = 4, MAX_Q = 21, MAX_DIM = 256 };
 
 struct attention_case {
     int32_t n_heads, n_kv_heads, head_dim, k_type, v_type;
@@ -275,7 +275,7 @@ static void check_attention(struct attention_case c) {
 }
 
 static void test_attention(void) {
-    static const int32_t dims[] = {1, 8, 16, 32, 48, 64, 80, 96, 100, 128, 160};
+    static const int32_t dims[] = {1, 8, 16, 32, 48, 64, 80, 96, 100, 128, 160, 256};
     static const int32_t heads[][2] = {{1, 1}, {3, 1}, {4, 4}, {6, 2}, {9, 3}, {20, 1}, {32, 4}};
     static const int32_t lengths[] = {1, 2, 15, 16, 17, 40, 255, 256, 257, 300, 511, 512, 513, 1000, 1024};
     static const int32_t tokens[] = {1, 2, 3, 5, 16, 21};
