@@ -15,6 +15,7 @@ import { rowBytes, rowCount } from "../src/quantize/source.ts"
 import {
   type CheckpointFiles,
   type CheckpointModel,
+  type Json,
   tensorBytes,
   writeCheckpoint,
   writeSource,
@@ -152,6 +153,29 @@ describe("a folder is the model that it was made from", () => {
 function letters(next: () => number, n: number): string {
   return Array.from({ length: n }, () => "etaoinshrdlu  "[Math.floor(next() * 14)]).join("")
 }
+
+test("families by architecture, else by model_type; Mistral is llama", () => {
+  const families: [Json, string][] = [
+    [{ architectures: ["MistralForCausalLM"], model_type: "mistral", sliding_window: null }, "llama"],
+    [{ architectures: undefined, model_type: "mistral" }, "llama"],
+    [{ architectures: ["LlamaForCausalLM"], model_type: "mine" }, "llama"],
+  ]
+  for (const [i, [config, arch]] of families.entries()) {
+    const path = join(folder, `family ${i}`)
+    writeCheckpoint(path, { ...base, arch: "llama" }, { config })
+    using source = openCheckpoint(path)
+    expect([source.metadata.get("general.architecture"), source.warnings]).toEqual([arch, []])
+  }
+})
+
+test("where config.json does not say whether the output matrix is the table, the files do", () => {
+  for (const tied of [true, false]) {
+    const path = join(folder, `tied ${tied}`)
+    writeCheckpoint(path, { ...base, arch: "llama", tied }, { config: { tie_word_embeddings: undefined } })
+    using source = openCheckpoint(path)
+    expect(source.tensors.some(({ name }) => name === "output.weight")).toBe(!tied)
+  }
+})
 
 test("rows of a head change places and come back", () => {
   // Row 2j of GGUF's llama turns with row 2j + 1; transformers has them at j and j + headDim / 2.
