@@ -70,6 +70,8 @@ describe("a session comes back", () => {
     ["f16", "f16"],
     ["f32", "f16"],
     ["f16", "f32"],
+    ["q8_0", "q8_0"],
+    ["q8_0", "f16"],
   ] as const)("with %s keys and %s values, of any length, in another process' model", async (typeK, typeV) => {
     using first = await load(modelPath, { ...LOAD, typeK, typeV })
     const moved = join(folder, "moved.gguf")
@@ -165,6 +167,7 @@ describe("a file is refused", () => {
       [writeTinyModel({ path: join(folder, "wide.gguf"), type: "Q4_1" }), LOAD],
       [modelPath, { ...LOAD, typeK: "f32" }],
       [modelPath, { ...LOAD, typeV: "f32" }],
+      [modelPath, { ...LOAD, typeK: "q8_0", typeV: "q8_0" }],
       [modelPath, { ...LOAD, nCtx: 100 }],
       [modelPath, { ...LOAD, prefill: "fast" }],
     ]
@@ -278,7 +281,7 @@ test("a cache's content is what its layout version stands for", () => {
   const rows = { n, q: wave(n * 160, 7), k: wave(n * 80, 11), v: wave(n * 80, 13) }
   using engine = Engine.create({ nThreads: 1 })
   using program = new AttentionProgram(engine, shape, 64, 1)
-  const hashes = [Type.F16, Type.F32].map((type) => {
+  const hashes = [Type.F16, Type.F32, Type.Q8_0].map((type) => {
     using kv = KvCache.create({ nLayers: 2, nKvHeads: 2, headDim: 40, capacity: 1000, typeK: type, typeV: type })
     program.runAll(kv, rows, [64, 1, 7])
     kv.truncate(0)
@@ -290,6 +293,7 @@ test("a cache's content is what its layout version stands for", () => {
   expect(hashes).toEqual([
     [Type.F16, 1, "2adb753f29c86c5f"],
     [Type.F32, 1, "630e283d1cb4a83"],
+    [Type.Q8_0, 1, "7e17dea4644ebaf7"],
   ])
 })
 
