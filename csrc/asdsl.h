@@ -273,9 +273,9 @@ enum asdsl_counter {
 
 /* asdsl_buffer_pages: how a buffer's memory is kept now, in bytes; negative: the system does not say. */
 struct asdsl_pages {
-    double resident;     /* in this process' page tables */
+    double resident; /* in this process' page tables */
     double proportional; /* the same, each page divided by the number of processes that have it */
-    double huge;         /* of the resident ones, in pages of 2 MiB */
+    double huge; /* of the resident ones, in pages of 2 MiB */
     double locked;
     double prefetched; /* by asdsl_buffer_prefetch, so far */
 };
