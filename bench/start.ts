@@ -25,7 +25,8 @@ const TEXT = "Once upon a time, in a small village by the sea, there lived a you
 interface Start {
   readonly name: string
   readonly command: readonly string[]
-  /** Dropped from memory before each run. */
+  /** Read into memory before each run, or dropped from it. */
+  readonly warm?: readonly string[]
   readonly cold?: readonly string[]
   /** Removed after each run. */
   readonly removes?: string
@@ -53,14 +54,14 @@ function startsOf(model: string, prompt: string, cache: string, emptyCache: stri
   const llama = peer(process.env.ASDSL_PEER_LLAMA_CPP, ["-no-cnv"])
   const ik = peer(process.env.ASDSL_PEER_IK, ["--log-disable"])
   return [
-    { name: "asdsl, copy in memory", command: asdsl(cache) },
+    { name: "asdsl, copy in memory", command: asdsl(cache), warm: [model, ...copy] },
     { name: "asdsl, copy dropped", command: asdsl(cache), cold: [model, ...copy] },
     { name: "asdsl --no-prefetch, copy dropped", command: asdsl(cache, "--no-prefetch"), cold: [model, ...copy] },
-    { name: "asdsl --no-cache, model in memory", command: asdsl(cache, "--no-cache") },
-    { name: "asdsl, first start, model in memory", command: asdsl(emptyCache), removes: emptyCache },
-    ...(llama ? [{ name: "llama.cpp, model in memory", command: llama }] : []),
+    { name: "asdsl --no-cache, model in memory", command: asdsl(cache, "--no-cache"), warm: [model] },
+    { name: "asdsl, first start, model in memory", command: asdsl(emptyCache), warm: [model], removes: emptyCache },
+    ...(llama ? [{ name: "llama.cpp, model in memory", command: llama, warm: [model] }] : []),
     ...(llama ? [{ name: "llama.cpp, model dropped", command: llama, cold: [model] }] : []),
-    ...(ik ? [{ name: "ik_llama.cpp -rtr, model in memory", command: [...ik, "-rtr"] }] : []),
+    ...(ik ? [{ name: "ik_llama.cpp -rtr, model in memory", command: [...ik, "-rtr"], warm: [model] }] : []),
   ]
 }
 
@@ -71,7 +72,8 @@ function drop(paths: readonly string[]): void {
 }
 
 /** Seconds from the start of a process to the first byte of its output; it may go on. */
-async function firstByte({ name, command, cold, removes }: Start): Promise<number> {
+async function firstByte({ name, command, warm, cold, removes }: Start): Promise<number> {
+  for (const path of warm ?? []) Bun.spawnSync(["cat", path], { stdio: ["ignore", "ignore", "inherit"] })
   if (cold !== undefined) drop(cold)
   const begun = performance.now()
   const child = Bun.spawn([...command], { stdin: "ignore", stdout: "pipe", stderr: "ignore" })

@@ -199,7 +199,7 @@ double asdsl_tensor_bytes(int32_t type, int32_t layout, int32_t rows, int32_t co
     bool activation = type == ASDSL_ACT_F32 || type == ASDSL_ACT_Q8_32 || type == ASDSL_ACT_Q8_256;
     int32_t block = t ? t->block : type == ASDSL_ACT_Q8_32 ? 32 : type == ASDSL_ACT_Q8_256 ? 256 : 1;
     if (!t && !activation) return asdsl_fail(ASDSL_E_UNSUPPORTED, "tensor type %d is not known", type);
-    if (layout != ASDSL_ROWS && (activation || layout != ASDSL_INTERLEAVED)) {
+    if (layout != ASDSL_ROWS && (activation || layout < 0 || layout > ASDSL_INTERLEAVED_4)) {
         return asdsl_fail(ASDSL_E_ARGUMENT, "layout %d does not go with tensor type %d", layout, type);
     }
     if (rows < 1 || cols < 1 || cols % block) {
@@ -208,6 +208,7 @@ double asdsl_tensor_bytes(int32_t type, int32_t layout, int32_t rows, int32_t co
     }
     if (activation) return (double)rows * (double)activation_row_bytes(type, cols);
     if (layout == ASDSL_INTERLEAVED) return interleaved_bytes(t, rows, cols);
+    if (layout == ASDSL_INTERLEAVED_4) return small_groups_bytes(t, rows, cols);
     return (double)rows * ((double)cols / block) * t->block_bytes;
 }
 

@@ -80,6 +80,7 @@ enum asdsl_type {
 enum asdsl_layout {
     ASDSL_ROWS = 0,        /* as in a GGUF file: row after row */
     ASDSL_INTERLEAVED = 1, /* records of 16 rows, see kernels/layout.h */
+    ASDSL_INTERLEAVED_4 = 2, /* records of 4 rows, see regroup.c: for asdsl_repack, no kernel reads them */
 };
 
 /* An operand of an operation: a matrix inside a buffer of the program's buffer table. */
@@ -187,7 +188,7 @@ struct asdsl_repack_job {
     uint32_t src_buffer, dst_buffer; /* handles */
     uint64_t src_offset, dst_offset; /* bytes */
     uint32_t type, rows, cols;
-    uint32_t src_layout, dst_layout; /* one ROWS, the other INTERLEAVED */
+    uint32_t src_layout, dst_layout; /* one INTERLEAVED, the other ROWS or INTERLEAVED_4 */
     uint32_t reserved;               /* 0 */
 };
 

@@ -23,7 +23,7 @@
          V(ASDSL_F32) V(ASDSL_F16) V(ASDSL_Q4_0) V(ASDSL_Q4_1) V(ASDSL_Q5_0) V(ASDSL_Q5_1) V(ASDSL_Q8_0) V(ASDSL_Q2_K) \
              V(ASDSL_Q3_K) V(ASDSL_Q4_K) V(ASDSL_Q5_K) V(ASDSL_Q6_K) V(ASDSL_IQ4_NL) V(ASDSL_IQ4_XS) V(ASDSL_I32)      \
                  V(ASDSL_BF16) V(ASDSL_ACT_F32) V(ASDSL_ACT_Q8_32) V(ASDSL_ACT_Q8_256))                                \
-    ENUM(asdsl_layout, V(ASDSL_ROWS) V(ASDSL_INTERLEAVED))                                                             \
+    ENUM(asdsl_layout, V(ASDSL_ROWS) V(ASDSL_INTERLEAVED) V(ASDSL_INTERLEAVED_4))                                      \
     ENUM(asdsl_op_flags, V(ASDSL_ROWS_OUTPUTS))                                                                        \
     ENUM(asdsl_prefill, V(ASDSL_PREFILL_EXACT) V(ASDSL_PREFILL_FAST))                                                  \
     ENUM(asdsl_core_kind, V(ASDSL_CORE_UNKNOWN) V(ASDSL_CORE_PERFORMANCE) V(ASDSL_CORE_EFFICIENCY))                    \

@@ -32,6 +32,7 @@ static void publish(struct prefetch *p, uint64_t position) {
 /* Pieces end at multiples of PIECE, so that none of them divides a huge page. */
 static void prefetch_main(void *argument) {
     struct prefetch *p = argument;
+    file_fetch_begins(&p->buffer->file, p->offset, p->end - p->offset);
     for (uint64_t at = p->offset; at < p->end && !atomic_load(&p->stops);) {
         uint64_t next = (at / PIECE + 1) * PIECE;
         if (next > p->end) next = p->end;

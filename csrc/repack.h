@@ -9,6 +9,15 @@ struct repack_buffer {
     uint64_t bytes;
 };
 
+/* regroup.c: a matrix in records of 16 rows (large) and of 4 (small); one of them is written. */
+struct regroup_job {
+    uint8_t *large, *small;
+    int32_t type, rows, cols;
+    bool to_small;
+};
+void regroup(const struct regroup_job *job, int32_t begin, int32_t end); /* groups of 16 rows [begin, end) */
+double small_groups_bytes(const struct type_facts *t, int32_t rows, int32_t cols); /* of a matrix in records of 4 */
+
 /* Checks the job's type, layouts, shape and both byte ranges, then repacks on all workers. `same_buffer`: src and dst
  * are one buffer, so the ranges may not overlap. The caller holds both buffers and the engine's mutex, and has refused
  * a read-only dst. ASDSL_OK, or a negative status with the error text set and nothing written. */

@@ -17,7 +17,7 @@ export const WEIGHTS_BUFFER = 0
 export const MAPPED_BUFFER = 2
 
 /** Rows of a group as kernels read them: KERNEL_ROWS of csrc/kernels/kernels.h. */
-const KERNEL_ROWS = 16
+export const KERNEL_ROWS = 16
 
 const ALIGNMENT = 64 // a cache line: what kernels and the validator ask of every operand
 
@@ -310,6 +310,10 @@ function rowsBytes({ type, firstRow, cols }: Weight): number {
 /** Matrix `i` of a weight, or its vector. */
 function loadMatrix(weight: Weight, i: number, files: readonly Buffer[], target: Buffer, engine: Engine): void {
   const { source, nMatrices } = weight
+  if (!(source instanceof Float32Array) && source.interleave === 4) {
+    loadSmallGroups(weight, i, source, files[source.file]!, target, engine)
+    return
+  }
   if (!(source instanceof Float32Array) && source.interleave !== undefined) {
     throw new FormatError(
       `${weight.name} is not interleaved as this version of the graph needs it: repack the source again`,
@@ -337,6 +341,25 @@ function loadMatrix(weight: Weight, i: number, files: readonly Buffer[], target:
   const view = target.view(weight.offset, weight.bytes)
   new Float32Array(view).set(values)
   target.forget(view)
+}
+
+/** Matrix `i` of a weight whose file has groups of 4 rows. */
+function loadSmallGroups(
+  { type, rows, cols, firstRow, nMatrices, offset, bytes }: Weight,
+  i: number,
+  source: TensorInfo,
+  file: Buffer,
+  target: Buffer,
+  engine: Engine,
+): void {
+  const before = firstRow === 0 ? 0 : tensorBytes(type, Layout.INTERLEAVED_4, firstRow, cols)
+  engine.repack({
+    source: file,
+    sourceOffset: source.offset + before + (i * source.bytes) / nMatrices,
+    target,
+    targetOffset: offset + (i * bytes) / nMatrices,
+    ...{ type, rows, cols, sourceLayout: Layout.INTERLEAVED_4, targetLayout: Layout.INTERLEAVED },
+  })
 }
 
 const COPY_BYTES = 2 ** 30 // below what one view may have

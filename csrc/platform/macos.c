@@ -35,8 +35,9 @@ void pages_free(void *pages, size_t bytes) {
     if (pages) munmap(pages, bytes);
 }
 
-void posix_wish_huge_pages(void *at, size_t bytes) { /* there are none of files */
-    (void)at;
+void file_fetch_begins(const struct mapped_file *file, uint64_t offset, uint64_t bytes) { /* no huge pages of files */
+    (void)file;
+    (void)offset;
     (void)bytes;
 }
 

@@ -14,9 +14,6 @@ bool posix_refused_for(const char *why);
 /* posix_files.c: file_fetch where the system has no call for it: a byte of every page. */
 bool posix_touch(const struct mapped_file *file, uint64_t offset, uint64_t bytes);
 
-/* linux.c, macos.c: asks for huge pages of a map. */
-void posix_wish_huge_pages(void *at, size_t bytes);
-
 /* linux.c, macos.c: the first thing that a thread of the engine does. */
 void thread_begins(void);
 

@@ -130,7 +130,6 @@ bool file_map(const char *path, struct mapped_file *out) {
         close(file);
         return posix_refused_for(text);
     }
-    posix_wish_huge_pages(at, (size_t)bytes);
     *out = (struct mapped_file){.data = at, .bytes = bytes, .reserved_bytes = reserved_bytes, .descriptor = file};
     out->slot = watch(at, (size_t)bytes);
     if (out->slot >= 0) return true;

@@ -162,6 +162,12 @@ size_t file_read_text(const char *path, char *out, size_t out_bytes) {
     return n;
 }
 
+void file_fetch_begins(const struct mapped_file *file, uint64_t offset, uint64_t bytes) { /* no huge pages of files */
+    (void)file;
+    (void)offset;
+    (void)bytes;
+}
+
 /* Reads it in one go: faults would read 32 KB at a time. Pages read so are in the process' working set. */
 bool file_fetch(const struct mapped_file *file, uint64_t offset, uint64_t bytes) {
     WIN32_MEMORY_RANGE_ENTRY range = {(uint8_t *)file->data + offset, (SIZE_T)bytes};

@@ -1,16 +1,18 @@
 // asdsl repack: a model into the file that it is used in place from, and back; or whether such a file is whole.
 
+import { GROUP_ROWS } from "../interleaved/format.ts"
 import { repack, unpack } from "../interleaved/repack.ts"
 import { verify } from "../interleaved/verify.ts"
 import { resolveModel } from "../models/index.ts"
 import { ProgressBar } from "../setup/progress.ts"
-import { type Command, group, toggle, UsageError, type Values } from "./arguments.ts"
+import { type Command, group, integer, toggle, UsageError, type Values } from "./arguments.ts"
 import { threadFlags } from "./flags.ts"
 import { fetched } from "./load.ts"
 import { runCommand, writeOut } from "./program.ts"
 
 const flags = {
   ...group("Direction", {
+    rows: integer("--rows", { min: 4, max: 16, initial: 16, help: "rows of a group: 16, or 4 for comparison" }),
     unpack: toggle("--unpack", { initial: false, help: "write the GGUF file that IN was made of" }),
     verify: toggle("--verify", { initial: false, help: "compare each repacked file with its digest, write nothing" }),
   }),
@@ -20,7 +22,7 @@ const flags = {
 export const command: Command<typeof flags> = {
   name: "asdsl repack",
   summary: "writes a model as the kernels read it, to be mapped instead of loaded",
-  usage: "IN OUT | --unpack IN OUT | --verify FILE...",
+  usage: "[--rows 16|4] IN OUT | --unpack IN OUT | --verify FILE...",
   flags,
   takesOperands: true,
 }
@@ -43,11 +45,13 @@ async function run(
     return
   }
   const [from, to, ...more] = operands
+  const rows = GROUP_ROWS.find((each) => each === values.rows)
+  if (rows === undefined) throw new UsageError(`--rows is ${values.rows}, ${GROUP_ROWS.join(" or ")} are possible`)
   if (from === undefined || to === undefined || more.length > 0) throw new UsageError("IN and OUT are needed")
   const nThreads = Math.max(values.nThreads, 0)
   await during(values.unpack ? "unpacking" : "repacking", async (options) => {
     const file = await resolveModel(from, { signal: options.signal })
-    await (values.unpack ? unpack(file, to, options) : repack(file, to, { ...options, nThreads }))
+    await (values.unpack ? unpack(file, to, options) : repack(file, to, { ...options, nThreads, rows }))
   })
 }
 

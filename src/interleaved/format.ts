@@ -19,7 +19,8 @@ export const TENSOR_ALIGNMENT = 2 ** 14
 export const DATA_ALIGNMENT = 2 ** 21
 
 /** Rows of a group: 16 is what the kernels read; 4 is kept for comparison and is interleaved anew when it is loaded. */
-export const GROUP_ROWS = [16] as const
+export const GROUP_ROWS = [16, 4] as const
+export type GroupRows = (typeof GROUP_ROWS)[number]
 
 export const Key = {
   /** Of the whole file with zeros in its place. The first entry, so that it lies at DIGEST_OFFSET. */
@@ -60,10 +61,15 @@ export function matricesOf({ shape }: Pick<TensorInfo, "shape">): { cols: number
   return { cols, rows, n: n * m }
 }
 
+/** The engine's layout of groups of so many rows. */
+export function layoutOf(groupRows: number): number {
+  return groupRows === 4 ? Layout.INTERLEAVED_4 : Layout.INTERLEAVED
+}
+
 /** Bytes of a tensor's data, each of its matrices interleaved by itself. */
-export function interleavedBytes(type: number, shape: readonly number[]): number {
+export function interleavedBytes(groupRows: number, type: number, shape: readonly number[]): number {
   const { cols, rows, n } = matricesOf({ shape })
-  return n * tensorBytes(type, Layout.INTERLEAVED, rows, cols)
+  return n * tensorBytes(type, layoutOf(groupRows), rows, cols)
 }
 
 /** Whether a header is that of an interleaved file. */
@@ -101,7 +107,7 @@ function tensorOf(path: string, info: TensorInfo): TensorInfo {
       `${path}: ${info.name} is of type ${type} with ${rows} rows interleaved, which is unknown`,
     )
   }
-  return { ...info, type, interleave: rows, bytes: interleavedBytes(type, info.shape) }
+  return { ...info, type, interleave: rows, bytes: interleavedBytes(rows, type, info.shape) }
 }
 
 /** The reader did not know the sizes of our types. */

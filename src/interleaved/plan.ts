@@ -47,7 +47,7 @@ export function planFile(
   const tensors: Omit<PlacedTensor, "offset">[] = inOrder(source, weights).map((info) => {
     const users = weights.weights().filter((weight) => weight.source === info)
     const interleave = users.length > 0 && users.every((weight) => isWholeGroups(weight, info, rows)) ? rows : undefined
-    const bytes = interleave === undefined ? info.bytes : interleavedBytes(info.type, info.shape)
+    const bytes = interleave === undefined ? info.bytes : interleavedBytes(interleave, info.type, info.shape)
     return { source: info, interleave, bytes, weights: users }
   })
   const offsets: number[] = [] // from the start of the data

@@ -10,8 +10,8 @@ import { writeGguf } from "../gguf/writer.ts"
 import { GraphBuilder } from "../graph.ts"
 import { Layout } from "../native/abi.ts"
 import { Buffer, Engine, tensorBytes } from "../native/handles.ts"
-import { type LoadProgress, readVector, WeightPlan } from "../weights.ts"
-import { isInterleaved, Key, matricesOf, readInterleaved } from "./format.ts"
+import { KERNEL_ROWS, type LoadProgress, readVector, WeightPlan } from "../weights.ts"
+import { type GroupRows, isInterleaved, Key, layoutOf, matricesOf, readInterleaved } from "./format.ts"
 import { InterleavedOutput } from "./output.ts"
 import { type FilePlan, type PlacedTensor, planFile } from "./plan.ts"
 
@@ -20,7 +20,7 @@ const SLICE_BYTES = 2 ** 24
 
 export interface RepackOptions extends LoadProgress {
   /** Rows of a group. Default 16, which kernels read in place. */
-  rows?: number
+  rows?: GroupRows
   nThreads?: number
 }
 
@@ -33,8 +33,8 @@ export async function repack(from: string, to: string, options: RepackOptions = 
   const files = source.files.map((path) => owned.use(Buffer.map(path)))
   for (const file of files) file.prefetch(0, file.bytes)
   const engine = owned.use(Engine.create({ nThreads: options.nThreads ?? 0 }))
-  const plan = planFile(source, graphWeights(source, files), options.rows ?? 16)
-  await writeFile(to, plan, (tensor) => slices(tensor, files, engine, options.rows ?? 16), options)
+  const plan = planFile(source, graphWeights(source, files), options.rows ?? KERNEL_ROWS)
+  await writeFile(to, plan, (tensor) => slices(tensor, files, engine), options)
   for (const file of files) file.check()
 }
 
@@ -75,25 +75,72 @@ function* slices(
   { source, interleave, bytes }: PlacedTensor,
   files: readonly Buffer[],
   engine: Engine,
-  groupRows: number,
 ): Generator<Uint8Array> {
   const file = files[source.file]!
   if (interleave === undefined) {
     yield* viewed(file, source.offset, bytes)
     return
   }
+  const { type } = source
   const { cols, rows, n } = matricesOf(source)
-  const rowBytes = tensorBytes(source.type, Layout.ROWS, 1, cols)
-  const sliceRows = Math.max(groupRows, Math.floor(SLICE_BYTES / rowBytes / groupRows) * groupRows)
-  using scratch = Buffer.create(tensorBytes(source.type, Layout.INTERLEAVED, Math.min(rows, sliceRows), cols))
+  const rowBytes = tensorBytes(type, Layout.ROWS, 1, cols)
+  const sliceRows = Math.max(KERNEL_ROWS, Math.floor(SLICE_BYTES / rowBytes / KERNEL_ROWS) * KERNEL_ROWS)
+  using steps = new Steps(engine, type, Math.min(rows, sliceRows), cols, interleave)
   for (let first = 0; first < n * rows; ) {
-    const inMatrix = first % rows
-    const nRows = Math.min(sliceRows, rows - inMatrix)
-    const sourceOffset = source.offset + first * rowBytes
-    const job = { source: file, sourceOffset, target: scratch, targetOffset: 0, type: source.type, rows: nRows, cols }
-    engine.repack({ ...job, sourceLayout: Layout.ROWS, targetLayout: Layout.INTERLEAVED })
-    yield* viewed(scratch, 0, tensorBytes(source.type, Layout.INTERLEAVED, nRows, cols))
+    const nRows = Math.min(sliceRows, rows - (first % rows))
+    const records = steps.interleave(file, source.offset + first * rowBytes, nRows)
+    yield* viewed(records, 0, tensorBytes(type, layoutOf(interleave), nRows, cols))
     first += nRows
+  }
+}
+
+/** Slices of one matrix between rows and groups: of 4 rows by way of those of 16, which kernels read. */
+class Steps implements Disposable {
+  readonly #engine: Engine
+  readonly #shape: { readonly type: number; readonly cols: number }
+  readonly #groupRows: number
+  readonly #rows: Buffer
+  readonly #records: Buffer
+  readonly #small: Buffer | undefined
+
+  constructor(engine: Engine, type: number, maxRows: number, cols: number, groupRows: number) {
+    this.#engine = engine
+    this.#shape = { type, cols }
+    this.#groupRows = groupRows
+    using owned = new DisposableStack()
+    const create = (layout: number) => owned.use(Buffer.create(tensorBytes(type, layout, maxRows, cols)))
+    this.#rows = create(Layout.ROWS)
+    this.#records = create(Layout.INTERLEAVED)
+    this.#small = groupRows === KERNEL_ROWS ? undefined : create(layoutOf(groupRows))
+    owned.move()
+  }
+
+  /** Rows of a file as groups. The buffer is good until the next call. */
+  interleave(source: Buffer, sourceOffset: number, rows: number): Buffer {
+    this.#step(source, sourceOffset, Layout.ROWS, this.#records, Layout.INTERLEAVED, rows)
+    if (this.#small === undefined) return this.#records
+    this.#step(this.#records, 0, Layout.INTERLEAVED, this.#small, layoutOf(this.#groupRows), rows)
+    return this.#small
+  }
+
+  /** Groups of a file as rows, likewise. */
+  restore(source: Buffer, sourceOffset: number, rows: number): Buffer {
+    let [from, offset] = [source, sourceOffset]
+    if (this.#small !== undefined) {
+      this.#step(source, sourceOffset, layoutOf(this.#groupRows), this.#records, Layout.INTERLEAVED, rows)
+      ;[from, offset] = [this.#records, 0]
+    }
+    this.#step(from, offset, Layout.INTERLEAVED, this.#rows, Layout.ROWS, rows)
+    return this.#rows
+  }
+
+  #step(source: Buffer, sourceOffset: number, from: number, target: Buffer, to: number, rows: number): void {
+    const layouts = { sourceLayout: from, targetLayout: to }
+    this.#engine.repack({ source, sourceOffset, target, targetOffset: 0, rows, ...this.#shape, ...layouts })
+  }
+
+  [Symbol.dispose](): void {
+    for (const buffer of [this.#rows, this.#records, this.#small]) buffer?.[Symbol.dispose]()
   }
 }
 
@@ -114,26 +161,22 @@ export function readSource(info: TensorInfo, from: number, out: Uint8Array, file
     file.forget(view)
     return
   }
-  const { type } = info
+  const { type, interleave } = info
   const { cols, rows, n } = matricesOf(info)
-  const [rowBytes, groupBytes] = [Layout.ROWS, Layout.INTERLEAVED].map((each) => tensorBytes(type, each, 1, cols)) as [
-    number,
-    number,
-  ]
-  using scratch = Buffer.create(info.interleave * rowBytes)
-  const target = new Uint8Array(scratch.view(0, scratch.bytes))
+  const rowBytes = tensorBytes(type, Layout.ROWS, 1, cols)
+  using steps = new Steps(engine, type, interleave, cols, interleave)
   for (let done = 0; done < out.length; ) {
     const row = Math.floor((from + done) / rowBytes)
     const [matrix, inMatrix] = [Math.floor(row / rows), row % rows]
-    const first = inMatrix - (inMatrix % info.interleave)
-    const nRows = Math.min(info.interleave, rows - first)
-    const sourceOffset = info.offset + (matrix * info.bytes) / n + (first / info.interleave) * groupBytes
-    const job = { source: file, sourceOffset, target: scratch, targetOffset: 0, type, rows: nRows, cols }
-    engine.repack({ ...job, sourceLayout: Layout.INTERLEAVED, targetLayout: Layout.ROWS })
+    const first = inMatrix - (inMatrix % interleave)
+    const nRows = Math.min(interleave, rows - first)
+    const before = first === 0 ? 0 : tensorBytes(type, layoutOf(interleave), first, cols)
+    const restoredRows = steps.restore(file, info.offset + (matrix * info.bytes) / n + before, nRows)
     const at = from + done - (row - inMatrix + first) * rowBytes
-    const part = target.subarray(at, Math.min(nRows * rowBytes, at + out.length - done))
-    out.set(part, done)
-    done += part.length
+    const view = restoredRows.view(at, Math.min(nRows * rowBytes - at, out.length - done))
+    out.set(new Uint8Array(view), done)
+    done += view.byteLength
+    restoredRows.forget(view)
   }
 }
 
@@ -182,20 +225,17 @@ function* restored(info: TensorInfo, file: Buffer, engine: Engine): Generator<Ui
     yield* viewed(file, info.offset, info.bytes)
     return
   }
-  const { type } = info
+  const { type, interleave } = info
   const { cols, rows, n } = matricesOf(info)
   const rowBytes = tensorBytes(type, Layout.ROWS, 1, cols)
-  const matrixBytes = info.bytes / n
-  const groupBytes = tensorBytes(type, Layout.INTERLEAVED, info.interleave, cols)
-  const sliceRows = Math.max(1, Math.floor(SLICE_BYTES / groupBytes)) * info.interleave
-  using scratch = Buffer.create(Math.min(rows, sliceRows) * rowBytes)
+  const sliceRows = Math.max(KERNEL_ROWS, Math.floor(SLICE_BYTES / rowBytes / KERNEL_ROWS) * KERNEL_ROWS)
+  using steps = new Steps(engine, type, Math.min(rows, sliceRows), cols, interleave)
   for (let matrix = 0; matrix < n; matrix++) {
     for (let first = 0; first < rows; first += sliceRows) {
       const nRows = Math.min(sliceRows, rows - first)
-      const sourceOffset = info.offset + matrix * matrixBytes + (first / info.interleave) * groupBytes
-      const job = { source: file, sourceOffset, target: scratch, targetOffset: 0, type, rows: nRows, cols }
-      engine.repack({ ...job, sourceLayout: Layout.INTERLEAVED, targetLayout: Layout.ROWS })
-      yield* viewed(scratch, 0, nRows * rowBytes)
+      const before = first === 0 ? 0 : tensorBytes(type, layoutOf(interleave), first, cols)
+      const restoredRows = steps.restore(file, info.offset + (matrix * info.bytes) / n + before, nRows)
+      yield* viewed(restoredRows, 0, nRows * rowBytes)
     }
   }
 }

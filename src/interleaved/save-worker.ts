@@ -1,14 +1,17 @@
 // The thread that writes interleaved copies: entry of a Bun Worker; save.ts is the other end. It blocks on the disk as it
 // likes. One process at a time writes a copy; one that finds another at it leaves it to that.
 
-import { existsSync, mkdirSync, readdirSync, rmSync, statfsSync } from "node:fs"
+import { mkdirSync, readdirSync, rmSync, statfsSync } from "node:fs"
 import { basename, dirname, join } from "node:path"
 import { AsdslError } from "../errors.ts"
+import { readGguf } from "../gguf/reader.ts"
 import { Buffer } from "../native/handles.ts"
 import { tryLock } from "../setup/lock.ts"
+import { readInterleaved } from "./format.ts"
 import { InterleavedOutput, TEMPORARY_NAME } from "./output.ts"
 import { viewed } from "./repack.ts"
 import type { SaveReport, SaveRequest } from "./save.ts"
+import { SidecarKey } from "./sidecar.ts"
 import { removeOutdated } from "./store.ts"
 
 declare const self: Worker
@@ -22,12 +25,22 @@ function save({ target, ...request }: SaveRequest): SaveReport {
   mkdirSync(folder, { recursive: true })
   using lock = tryLock(`${target}.lock`)
   if (lock === undefined) return { type: "taken" }
-  if (existsSync(target)) return { type: "saved" } // another process was faster
+  if (isCopyOf(target, request.headerDigest)) return { type: "saved" } // another process was faster
   removeLeftovers(target)
   checkRoom(folder, request.fileBytes)
   write({ target, ...request }, weights)
   removeOutdated(folder, target)
   return { type: "saved" }
+}
+
+/** Whether a file is the sound copy of a source with that header: one that is not is written over. */
+function isCopyOf(path: string, headerDigest: string): boolean {
+  try {
+    const file = readGguf(path)
+    return readInterleaved(file) !== undefined && file.metadata.get(SidecarKey.headerDigest) === headerDigest
+  } catch {
+    return false
+  }
 }
 
 /** Of a process that was killed: who holds the lock has none of its own yet. */

@@ -8,7 +8,7 @@ import type { Buffer } from "../native/handles.ts"
 import type { WeightPlan } from "../weights.ts"
 import { GROUP_ROWS } from "./format.ts"
 import { type FilePlan, type PlacedTensor, planFile } from "./plan.ts"
-import { sidecarMetadata, sidecarPath } from "./sidecar.ts"
+import { SidecarKey, sidecarMetadata, sidecarPath } from "./sidecar.ts"
 
 /** Bytes of a tensor: of the weights in memory, or of a part of the source. */
 export interface SavedPiece {
@@ -22,6 +22,8 @@ export interface SaveRequest {
   readonly target: string
   readonly header: Uint8Array
   readonly fileBytes: number
+  /** Of the source. */
+  readonly headerDigest: string
   /** Where each tensor begins, and what it is made of. */
   readonly tensors: readonly { readonly offset: number; readonly pieces: readonly SavedPiece[] }[]
   readonly files: readonly string[]
@@ -55,14 +57,20 @@ export function saveBehind(
     const facts = sidecarMetadata(source)
     if (facts === undefined) return Promise.resolve({ path, failure: `${source.path} has changed while it was loaded` })
     const plan = planFile(source, weights, GROUP_ROWS[0], facts)
-    return runThread(path, requestOf(path, source, plan, memory), onProgress)
+    const headerDigest = String(facts.get(SidecarKey.headerDigest))
+    return runThread(path, { ...requestOf(path, source, plan, memory), headerDigest }, onProgress)
   } catch (error) {
     if (!(error instanceof Error)) throw error
     return Promise.resolve({ path, failure: error.message })
   }
 }
 
-function requestOf(target: string, { files }: GgufFile, plan: FilePlan, memory: Buffer): SaveRequest {
+function requestOf(
+  target: string,
+  { files }: GgufFile,
+  plan: FilePlan,
+  memory: Buffer,
+): Omit<SaveRequest, "headerDigest"> {
   const tensors = plan.tensors.map((tensor) => ({ offset: tensor.offset, pieces: piecesOf(tensor) }))
   return { target, header: plan.header, fileBytes: plan.fileBytes, tensors, files, weights: memory.share() }
 }

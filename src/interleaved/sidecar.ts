@@ -83,17 +83,17 @@ function headerBytesOf(source: GgufFile): number[] {
 
 function digestOf(files: readonly string[], headerBytes: readonly number[]): string {
   const hash = new Bun.CryptoHasher("sha256")
+  const piece = new Uint8Array(2 ** 16)
   for (const [i, path] of files.entries()) {
-    const header = new Uint8Array(headerBytes[i]!)
     const fd = openSync(path, "r")
     try {
-      for (let n = 1, done = 0; n > 0 && done < header.length; done += n) {
-        n = readSync(fd, header, done, header.length - done, done)
+      for (let n = 1, done = 0; n > 0 && done < headerBytes[i]!; done += n) {
+        n = readSync(fd, piece, 0, Math.min(piece.length, headerBytes[i]! - done), done)
+        hash.update(piece.subarray(0, n))
       }
     } finally {
       closeSync(fd)
     }
-    hash.update(header)
   }
   return hash.digest("hex")
 }

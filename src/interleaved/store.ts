@@ -1,6 +1,6 @@
 // The cache folder of interleaved copies as a whole: what is in it, and what may go. Knows nothing of models.
 
-import { readdirSync, rmSync, statSync } from "node:fs"
+import { existsSync, readdirSync, rmSync, statSync } from "node:fs"
 import { basename, join } from "node:path"
 import { AsdslError } from "../errors.ts"
 import { readGguf } from "../gguf/reader.ts"
@@ -67,6 +67,16 @@ export function removeCopy({ path, state }: CachedCopy): boolean {
   }
   rmSync(lockPath, { force: true })
   return true
+}
+
+/** Removes the copies of files that are gone; the bytes that this gave back. */
+export function removeOrphans(folder: string): number {
+  let freed = 0
+  for (const copy of cachedCopies(folder)) {
+    if (copy.state !== "outdated" || copy.source === undefined || existsSync(copy.source)) continue
+    if (removeCopy(copy)) freed += copy.bytes
+  }
+  return freed
 }
 
 /** Removes what `target`, a fresh copy, replaces: those of an earlier state of its source. */

@@ -54,7 +54,7 @@ export const Type = {
 /** Types of activations, as a matmul reads them. */
 export type ActivationType = typeof Type.ACT_F32 | typeof Type.ACT_Q8_32 | typeof Type.ACT_Q8_256
 
-export const Layout = { ROWS: 0, INTERLEAVED: 1 } as const
+export const Layout = { ROWS: 0, INTERLEAVED: 1, INTERLEAVED_4: 2 } as const
 
 export const OpFlags = { ROWS_OUTPUTS: 1 } as const
 

@@ -2,7 +2,7 @@
 // stale locks and no heartbeats. What is made under a lock must still be renamed into place, for a lock does not hold on
 // every network file system.
 
-import { Database } from "bun:sqlite"
+import type { Database } from "bun:sqlite"
 import { mkdirSync } from "node:fs"
 import { dirname } from "node:path"
 import { setTimeout as sleep } from "node:timers/promises"
@@ -40,7 +40,9 @@ export function tryLock(path: string): Disposable | undefined {
   }
 }
 
+/** SQLite comes with the first lock: 1.7 MB that a start from what is there does without. */
 function open(path: string): Database {
+  const { Database } = require("bun:sqlite") as typeof import("bun:sqlite")
   mkdirSync(dirname(path), { recursive: true })
   return new Database(path, { create: true })
 }
