@@ -25,6 +25,14 @@ export interface OutputRow {
   readonly nNotFinite: number
 }
 
+/** Who looks at what ops are about to read. A pass in pieces costs a wake-up of the workers for each. */
+export interface Watch {
+  /** Ascending indices into the plan's ops. */
+  readonly ops: readonly number[]
+  /** The pass's n rows are done up to op `op`: its operands are in the arena (Executor.memory). */
+  beforeOp(op: number, n: number, executor: Executor): void
+}
+
 class Row implements OutputRow {
   readonly logits: Float32Array
   logsumexp = 0
@@ -113,10 +121,17 @@ export class Executor {
     position: number,
     firstOutput: number,
     topK: number,
+    watch?: Watch,
   ): number {
     const { program } = this
     const nRows = this.prepare(tokens, begin, n, position, firstOutput, topK)
-    program.run(kv, 0, program.nOps)
+    let at = 0
+    for (const op of watch?.ops ?? []) {
+      if (op > at) program.run(kv, at, op - at)
+      at = op
+      watch!.beforeOp(op, n, this)
+    }
+    program.run(kv, at, program.nOps - at)
     return nRows
   }
 

@@ -4,7 +4,7 @@
 // next pass of any session of the same model, and asking for them later is an error. Runs are synchronous.
 
 import { ArgumentError, AsdslError, CancelledError, ContextOverflowError, SavedSessionError } from "./errors.ts"
-import type { Executor, OutputRow } from "./executor.ts"
+import type { Executor, OutputRow, Watch } from "./executor.ts"
 import { type GenerateOptions, type Generation, generate } from "./generate.ts"
 import type { Model } from "./model.ts"
 import { Prefill, Type } from "./native/abi.ts"
@@ -23,6 +23,8 @@ export interface ExtendOptions extends SyncOptions {
   outputs?: "last" | "all" | "none"
   /** With "all": called while rows 0 .. nRows - 1 are those of tokens firstIndex .. firstIndex + nRows - 1. */
   onRows?(firstIndex: number, nRows: number): void
+  /** Looks at what ops are about to read. */
+  watch?: Watch
 }
 
 export interface SaveOptions {
@@ -180,7 +182,7 @@ export class Session {
     this.#nRows = 0
     this.#executor = executor
     this.#passNumber = ++this.model.passes
-    let nRows = executor.run(this.#kv, tokens, begin, n, this.#tokens.length, firstOutput, this.#topK)
+    let nRows = executor.run(this.#kv, tokens, begin, n, this.#tokens.length, firstOutput, this.#topK, options.watch)
     for (let i = begin; i < begin + n; i++) this.#tokens.push(tokens[i]!)
     this.#nRows = nRows
     this.#row = nRows - 1

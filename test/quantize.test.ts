@@ -54,9 +54,19 @@ function encode(
   return { bytes: new Uint8Array(target.view(0, target.bytes)).slice(), nNotFinite }
 }
 
+/** What the encoders make small: csrc/kernels/encode.h. */
 function errorOf(type: TensorTypeName, x: Float32Array, bytes: Uint8Array, importance?: Float32Array): number {
   const y = dequantize(TENSOR_TYPES[type].id, bytes, x.length)
-  return x.reduce((sum, v, i) => sum + (importance?.[i % importance.length] ?? 1) * (v - y[i]!) ** 2, 0)
+  const width = type === "Q6_K" ? 16 : 32
+  let sum = 0
+  for (let at = 0; at < x.length; at += width) {
+    const part = x.subarray(at, at + width)
+    const rms = Math.sqrt(part.reduce((squares, v) => squares + v * v, 0) / width)
+    for (const [i, v] of part.entries()) {
+      sum += (importance?.[(at + i) % importance.length] ?? 1) * (rms + Math.abs(v)) * (v - y[at + i]!) ** 2
+    }
+  }
+  return sum
 }
 
 const KINDS: Record<string, (next: () => number, i: number) => number> = {

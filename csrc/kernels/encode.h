@@ -1,10 +1,13 @@
 /* encode.h: what the encoders share: 16 sub-blocks side by side, and the search for their scales.
  *
  * An encoder turns floats into the blocks of a type. Its error is the weighted sum of squares, sum of w (x - y)^2 over
- * weights x and what they decode to, y; w is the importance of the weight's column, or 1. For given integers q the best
- * scale (and minimum) solve a linear least-squares problem, for a given scale the best q is the nearest: a search tries
- * some scales and then alternates the two, each step of which can only lower the error (Lloyd 1982, for a codebook that
- * is an arithmetic progression). Everything is lane-wise and explicit, so every level makes the same bytes.
+ * weights x and what they decode to, y. w is the importance of the weight's column (or 1) times |x| plus the root mean
+ * square of its sub-block: with the importance alone the plain error is 3 % lower and the model's is higher
+ * (SmolLM2-135M, Q4_K_M, 8 x 512 tokens of WikiText: mean KL divergence 0.0688 instead of 0.0630). For given
+ * integers q the best scale (and minimum) solve a linear least-squares problem, for a given scale the best q is the
+ * nearest: a search tries some scales and then alternates the two, each step of which can only lower the error (Lloyd
+ * 1982, for a codebook that is an arithmetic progression). Everything is lane-wise and explicit, so every level makes
+ * the same bytes.
  *
  * Weights that are not finite have been refused or replaced before they come here.
  */
@@ -18,21 +21,9 @@
 
 enum { SUBS = 16 /* sub-blocks of a group, one a lane */, MAX_WIDTH = 32 /* weights of a sub-block */ };
 
-#ifndef CUTS
-#define CUTS 4
-#endif
-#ifndef CUT_STEP
-#define CUT_STEP 0.6f
-#endif
-#ifndef AFFINE_REFITS
-#define AFFINE_REFITS 3
-#endif
-#ifndef LINEAR_STARTS
-#define LINEAR_STARTS 8
-#endif
-#ifndef LINEAR_STEP
-#define LINEAR_STEP 0.6f
-#endif
+/* How far the searches go: steps beyond these lower the error by less than 0.3 % (SmolLM2's ffn_down, Q4_K to Q6_K). */
+enum { CUTS = 5, AFFINE_REFITS = 3, LINEAR_STARTS = 8 };
+static const float CUT_STEP = 0.4f, LINEAR_STEP = 0.6f; /* of the distance between neighbouring values */
 static const float F16_MAX = 65504.0f;
 
 /* Lane l has sub-block l; its weight i is x[i][l]. */
@@ -56,8 +47,15 @@ SIMD_INLINE void group_load(struct group *g, const float *x, const float *import
             g->w[i][l] = from >= n ? 0.0f : w ? w[i] : 1.0f;
         }
     }
+    f32x16 squares = f32x16_zero();
+    for (int32_t i = 0; i < width; i++) squares = f32x16_fma(f32x16_load(g->x[i]), f32x16_load(g->x[i]), squares);
+    f32x16 rms = f32x16_sqrt(f32x16_mul(squares, f32x16_set1(1.0f / (float)width)));
     g->weight = f32x16_zero();
-    for (int32_t i = 0; i < width; i++) g->weight = f32x16_add(g->weight, f32x16_load(g->w[i]));
+    for (int32_t i = 0; i < width; i++) {
+        f32x16 w = f32x16_mul(f32x16_load(g->w[i]), f32x16_add(rms, f32x16_abs(f32x16_load(g->x[i]))));
+        f32x16_store(g->w[i], w);
+        g->weight = f32x16_add(g->weight, w);
+    }
 }
 
 SIMD_INLINE f32x16 inverse_of(f32x16 s) { /* 1 / s; 0 where s is 0 */
@@ -144,7 +142,7 @@ SIMD_INLINE void affine_refit(const struct affine_sums *a, f32x16 weight, bool i
     *m = f32x16_select(sound, new_m, *m);
 }
 
-/* Searches (s, m) of each sub-block from ranges that leave out up to an eighth at either end. */
+/* Searches (s, m) of each sub-block from ranges that leave out up to 1.6 steps at either end. */
 SEARCH struct affine affine_search(const struct group *g, float high, bool is_minimum) {
     f32x16 low_x = f32x16_load(g->x[0]), high_x = low_x;
     for (int32_t i = 1; i < g->width; i++) {
@@ -211,8 +209,8 @@ SIMD_INLINE void linear_keep(struct linear *best, f32x16 s, f32x16 error) {
 }
 
 /* Searches s of each sub-block: the weight of largest magnitude gets the integer of largest magnitude, or one up to
- * some steps beyond it. */
-SEARCH struct linear linear_search(const struct group *g, float low, float high, int32_t n_refits) {
+ * some steps beyond it. is_half: s is a half float. */
+SEARCH struct linear linear_search(const struct group *g, float low, float high, int32_t n_refits, bool is_half) {
     f32x16 largest = f32x16_load(g->x[0]);
     for (int32_t i = 1; i < g->width; i++) {
         f32x16 x = f32x16_load(g->x[i]);
@@ -222,9 +220,11 @@ SEARCH struct linear linear_search(const struct group *g, float low, float high,
     for (int32_t k = 0; k < LINEAR_STARTS; k++) {
         float end = k % 2 ? high : low;
         f32x16 s = f32x16_div(largest, f32x16_set1(end + (end > 0 ? LINEAR_STEP : -LINEAR_STEP) * (float)(k / 2)));
+        if (is_half) s = round_f16(s);
         struct linear_sums a = linear_sums(g, s, low, high);
         linear_keep(&best, s, a.error);
         s = f32x16_add(s, ratio(a.rq, a.qq));
+        if (is_half) s = round_f16(s);
         a = linear_sums(g, s, low, high);
         linear_keep(&best, s, a.error);
     }
@@ -233,6 +233,7 @@ SEARCH struct linear linear_search(const struct group *g, float low, float high,
         struct linear_sums a = linear_sums(g, s, low, high);
         linear_keep(&best, s, a.error);
         s = f32x16_add(s, ratio(a.rq, a.qq));
+        if (is_half) s = round_f16(s);
     }
     return best;
 }

@@ -27,7 +27,7 @@ static void pack_bytes(uint8_t *out, int8_t q[SUB][SUBS], int32_t l) {
 
 /* The best half float near the best scale: that, its neighbours, and what the q of the first would have. */
 static f32x16 linear_code(const struct group *g, float low, float high) {
-    struct linear best = {linear_search(g, low, high, LLOYD).s, f32x16_set1(INFINITY)};
+    struct linear best = {linear_search(g, low, high, LLOYD, true).s, f32x16_set1(INFINITY)};
     f32x16 near = round_f16(best.s), d = near;
     f32x16 ulp = f32x16_max(f32x16_mul(f32x16_abs(near), f32x16_set1(0x1p-10f)), f32x16_set1(0x1p-24f));
     for (int32_t k = 0; k < 4; k++) {

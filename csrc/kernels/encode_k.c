@@ -8,10 +8,7 @@
  */
 #include "encode.h"
 
-enum { BLOCK = 256, SUB = 32, PER_BLOCK = BLOCK / SUB, BLOCKS = SUBS / PER_BLOCK };
-#ifndef ROUNDS
-#define ROUNDS 3
-#endif
+enum { BLOCK = 256, SUB = 32, PER_BLOCK = BLOCK / SUB, BLOCKS = SUBS / PER_BLOCK, ROUNDS = 4 };
 
 /* Two blocks, coded: values of a block stand in all of its lanes. */
 struct coded {
@@ -61,7 +58,6 @@ static void choose_whole(const struct group *g, float high, const struct affine 
         c->scale = f32x16_select(better, scale, c->scale);
         c->minimum = f32x16_select(better, minimum, c->minimum);
     }
-#ifdef MINS
     f32x16 center = c->minimum;
     for (int32_t k = -1; k <= 1; k += 2) {
         f32x16 minimum = clamp(f32x16_add(center, f32x16_set1((float)k)), 0.0f, 63.0f);
@@ -70,7 +66,6 @@ static void choose_whole(const struct group *g, float high, const struct affine 
         least = f32x16_select(better, a.error, least);
         c->minimum = f32x16_select(better, minimum, c->minimum);
     }
-#endif
     c->error = block_sums(least);
 }
 

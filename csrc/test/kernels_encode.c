@@ -33,7 +33,13 @@ static float value(enum kind kind, int32_t i) {
     }
 }
 
-/* Sum over a row of importance * (x - decoded)^2. */
+/* What the encoders make small: encode.h. importance may be NULL. */
+static double weight_of(const float *x, const float *importance, int32_t k, int32_t width) {
+    double squares = 0;
+    for (int32_t i = k / width * width; i < (k / width + 1) * width; i++) squares += (double)x[i] * (double)x[i];
+    return (importance ? (double)importance[k] : 1.0) * (sqrt(squares / width) + fabs((double)x[k]));
+}
+
 static double error_of(int32_t type, const float *x, const float *importance, int32_t cols, const void *row) {
     const struct type_facts *t = type_facts(type);
     void *records = calloc(1, (size_t)interleaved_bytes(t, 1, cols));
@@ -42,7 +48,7 @@ static double error_of(int32_t type, const float *x, const float *importance, in
     for (int32_t k = 0; k < cols; k++) {
         struct element e = layout_element(type, records, cols, 0, k);
         double r = (double)x[k] - ((double)e.scale * e.q + (double)e.offset);
-        sum += (importance ? (double)importance[k] : 1.0) * r * r;
+        sum += weight_of(x, importance, k, t->block == 1 ? 1 : type == ASDSL_Q6_K ? 16 : 32) * r * r;
     }
     free(records);
     return sum;
@@ -59,7 +65,7 @@ static double naive_error(const float *x, const float *importance, int32_t cols,
             double q = d > 0 ? nearbyint((double)x[b + i] / d) : 0;
             q = q > levels_of ? levels_of : q < -levels_of ? -levels_of : q;
             double r = (double)x[b + i] - d * q;
-            sum += (importance ? (double)importance[b + i] : 1.0) * r * r;
+            sum += weight_of(x, importance, b + i, 32) * r * r;
         }
     }
     return sum;
@@ -87,8 +93,10 @@ static void test_type(int32_t type, enum kind kind, int32_t rows, int32_t cols, 
     }
     float naive = type == ASDSL_Q4_0 ? 7 : type == ASDSL_Q5_0 ? 15 : type == ASDSL_Q8_0 ? 127 : 0;
     double error = error_of(type, in, importance, cols, golden.data), size = 0;
-    for (int32_t i = 0; i < cols; i++)
-        size += (importance ? (double)importance[i] : 1.0) * (double)in[i] * (double)in[i];
+    for (int32_t i = 0; i < cols; i++) {
+        int32_t width = t->block == 1 ? 1 : type == ASDSL_Q6_K ? 16 : 32;
+        size += weight_of(in, importance, i, width) * (double)in[i] * (double)in[i];
+    }
     CHECK(error <= size * (1 + 1e-9) + 1e-300, "%s, kind %d: error %g of %g", t->name, kind, error, size);
     if (naive > 0 && kind != HUGE_ONES) {
         double most = naive_error(in, importance, cols, naive);

@@ -18,6 +18,7 @@ const COMMANDS: Readonly<Record<string, () => Promise<CommandModule>>> = {
   tokenize: () => import("./tokenize.ts"),
   perplexity: () => import("./perplexity.ts"),
   quantize: () => import("./quantize.ts"),
+  imatrix: () => import("./imatrix.ts"),
 }
 
 async function helpText(): Promise<string> {
