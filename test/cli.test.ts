@@ -86,7 +86,7 @@ describe("the program", () => {
       const help = await asdsl([name, "-h"])
       expect([help.code, help.err]).toEqual([0, ""])
       expect(help.out).toContain(`usage: asdsl ${name}`)
-      const isAboutOne = !["pull", "list", "rm"].includes(name)
+      const isAboutOne = !["pull", "list", "rm", "repack", "cache", "quantize"].includes(name)
       expect(help.out.includes("-m, --model MODEL")).toBe(isAboutOne)
     }
   })
