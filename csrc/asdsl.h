@@ -146,6 +146,8 @@ struct asdsl_engine_options {
     int32_t spin_us;   /* how long workers spin between runs before they sleep; < 0: default */
     int32_t pin;       /* 1: pin workers where asdsl_topology says so (default), 0: leave placement to the system */
     uint32_t cpu_mask[32]; /* bit per logical CPU that workers keep to; all zero: any that this process may use */
+    int32_t
+        slow_percent; /* tests: the last worker takes so much longer for its share, as a slower core would; else 0 */
     int32_t force;     /* 1: `level` may be one that CPUID hides and asdsl_try_level has seen executing; else 0 */
 };
 
@@ -248,9 +250,12 @@ struct asdsl_topology {
 /* asdsl_engine_workers: one thread of an engine. */
 struct asdsl_worker {
     int32_t core; /* that it is pinned to while it runs; -1: to none */
-    int32_t
-        n_allowed; /* read back on the worker's own thread: logical CPUs that it may run on, and the first of them; */
-    int32_t allowed; /* 0 and -1 where the system does not say */
+    /* Read back on the worker's own thread: logical CPUs that it may run on, and the first of them; 0 and -1 where the
+     * system does not say. */
+    int32_t n_allowed;
+    int32_t allowed;
+    int32_t takes_part[2]; /* 1: in the next run, of few tokens (decode) and of many (prefill) */
+    float speed[2]; /* likewise, as measured; 1: the mean of all workers */
 };
 
 /* Exit code of a process whose asdsl_try_level met an instruction that its CPU does not have. */

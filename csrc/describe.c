@@ -39,7 +39,7 @@
                              F(bytes) F(tokens_offset) F(outputs_offset) F(stats_offset) F(candidates_offset))         \
     STRUCT(asdsl_row_stats, F(logsumexp) F(max) F(argmax) F(n_candidates) F(n_not_finite))                             \
     STRUCT(asdsl_candidate, F(token) F(logit))                                                                         \
-    STRUCT(asdsl_engine_options, F(n_threads) F(level) F(spin_us) F(pin) F(cpu_mask) F(force))                         \
+    STRUCT(asdsl_engine_options, F(n_threads) F(level) F(spin_us) F(pin) F(cpu_mask) F(slow_percent) F(force))         \
     STRUCT(asdsl_program_options, F(max_tokens) F(max_outputs) F(max_top_k) F(n_vocab) F(prefill))                     \
     STRUCT(asdsl_kv_options, F(n_layers) F(n_kv_heads) F(head_dim) F(capacity) F(k_type) F(v_type))                    \
     STRUCT(asdsl_kv_state, F(chunk_bytes) F(chunk_tokens) F(version))                                                  \
@@ -53,7 +53,7 @@
     STRUCT(asdsl_core, F(id) F(physical) F(package) F(kind))                                                           \
     STRUCT(asdsl_topology, F(quota_cores) F(n_cores) F(n_physical) F(n_performance) F(n_workers) F(pinned) F(n_teams)  \
                                F(team) F(reserved) F(cores))                                                           \
-    STRUCT(asdsl_worker, F(core) F(n_allowed) F(allowed))                                                              \
+    STRUCT(asdsl_worker, F(core) F(n_allowed) F(allowed) F(takes_part) F(speed))                                       \
     STRUCT(asdsl_abi, F(version) F(op_bytes) F(operand_bytes) F(params_bytes) F(stats_bytes) F(candidate_bytes)        \
                           F(engine_options_bytes) F(program_options_bytes) F(kv_options_bytes) F(kv_state_bytes)       \
                               F(repack_job_bytes) F(quantize_job_bytes) F(info_bytes) F(core_bytes) F(topology_bytes)  \

@@ -3,6 +3,8 @@
 #include <signal.h>
 #include <stdlib.h>
 
+enum { MAX_SLOW_PERCENT = 10000 };
+
 static void engine_destroy(struct object *object) {
     struct engine *engine = (struct engine *)object;
     engine_end_counts(engine);
@@ -80,6 +82,11 @@ static void read_worker(void *context, struct worker *w) {
     struct affinity own;
     struct asdsl_worker *out = &reading->out[w->index];
     *out = (struct asdsl_worker){.core = pool_core(reading->pool, w->index), .allowed = -1};
+    for (int phase = 0; phase < N_PHASES; phase++) {
+        struct pool_standing standing = pool_standing(reading->pool, (enum schedule_phase)phase, w->index);
+        out->takes_part[phase] = standing.takes_part;
+        out->speed[phase] = (float)standing.speed;
+    }
     if (!affinity_get(&own)) return;
     for (int32_t id = MAX_CORES - 1; id >= 0; id--) {
         if (!affinity_has(&own, id)) continue;
@@ -107,6 +114,11 @@ struct engine *engine_create(const struct asdsl_engine_options *options) {
         asdsl_fail(ASDSL_E_ARGUMENT, "engine: pin is %d, not 0 or 1", options->pin);
         return NULL;
     }
+    if (options->slow_percent < 0 || options->slow_percent > MAX_SLOW_PERCENT) {
+        asdsl_fail(ASDSL_E_ARGUMENT, "engine: slow_percent is %d, 0 to %d are possible", options->slow_percent,
+                   MAX_SLOW_PERCENT);
+        return NULL;
+    }
     if (options->n_threads < 0 || options->n_threads > POOL_MAX_THREADS) {
         asdsl_fail(ASDSL_E_ARGUMENT, "engine: %d threads, 0 (as many as cores) to %d are possible", options->n_threads,
                    POOL_MAX_THREADS);
@@ -124,8 +136,12 @@ struct engine *engine_create(const struct asdsl_engine_options *options) {
     if (n_threads > POOL_MAX_THREADS) n_threads = POOL_MAX_THREADS;
     engine->info.n_threads = n_threads;
     if (choose_level(engine, options->level, options->force == 1)) {
-        struct pool_options of_pool = {
-            .n_threads = n_threads, .spin_us = options->spin_us, .pin = options->pin == 1, .mask = mask};
+        struct pool_options of_pool = {.n_threads = n_threads,
+                                       .spin_us = options->spin_us,
+                                       .pin = options->pin == 1,
+                                       .mask = mask,
+                                       .compares = options->n_threads == 0,
+                                       .slow_percent = options->slow_percent};
         engine->pool = pool_create(&of_pool, &placement);
     }
     if (!engine->pool) {

@@ -9,6 +9,7 @@
 #include "asdsl.h"
 #include "kernels/kernels.h"
 #include "ops.h"
+#include "schedule.h"
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -23,8 +24,13 @@ struct worker {
     void *scratch; /* private, 64-byte aligned */
     size_t scratch_bytes;
     /* work_begin/work_next state: */
-    int32_t band_next, band_end, tail_begin, tail_end, grain;
+    const struct schedule_plan *plan;
+    struct deal deal;
     uint32_t phase;
+    uint64_t band_begin; /* clock ticks: when the present band was taken */
+    double band_ticks;   /* spent in timed bands of this run */
+    int32_t slow_percent;            /* tests: units take so much longer, by waiting */
+    uint64_t slow_since;             /* clock ticks when the present units were taken */
 };
 
 /* One operation with its operands resolved: what a runner sees. Lives as long as its program. */
@@ -57,8 +63,9 @@ struct op_kind {
     bool needs_kv;
 };
 
-/* Splits units [0, n) over all workers: a fixed band each (about 85 %), the rest from an atomic counter in units of up
- * to `grain`, smaller towards the end. Every worker must call it the same number of times in a step. */
+/* Splits units [0, n) over all workers: a band each in proportion to its speed (about 85 %), the rest from an atomic
+ * counter in units of up to `grain`, smaller towards the end (schedule.h). Every worker must call it the same number of
+ * times in a step. */
 void work_begin(struct worker *w, int32_t n, int32_t grain);
 bool work_next(struct worker *w, int32_t *begin, int32_t *end);
 void worker_barrier(struct worker *w);

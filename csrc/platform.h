@@ -94,6 +94,7 @@ struct thread {
 bool thread_start(struct thread *thread, void (*main)(void *argument), void *argument);
 void thread_join(struct thread *thread);
 void thread_yield(void);
+double thread_cpu_ns(void); /* time that the calling thread has had a core; negative: the system does not say */
 
 /* Sleeps until word_wake_all, if the word still is `seen`; may come back for no reason. The waker changes the word
  * first. */

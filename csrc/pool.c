@@ -1,4 +1,4 @@
-/* pool.c: workers that spin between runs, a spin barrier, and the dealing out of units.
+/* pool.c: workers that spin between runs, a spin barrier, and units dealt out to them as schedule.c says.
  *
  * Measured on the two-core VM of the notes: a spin barrier costs 0.4 us, a futex round trip 90 us. So workers spin for
  * spin_us after a run (the next token comes within that) and only then sleep; barriers inside a run spin, and yield
@@ -7,6 +7,7 @@
  */
 #include "pool.h"
 #include "platform.h"
+#include <string.h>
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -16,16 +17,23 @@ enum {
     BARRIER_SPINS = 4096, /* with a pause each, about 100 us, then yield: the other worker lost its core */
     CROWDED_SPINS = 32,   /* the same when there are more threads than cores: it is likely not running at all */
     SPINS_PER_CLOCK = 64, /* looks at the epoch between two looks at the clock */
-    BAND_PERCENT = 85,    /* of the units are dealt out in fixed bands, DESIGN decision 3 */
+    TEAM_BITS = 9,        /* of the word `run`: 0 to POOL_MAX_THREADS */
 };
 
 struct pool {
-    /* Written by the caller at the start of a run, awaited by the workers. */
+    /* Written by the caller at the start of a run, awaited by the workers: the number of the run << TEAM_BITS | how
+     * many take part. One word: a worker that is left out learns that and nothing else, for the rest may change any
+     * time. */
     _Alignas(HOT) atomic_uint run;
     pool_job *job; /* NULL: leave */
     void *context;
+    const struct schedule_plan *plan;
+    uint32_t phase; /* of the workers at the start of the run */
+    double started_ns;
     /* How many workers have gone to sleep on `run`. */
     _Alignas(HOT) atomic_uint sleepers;
+    /* Grows when a team does: what workers sleep on that were left out. */
+    _Alignas(HOT) atomic_uint recall;
     /* The barrier: arrivals of this round, and the round. */
     _Alignas(HOT) atomic_uint arrived;
     _Alignas(HOT) atomic_uint round;
@@ -35,14 +43,19 @@ struct pool {
 
     _Alignas(HOT) int32_t n_threads;
     int32_t spin_us;
-    int32_t barrier_spins;
     int32_t n_started;
+    int32_t last_team;
     bool pin;
     struct affinity mask; /* of workers that are not pinned; unknown: as the system gave it */
+    struct affinity home; /* of the thread that made the pool */
     struct padded_worker {
         _Alignas(HOT) struct worker w;
+        bool pinned;
+        struct schedule_sample sample; /* of the last run */
     } workers[POOL_MAX_THREADS], alone;
     int32_t core[POOL_MAX_THREADS];
+    struct schedule schedule;
+    struct schedule_plan all, one; /* of runs that the schedule has no say in; of `alone` */
     struct thread threads[POOL_MAX_THREADS]; /* [0] unused: the caller */
     void *scratch;
     size_t scratch_bytes; /* of one worker */
@@ -95,6 +108,8 @@ static void control_leave(uint64_t old) {
 #endif
 }
 
+static int32_t team_of(unsigned run) { return (int32_t)(run & ((1u << TEAM_BITS) - 1)); }
+
 /* ---- sleeping: until pool->run is no longer `seen` ---- */
 static void sleep_while(struct pool *pool, unsigned seen) {
     atomic_fetch_add(&pool->sleepers, 1);
@@ -102,20 +117,38 @@ static void sleep_while(struct pool *pool, unsigned seen) {
     atomic_fetch_sub(&pool->sleepers, 1);
 }
 
+/* Until a run that this worker takes part in; its word. Sequentially consistent against start_run: either it sees the
+ * new run or its word of recall is old and it does not sleep. */
+static unsigned sleep_until_recalled(struct pool *pool, int32_t index) {
+    for (;;) {
+        unsigned recall = atomic_load(&pool->recall), word = atomic_load(&pool->run);
+        if (index < team_of(word)) return word;
+        word_wait(&pool->recall, recall);
+    }
+}
+
 /* Sequentially consistent against sleep_while: either it sees the new run or this sees the sleeper. */
-static void wake_all(struct pool *pool) {
-    atomic_fetch_add(&pool->run, 1);
+static void start_run(struct pool *pool, int32_t team) {
+    unsigned before = atomic_load_explicit(&pool->run, memory_order_relaxed);
+    atomic_store(&pool->run, ((before >> TEAM_BITS) + 1) << TEAM_BITS | (unsigned)team);
     if (atomic_load(&pool->sleepers)) word_wake_all(&pool->run);
+    if (team > pool->last_team) {
+        atomic_fetch_add(&pool->recall, 1);
+        word_wake_all(&pool->recall);
+    }
+    pool->last_team = team;
 }
 
 /* ---- barrier ---- */
 void pool_barrier(struct worker *w, pool_section *section, void *context) {
     struct pool *pool = w->pool;
+    unsigned round = atomic_load_explicit(&pool->round, memory_order_relaxed);
     if (w->count == 1) {
         if (section) section(context);
+        if (pool->n_threads > 1) atomic_store_explicit(&pool->round, round + 1, memory_order_relaxed);
         return;
     }
-    unsigned round = atomic_load_explicit(&pool->round, memory_order_relaxed);
+    int32_t spins = w->plan->yields ? CROWDED_SPINS : BARRIER_SPINS;
     if (atomic_fetch_add_explicit(&pool->arrived, 1, memory_order_acq_rel) + 1 == (unsigned)w->count) {
         if (section) section(context);
         atomic_store_explicit(&pool->arrived, 0, memory_order_relaxed);
@@ -123,7 +156,7 @@ void pool_barrier(struct worker *w, pool_section *section, void *context) {
         return;
     }
     for (int32_t i = 0; atomic_load_explicit(&pool->round, memory_order_acquire) == round;) {
-        if (i < pool->barrier_spins) {
+        if (i < spins) {
             /* No pause at first: 435 against 616 ns where the others are close behind. */
             if (i++ >= 64) pause_core();
         } else {
@@ -137,41 +170,59 @@ void worker_barrier(struct worker *w) { pool_barrier(w, NULL, NULL); }
 uint32_t pool_barriers(struct pool *pool) { return atomic_load_explicit(&pool->round, memory_order_relaxed); }
 
 /* ---- dealing out units ---- */
-void work_begin(struct worker *w, int32_t n, int32_t grain) {
-    int64_t banded = w->count == 1 ? n : (int64_t)n * BAND_PERCENT / 100;
-    w->phase++;
-    w->grain = grain < 1 ? 1 : grain;
-    w->band_next = (int32_t)(banded * w->index / w->count);
-    w->band_end = (int32_t)(banded * (w->index + 1) / w->count);
-    w->tail_end = n;
-    w->tail_begin = (int32_t)banded;
+/* Tests: waits as long as a slower core would still be busy with what it took. */
+static void be_slow(struct worker *w) {
+    if (!w->slow_since) return;
+    uint64_t wait = (clock_ticks() - w->slow_since) * (uint64_t)w->slow_percent / 100;
+    for (uint64_t since = clock_ticks(); clock_ticks() - since < wait;) pause_core();
+    w->slow_since = 0;
 }
 
-bool work_next(struct worker *w, int32_t *begin, int32_t *end) {
-    if (w->band_next < w->band_end) {
-        *begin = w->band_next;
-        *end = w->band_next = w->band_end;
-        return true;
-    }
-    if (w->tail_begin >= w->tail_end) return false;
+void work_begin(struct worker *w, int32_t n, int32_t grain) {
+    w->phase++;
+    w->band_begin = 0;
+    schedule_deal(w->plan, w->index, n, grain, &w->deal);
+}
+
+static bool take_band(struct worker *w, int32_t *begin, int32_t *end) {
+    struct deal *deal = &w->deal;
+    if (deal->band_next >= deal->band_end) return false;
+    *begin = deal->band_next;
+    *end = deal->band_next = deal->band_end;
+    if (deal->timed > 0) w->band_begin = clock_ticks();
+    return true;
+}
+
+static bool take_of_tail(struct worker *w, int32_t *begin, int32_t *end) {
+    const struct deal *deal = &w->deal;
+    if (deal->tail_begin >= deal->tail_end) return false;
     struct pool *pool = w->pool;
     uint64_t seen = atomic_load_explicit(&pool->tail, memory_order_relaxed), taken;
     int32_t first, next;
     do {
         int32_t age = (int32_t)(w->phase - (uint32_t)(seen >> 32));
         if (age < 0) return false; /* somebody is in a later phase: he left this one because it was used up */
-        first = age == 0 ? (int32_t)(uint32_t)seen : w->tail_begin;
-        if (first >= w->tail_end) return false;
-        /* At most half of an equal share of what is left: the last units are small, and nobody waits long for them. */
-        int32_t unit = (w->tail_end - first) / (2 * w->count);
-        unit = unit > w->grain ? w->grain : unit < 1 ? 1 : unit;
-        next = first + unit;
+        first = age == 0 ? (int32_t)(uint32_t)seen : deal->tail_begin;
+        int32_t units = schedule_take(w->plan, w->index, deal, first);
+        if (units == 0) return false;
+        next = first + units;
         taken = (uint64_t)w->phase << 32 | (uint32_t)next;
     } while (
         !atomic_compare_exchange_weak_explicit(&pool->tail, &seen, taken, memory_order_relaxed, memory_order_relaxed));
     *begin = first;
     *end = next;
     return true;
+}
+
+bool work_next(struct worker *w, int32_t *begin, int32_t *end) {
+    if (w->slow_percent) be_slow(w);
+    if (w->band_begin) {
+        w->band_ticks += w->deal.timed * (double)(clock_ticks() - w->band_begin);
+        w->band_begin = 0;
+    }
+    bool any = take_band(w, begin, end) || take_of_tail(w, begin, end);
+    if (any && w->slow_percent) w->slow_since = clock_ticks();
+    return any;
 }
 
 /* ---- threads ---- */
@@ -189,41 +240,108 @@ static bool spin_for_run(struct pool *pool, unsigned seen) {
     }
 }
 
+/* The next run that this worker takes part in. */
+static unsigned await_run(struct worker *w, unsigned seen) {
+    struct pool *pool = w->pool;
+    if (!spin_for_run(pool, seen)) sleep_while(pool, seen);
+    unsigned word = atomic_load_explicit(&pool->run, memory_order_acquire);
+    return w->index < team_of(word) ? word : sleep_until_recalled(pool, w->index);
+}
+
+static struct padded_worker *padded(struct worker *w) { return &w->pool->workers[w->index]; }
+
+/* Time with and without a core is from the start of the run on: waking up may mean waiting for a core. */
+static void begin_run(struct worker *w) {
+    struct pool *pool = w->pool;
+    struct schedule_sample *sample = &padded(w)->sample;
+    w->plan = pool->plan;
+    w->count = w->plan->team;
+    w->phase = pool->phase;
+    w->band_ticks = 0;
+    w->slow_since = 0;
+    sample->lost_ns = thread_cpu_ns();
+    sample->wall_ns = pool->started_ns;
+}
+
+static void end_run(struct worker *w) {
+    struct schedule_sample *sample = &padded(w)->sample;
+    double before = sample->lost_ns, now = thread_cpu_ns();
+    sample->band_ticks = w->band_ticks;
+    sample->wall_ns = clock_ns() - sample->wall_ns;
+    sample->lost_ns = before < 0 || now < 0 ? 0 : sample->wall_ns - (now - before);
+    worker_barrier(w);
+}
+
+/* A worker of the pool's own, to its core or to all that it may use. */
+static void place_worker(struct worker *w, bool pinned) {
+    struct pool *pool = w->pool;
+    if (pinned == padded(w)->pinned) return;
+    padded(w)->pinned = pinned;
+    if (pinned) {
+        thread_pin(pool->core[w->index]);
+    } else {
+        affinity_set(pool->mask.known ? &pool->mask : &pool->home);
+    }
+}
+
 static void worker_main(void *argument) {
     struct worker *w = argument;
     struct pool *pool = w->pool;
     control_enter();
-    if (pool->pin) {
-        thread_pin(pool->core[w->index]);
-    } else {
-        affinity_set(&pool->mask);
-    }
-    for (unsigned seen = 0;; seen++) {
-        if (!spin_for_run(pool, seen)) sleep_while(pool, seen);
+    if (pool->mask.known) affinity_set(&pool->mask);
+    place_worker(w, pool->pin);
+    for (unsigned seen = 0;;) {
+        seen = await_run(w, seen);
         if (!pool->job) return;
+        begin_run(w);
+        place_worker(w, pool->pin && !w->plan->floats);
         pool->job(pool->context, w);
-        worker_barrier(w);
+        end_run(w);
     }
 }
 
 /* Takes the calling thread to where worker 0 belongs. A caller that may not use that core stays where it is allowed to
  * be. False: not moved. */
-static bool move_caller(const struct pool *pool, struct affinity *before) {
-    if (pool->mask.known && !pool->pin) return affinity_get(before) && affinity_set(&pool->mask);
-    return pool->pin && affinity_get(before) && affinity_has(before, pool->core[0]) && thread_pin(pool->core[0]);
+static bool move_caller(const struct pool *pool, bool pinned, struct affinity *before) {
+    if (pinned) return affinity_get(before) && affinity_has(before, pool->core[0]) && thread_pin(pool->core[0]);
+    return pool->mask.known && affinity_get(before) && affinity_set(&pool->mask);
 }
 
-void pool_run(struct pool *pool, pool_job *job, void *context) {
+static void run_by_plan(struct pool *pool, const struct schedule_plan *plan, pool_job *job, void *context) {
+    struct worker *first = &pool->workers[0].w;
     struct affinity before = {.known = false};
     uint64_t control = control_enter();
-    bool moved = move_caller(pool, &before);
+    bool moved = move_caller(pool, pool->pin && !plan->floats, &before);
     pool->job = job;
     pool->context = context;
-    if (pool->n_threads > 1) wake_all(pool);
-    job(context, &pool->workers[0].w);
-    worker_barrier(&pool->workers[0].w);
+    pool->plan = plan;
+    pool->started_ns = clock_ns();
+    if (pool->n_threads > 1) start_run(pool, plan->team);
+    begin_run(first);
+    job(context, first);
+    end_run(first);
+    pool->phase = first->phase;
     if (moved) affinity_set(&before);
     control_leave(control);
+}
+
+void pool_run(struct pool *pool, pool_job *job, void *context) { run_by_plan(pool, &pool->all, job, context); }
+
+void pool_run_phase(struct pool *pool, enum schedule_phase phase, double work, pool_job *job, void *context) {
+    const struct schedule_plan *plan = &pool->schedule.phase[phase].plan;
+    struct schedule_sample samples[POOL_MAX_THREADS];
+    int32_t team = plan->team;
+    run_by_plan(pool, plan, job, context);
+    if (pool->n_threads == 1) return;
+    for (int32_t i = 0; i < team; i++) samples[i] = pool->workers[i].sample;
+    schedule_note(&pool->schedule, phase, samples, work, samples[0].wall_ns, clock_ns());
+}
+
+struct pool_standing pool_standing(const struct pool *pool, enum schedule_phase phase, int32_t worker) {
+    const struct schedule_state *state = &pool->schedule.phase[phase];
+    double sum = 0;
+    for (int32_t i = 0; i < pool->n_threads; i++) sum += state->speed[i];
+    return (struct pool_standing){state->speed[worker] * pool->n_threads / sum, worker < state->plan.team};
 }
 
 void pool_run_alone(pool_section *section, void *context) {
@@ -264,8 +382,35 @@ static bool start_threads(struct pool *pool) {
     return true;
 }
 
+/* Half of a P-core is what an E-core reads or multiplies, until it is measured. Where threads are not told where to run
+ * nothing is known of any. */
+static void init_schedule(struct pool *pool, const struct pool_options *options, const struct placement *placement) {
+    double speed[POOL_MAX_THREADS];
+    int32_t n = options->n_threads;
+    bool crowded = n > placement->n_allowed;
+    for (int32_t i = 0; i < n; i++) speed[i] = pool->pin && placement->core[i].kind == CORE_EFFICIENCY ? 0.5 : 1;
+    schedule_init(&pool->schedule, n, speed, placement->team, options->compares ? placement->n_teams : 0, crowded);
+    struct schedule constant;
+    schedule_init(&constant, n, speed, NULL, 0, crowded);
+    pool->all = constant.phase[0].plan;
+    schedule_init(&constant, 1, NULL, NULL, 0, false);
+    pool->one = constant.phase[0].plan;
+    /* Spinning takes the core from whom it waits for when cores are short. */
+    pool->spin_us = options->spin_us >= 0 ? options->spin_us : crowded ? 50 : POOL_SPIN_US;
+}
+
+static void init_workers(struct pool *pool, const struct pool_options *options, const struct placement *placement) {
+    int32_t n = options->n_threads;
+    pool->alone.w = (struct worker){.pool = pool, .count = 1, .plan = &pool->one};
+    for (int32_t i = 0; i < n; i++) {
+        pool->core[i] = pool->pin ? placement->core[i].id : -1;
+        pool->workers[i].w = (struct worker){.pool = pool, .index = i, .count = n, .plan = &pool->all};
+    }
+    pool->workers[n - 1].w.slow_percent = options->slow_percent;
+}
+
 struct pool *pool_create(const struct pool_options *options, const struct placement *placement) {
-    int32_t n_threads = options->n_threads, spin_us = options->spin_us;
+    int32_t n_threads = options->n_threads;
     if (n_threads < 1 || n_threads > POOL_MAX_THREADS) {
         asdsl_fail(ASDSL_E_ARGUMENT, "engine: %d threads, 1 to %d are possible", n_threads, POOL_MAX_THREADS);
         return NULL;
@@ -275,19 +420,13 @@ struct pool *pool_create(const struct pool_options *options, const struct placem
         asdsl_fail(ASDSL_E_MEMORY, "engine: the system refused %zu bytes", sizeof *pool);
         return NULL;
     }
-    bool crowded = n_threads > placement->n_allowed;
-    pool->n_threads = n_threads;
-    /* Spinning takes the core from whom it waits for when cores are short. */
-    pool->spin_us = spin_us >= 0 ? spin_us : crowded ? 50 : POOL_SPIN_US;
-    pool->barrier_spins = crowded ? CROWDED_SPINS : BARRIER_SPINS;
+    pool->n_threads = pool->last_team = n_threads;
     /* A caller that works alone may stay where it is. */
     pool->pin = options->pin && placement->pinned && n_threads <= placement->n && (n_threads > 1 || options->mask);
     if (options->mask) pool->mask = *options->mask;
-    pool->alone.w = (struct worker){.pool = pool, .count = 1};
-    for (int32_t i = 0; i < n_threads; i++) {
-        pool->core[i] = pool->pin ? placement->core[i].id : -1;
-        pool->workers[i].w = (struct worker){.pool = pool, .index = i, .count = n_threads};
-    }
+    affinity_get(&pool->home);
+    init_schedule(pool, options, placement);
+    init_workers(pool, options, placement);
     if (!start_threads(pool)) {
         asdsl_fail(ASDSL_E_MEMORY, "engine: the system refused thread %d of %d: %s", pool->n_started + 1, n_threads,
                    platform_error());
@@ -300,7 +439,7 @@ struct pool *pool_create(const struct pool_options *options, const struct placem
 void pool_destroy(struct pool *pool) {
     if (!pool) return;
     pool->job = NULL;
-    wake_all(pool);
+    start_run(pool, pool->n_threads);
     for (int32_t i = 1; i < pool->n_started; i++) thread_join(&pool->threads[i]);
     pages_free(pool->scratch, pool->scratch_bytes * (size_t)pool->n_threads);
     pages_free(pool, sizeof *pool);

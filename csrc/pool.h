@@ -14,6 +14,8 @@ struct pool_options {
     int32_t spin_us;   /* < 0: default */
     bool pin;          /* where the placement says so and there is a core for each */
     const struct affinity *mask; /* cores to keep to where workers are not pinned; NULL: the caller's */
+    bool compares;        /* the placement's teams are compared while running; false: all workers take part */
+    int32_t slow_percent; /* tests: the last worker takes so much longer for its units */
 };
 
 /* NULL with the error text set. */
@@ -23,9 +25,22 @@ void pool_destroy(struct pool *pool); /* joins all threads; no run may be under 
 int32_t pool_threads(const struct pool *pool);
 int32_t pool_core(const struct pool *pool, int32_t worker); /* that it is pinned to while it runs; -1: none */
 
-/* One run at a time (the engine's mutex sees to it). While it runs the calling thread has the engine's floating-point
- * control word and the first core to itself; it gets its own back afterwards. */
+/* What the schedule has come to for worker i in a phase: its speed (mean of all workers: 1), and whether it takes part.
+ */
+struct pool_standing {
+    double speed;
+    bool takes_part;
+};
+struct pool_standing pool_standing(const struct pool *pool, enum schedule_phase phase, int32_t worker);
+
+/* A run of all workers, whatever the schedule has learned. One run at a time (the engine's mutex sees to it). While it
+ * runs the calling thread has the engine's floating-point control word and the first core to itself; it gets its own
+ * back afterwards. */
 void pool_run(struct pool *pool, pool_job *job, void *context);
+
+/* A run of those workers and in those bands that the schedule thinks best for the phase, which learns from it. `work`
+ * as in schedule_note. */
+void pool_run_phase(struct pool *pool, enum schedule_phase phase, double work, pool_job *job, void *context);
 
 /* A barrier with a section inside it: the last worker to arrive runs it while the others wait. One barrier where a
  * serial step between two parallel ones would need two. NULL: none. */

@@ -21,6 +21,7 @@ struct program {
     int32_t n_buffers, n_ops;
     struct asdsl_op *ops;
     struct step *steps;
+    double *weight_bytes;     /* (n_ops), that one row of each op reads */
     uint64_t *ticks;          /* (n_ops), spent in each op */
     double run_ns, run_ticks; /* of all runs, in both units: what a tick is worth */
     struct asdsl_program_options options;
@@ -155,6 +156,7 @@ static void program_destroy(struct object *object) {
     free(p->ops);
     free(p->steps);
     free(p->ticks);
+    free(p->weight_bytes);
     free(p);
 }
 
@@ -254,8 +256,9 @@ struct program *program_create(struct engine *engine, const struct asdsl_op *ops
     p->ops = malloc((size_t)n_ops * sizeof *ops);
     p->steps = calloc((size_t)n_ops, sizeof *p->steps);
     p->ticks = calloc((size_t)n_ops, sizeof *p->ticks);
+    p->weight_bytes = calloc((size_t)n_ops, sizeof *p->weight_bytes);
     p->buffers = calloc((size_t)n_buffers + 1, sizeof *buffers);
-    if (!p->ops || !p->steps || !p->ticks || !p->buffers) {
+    if (!p->ops || !p->steps || !p->ticks || !p->weight_bytes || !p->buffers) {
         asdsl_fail(ASDSL_E_MEMORY, "program: the system refused memory for %d ops", n_ops);
         object_drop(&p->object);
         return NULL;
@@ -269,7 +272,10 @@ struct program *program_create(struct engine *engine, const struct asdsl_op *ops
         object_keep(&buffers[p->n_buffers]->object);
     }
     bool ready = validate_options(&p->options) == ASDSL_OK && validate_all(p) && allocate_params(p);
-    for (int32_t i = 0; ready && i < n_ops; i++) resolve_step(p, i);
+    for (int32_t i = 0; ready && i < n_ops; i++) {
+        resolve_step(p, i);
+        p->weight_bytes[i] = tune_weight_bytes(&p->ops[i]);
+    }
     if (!ready || !reserve_memory(p)) {
         object_drop(&p->object);
         return NULL;
@@ -400,6 +406,16 @@ static void set_rows(struct program *p, struct kv_cache *kv, int32_t first, int3
     }
 }
 
+/* Bytes of weights that the range multiplies rows with: a measure of its work. 0: passes of a few tokens, a draft to
+ * verify, do not compare with others. */
+static double work_of(const struct program *p, int32_t first, int32_t end) {
+    int32_t n_tokens = p->copy->n_tokens;
+    double bytes = 0;
+    if (n_tokens > 1 && n_tokens <= KERNEL_GEMV_MAX) return 0;
+    for (int32_t i = first; i < end; i++) bytes += p->weight_bytes[i] * p->steps[i].rows;
+    return bytes;
+}
+
 static bool has_parallel_step(const struct program *p, int32_t first, int32_t end) {
     for (int32_t i = first; i < end; i++)
         if (!runs_alone(&p->steps[i])) return true;
@@ -420,7 +436,8 @@ static int32_t run_range(struct program *p, struct kv_cache *kv, int32_t first, 
                  tune_begin(&p->engine->tuner, p->ops, p->ticks, first, end, &sample);
     set_rows(p, kv, first, end);
     if (has_parallel_step(p, first, end)) {
-        pool_run(p->engine->pool, run_steps, &run);
+        enum schedule_phase phase = p->copy->n_tokens <= KERNEL_GEMV_MAX ? PHASE_DECODE : PHASE_PREFILL;
+        pool_run_phase(p->engine->pool, phase, work_of(p, first, end), run_steps, &run);
     } else {
         pool_run_alone(run_alone, &run);
     }

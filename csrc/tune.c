@@ -30,7 +30,7 @@ static int32_t type_of(const struct asdsl_op *op) {
     return n ? (int32_t)op->operand[2].type : -1;
 }
 
-static double bytes_of(const struct asdsl_op *op) {
+double tune_weight_bytes(const struct asdsl_op *op) {
     double bytes = 0;
     for (int32_t i = 0; i < weights_of(op); i++) {
         const struct asdsl_operand *w = &op->operand[2 + i];
@@ -64,7 +64,7 @@ void tune_end(struct tuner *tuner, const struct asdsl_op *ops, const uint64_t *t
         int32_t type = type_of(&ops[i]);
         if (type < 0 || is_settled(tuner, type)) continue;
         sample.ticks[type] += (double)ticks[i];
-        sample.bytes[type] += bytes_of(&ops[i]);
+        sample.bytes[type] += tune_weight_bytes(&ops[i]);
     }
     for (int32_t type = 0; type < TUNE_TYPES; type++) {
         if (sample.bytes[type] == 0) continue;

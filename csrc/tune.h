@@ -5,6 +5,9 @@
 
 enum { TUNE_TYPES = 32 }; /* asdsl_type of weights, as in struct kernels */
 
+/* Bytes of the weights that an op multiplies a row with; 0: no product. */
+double tune_weight_bytes(const struct asdsl_op *op);
+
 /* All zero: nothing learned. An engine has one; it changes between runs only. */
 struct tuner {
     bool fetch[TUNE_TYPES]; /* what the next run does: job.fetch_ahead of one column */

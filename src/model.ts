@@ -39,6 +39,8 @@ export interface LoadOptions extends SourceOptions {
   cpus?: readonly number[]
   /** How long threads wait awake for the next pass, as llama.cpp's --poll: 0 (not at all) to 100. Default 50. */
   poll?: number
+  /** For tests: the last thread takes so much longer for its share, as a slower core would. */
+  slowPercent?: number
   /** portable, avx2, avxvnni, avx512, neon or reference; absent: $ASDSL_ISA, else the best of this CPU. avxvnni may be one
    * that CPUID hides: a child process tries it first. */
   level?: string
@@ -197,11 +199,12 @@ function needsBatchEngine({ nThreads = 0, nThreadsBatch = 0 }: LoadOptions): boo
 /** Of one step of --poll: its default, 50, is the engine's default of 1.5 ms. */
 const POLL_MICROSECONDS = 30
 
-function createEngine(nThreads: number | undefined, { level, cpus, poll }: LoadOptions): Engine {
+function createEngine(nThreads: number | undefined, { level, cpus, poll, slowPercent }: LoadOptions): Engine {
   return Engine.create({
     nThreads: nThreads ?? 0,
     ...(level === undefined ? {} : { level }),
     ...(cpus === undefined ? {} : { cpus }),
+    ...(slowPercent === undefined ? {} : { slowPercent }),
     ...(poll === undefined ? {} : { spinMicroseconds: POLL_MICROSECONDS * checkInteger("poll", poll, 0, 100) }),
   })
 }

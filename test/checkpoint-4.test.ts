@@ -11,7 +11,9 @@ import { load } from "../src/index.ts"
 import { cpuMask, cpusOfMask, cpusOfRange, readTopology, type TopologyInfo } from "../src/native/cpus.ts"
 import { Engine } from "../src/native/handles.ts"
 import { machines, parseCpuList, writeMachine } from "./fixtures/machines.ts"
+import { MatmulProgram } from "./matmul-program.ts"
 import { tinyTokens, writeTinyModel } from "./tiny-model.ts"
+import { random as randomNumbers } from "./tokenizer-fixtures.ts"
 
 setDefaultTimeout(60_000)
 
@@ -105,7 +107,8 @@ describe("this machine", () => {
         })
         using made = engine!
         const expected = ids.slice(0, n)
-        expect(made.workers()).toEqual(expected.map((id) => ({ core: id, nAllowed: 1, allowed: id })))
+        const placed = made.workers().map(({ core, nAllowed, allowed }) => ({ core, nAllowed, allowed }))
+        expect(placed).toEqual(expected.map((id) => ({ core: id, nAllowed: 1, allowed: id })))
         const pinned = started.map(allowedOf).filter((cpus) => cpus.length === 1)
         expect(pinned.map(([cpu]) => cpu!).sort((a, b) => a - b)).toEqual(expected.slice(1).sort((a, b) => a - b))
         expect(ownMask()).toEqual(mask)
@@ -163,6 +166,35 @@ describe("this machine", () => {
     expect(threads().length).toBeLessThanOrEqual(threadsBefore)
     // A leaked pool is 100 kB, a leaked stack 2 MB; JavaScript's own heap moves by a few MB.
     expect(mapped() - mappedBefore).toBeLessThan(20_000)
+  })
+})
+
+describe("a slow worker", () => {
+  // 1,024 row groups of 36 KB: a run is about a millisecond.
+  const [rows, cols] = [16384, 2048]
+  const weights = { type: "Q4_0", rows, cols, bytes: new Uint8Array((rows * cols * 18) / 32) } as const
+  const random = randomNumbers(11)
+  for (let i = 0; i < weights.bytes.length; i++) {
+    weights.bytes[i] = i % 18 === 0 ? 0 : i % 18 === 1 ? 0x24 : Math.floor(256 * random()) // scales of 2^-6
+  }
+  const x = Float32Array.from({ length: cols }, () => random() - 0.5)
+  const run = (engine: Engine, until: (engine: Engine) => boolean) => {
+    using program = new MatmulProgram(engine, { operation: "matmul", weights: [weights] }, 1)
+    const first = program.run(x, 1)
+    for (let i = 0; i < 400 && !until(engine); i++) {
+      expect(program.run(x, 1)).toEqual(first) // whoever is dealt what
+    }
+    return first
+  }
+
+  test("is dealt less, in proportion to its speed, and results are the same to the bit", () => {
+    using even = Engine.create({ nThreads: 2 })
+    using uneven = Engine.create({ nThreads: 2, slowPercent: 200 })
+    const share = (engine: Engine) => engine.workers()[1]!.speed.decode / 2
+    const expected = run(even, () => false)
+    expect(run(uneven, (engine) => Math.abs(share(engine) - 0.25) < 0.03)).toEqual(expected)
+    expect(Math.abs(share(uneven) - 0.25)).toBeLessThan(0.03) // 1 and 1/3: a quarter
+    expect(uneven.workers().map(({ takesPart }) => takesPart.prefill)).toEqual([true, true])
   })
 })
 

@@ -88,3 +88,8 @@ bool thread_start(struct thread *thread, void (*main)(void *argument), void *arg
 void thread_join(struct thread *thread) { pthread_join((pthread_t)thread->id, NULL); }
 
 void thread_yield(void) { sched_yield(); }
+
+double thread_cpu_ns(void) {
+    struct timespec t;
+    return clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t) == 0 ? 1e9 * (double)t.tv_sec + (double)t.tv_nsec : -1;
+}

@@ -243,6 +243,8 @@ void thread_join(struct thread *thread) {
 
 void thread_yield(void) { SwitchToThread(); }
 
+double thread_cpu_ns(void) { return -1; } /* GetThreadTimes counts in steps of 16 ms */
+
 void word_wait(atomic_uint *word, unsigned seen) { WaitOnAddress((volatile void *)word, &seen, sizeof seen, INFINITE); }
 
 void word_wake_all(atomic_uint *word) { WakeByAddressAll(word); }

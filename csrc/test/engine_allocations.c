@@ -2,7 +2,8 @@
  *
  * Oracle: this program's own malloc and mmap, which count and hand on to the C library's. Only glibc lets a program do
  * that, and a sanitizer has allocators of its own: elsewhere there is nothing to see here. A KV cache grows by chunks
- * of 256 tokens, which are the only memory that is asked for, and not asked for again when the cache is cut.
+ * of 256 tokens, which are the only memory that is asked for, and not asked for again when the cache is cut. And a
+ * thousand engines leave not a byte behind.
  */
 #include "../asdsl.h"
 #include "check.h"
@@ -20,34 +21,36 @@
 
 #if defined(__GLIBC__) && !defined(HAS_SANITIZER)
 #include <errno.h>
+#include <malloc.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 extern void *__libc_malloc(size_t bytes), *__libc_calloc(size_t n, size_t bytes), *__libc_realloc(void *old, size_t n),
     *__libc_memalign(size_t alignment, size_t bytes);
+extern void __libc_free(void *memory);
 
 static atomic_int allocations, mappings;
+static _Atomic int64_t live_bytes, mapped_bytes; /* not given back yet */
 
-void *malloc(size_t bytes) {
+static void *note(void *memory) {
     atomic_fetch_add(&allocations, 1);
-    return __libc_malloc(bytes);
+    atomic_fetch_add(&live_bytes, (int64_t)malloc_usable_size(memory));
+    return memory;
 }
 
-void *calloc(size_t n, size_t bytes) {
-    atomic_fetch_add(&allocations, 1);
-    return __libc_calloc(n, bytes);
-}
+void *malloc(size_t bytes) { return note(__libc_malloc(bytes)); }
+
+void *calloc(size_t n, size_t bytes) { return note(__libc_calloc(n, bytes)); }
 
 void *realloc(void *old, size_t bytes) {
-    atomic_fetch_add(&allocations, 1);
-    return __libc_realloc(old, bytes);
+    int64_t before = (int64_t)malloc_usable_size(old);
+    void *memory = __libc_realloc(old, bytes);
+    if (memory || bytes == 0) atomic_fetch_sub(&live_bytes, before);
+    return note(memory);
 }
 
-void *aligned_alloc(size_t alignment, size_t bytes) {
-    atomic_fetch_add(&allocations, 1);
-    return __libc_memalign(alignment, bytes);
-}
+void *aligned_alloc(size_t alignment, size_t bytes) { return note(__libc_memalign(alignment, bytes)); }
 
 int posix_memalign(void **out, size_t alignment, size_t bytes) {
     *out = aligned_alloc(alignment, bytes);
@@ -56,7 +59,18 @@ int posix_memalign(void **out, size_t alignment, size_t bytes) {
 
 void *mmap(void *address, size_t bytes, int protection, int flags, int file, off_t offset) {
     atomic_fetch_add(&mappings, 1);
+    atomic_fetch_add(&mapped_bytes, (int64_t)bytes); /* refused ones are not given back: there are none here */
     return (void *)syscall(SYS_mmap, address, bytes, protection, flags, file, offset);
+}
+
+int munmap(void *address, size_t bytes) {
+    atomic_fetch_sub(&mapped_bytes, (int64_t)bytes);
+    return (int)syscall(SYS_munmap, address, bytes);
+}
+
+void free(void *memory) {
+    atomic_fetch_sub(&live_bytes, (int64_t)malloc_usable_size(memory));
+    __libc_free(memory);
 }
 
 enum { N_TOKENS = 1000, CHUNK_TOKENS = 256, N_CHUNKS = (N_TOKENS + CHUNK_TOKENS - 1) / CHUNK_TOKENS };
@@ -109,6 +123,26 @@ static void test_engine(const struct tiny_model *model, asdsl_handle buffer, int
     asdsl_release(engine);
 }
 
+/* Engines, with a run in some, come and go. */
+static void test_lives(void) {
+    int64_t live = 0, mapped = 0;
+    enum { WARM = 24, CYCLES = 1000 };
+    for (int i = 0; i < WARM + CYCLES; i++) {
+        if (i == WARM) live = atomic_load(&live_bytes), mapped = atomic_load(&mapped_bytes);
+        struct asdsl_engine_options options = {
+            .n_threads = 1 + i % 4, .level = ASDSL_LEVEL_AUTO, .spin_us = i % 3 * 20, .pin = i % 2};
+        struct asdsl_worker workers[4];
+        asdsl_handle engine = asdsl_engine_create(&options);
+        CHECK(engine, "%s", asdsl_last_error());
+        if (i % 5 == 0) CHECK(asdsl_engine_workers(engine, workers) == ASDSL_OK, "%s", asdsl_last_error());
+        asdsl_release(engine);
+    }
+    CHECK(atomic_load(&live_bytes) == live, "%d engines left %lld bytes of the heap", CYCLES,
+          (long long)(atomic_load(&live_bytes) - live));
+    CHECK(atomic_load(&mapped_bytes) == mapped, "%d engines left %lld bytes mapped", CYCLES,
+          (long long)(atomic_load(&mapped_bytes) - mapped));
+}
+
 int main(void) {
     struct tiny_model model;
     tiny_model(&model);
@@ -117,6 +151,7 @@ int main(void) {
     tiny_fill(&model, asdsl_buffer_data(buffer), 5);
     for (int32_t n_threads = 1; n_threads <= 2; n_threads++) test_engine(&model, buffer, n_threads);
     asdsl_release(buffer);
+    test_lives();
     return check_report("engine_allocations");
 }
 #else

@@ -21,21 +21,21 @@ static struct pool *make(int32_t n_threads, int32_t spin_us, bool pin) {
 }
 
 /* ---- distribution ---- */
-static struct deal {
+static struct dealing {
     int32_t n[3], grain;
     atomic_uchar taken[3][MAX_UNITS];
-} deal;
+} dealing;
 
 /* Three rounds without a barrier between them: a worker may be far ahead of another. */
 static void take_units(void *context, struct worker *w) {
     (void)context;
     for (int round = 0; round < 3; round++) {
         int32_t begin, end;
-        work_begin(w, deal.n[round], deal.grain);
+        work_begin(w, dealing.n[round], dealing.grain);
         while (work_next(w, &begin, &end)) {
-            CHECK(begin >= 0 && begin < end && end <= deal.n[round], "[%d, %d) of %d", begin, end, deal.n[round]);
+            CHECK(begin >= 0 && begin < end && end <= dealing.n[round], "[%d, %d) of %d", begin, end, dealing.n[round]);
             for (int32_t i = begin; i < end; i++)
-                atomic_fetch_add_explicit(&deal.taken[round][i], 1, memory_order_relaxed);
+                atomic_fetch_add_explicit(&dealing.taken[round][i], 1, memory_order_relaxed);
         }
     }
 }
@@ -47,16 +47,16 @@ static void test_distribution(void) {
         struct pool *pool = make(threads, 200, false);
         for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
             for (size_t g = 0; g < sizeof grains / sizeof *grains; g++) {
-                memset(&deal, 0, sizeof deal);
-                deal.grain = grains[g];
-                for (int round = 0; round < 3; round++) deal.n[round] = sizes[(s + (size_t)round * 3) % 11];
+                memset(&dealing, 0, sizeof dealing);
+                dealing.grain = grains[g];
+                for (int round = 0; round < 3; round++) dealing.n[round] = sizes[(s + (size_t)round * 3) % 11];
                 pool_run(pool, take_units, NULL);
                 for (int round = 0; round < 3; round++) {
                     int wrong = 0;
                     for (int32_t i = 0; i < MAX_UNITS; i++) {
-                        wrong += atomic_load(&deal.taken[round][i]) != (i < deal.n[round]);
+                        wrong += atomic_load(&dealing.taken[round][i]) != (i < dealing.n[round]);
                     }
-                    CHECK(wrong == 0, "%d threads, %d units by %d: %d not taken once", threads, deal.n[round],
+                    CHECK(wrong == 0, "%d threads, %d units by %d: %d not taken once", threads, dealing.n[round],
                           grains[g], wrong);
                 }
             }
@@ -88,6 +88,55 @@ static void test_barriers(void) {
         pool_destroy(pool);
         CHECK(wrong == 0, "%d threads: %d stale reads after a barrier", threads, wrong);
     }
+}
+
+/* ---- teams ---- */
+enum { TEAM_RUNS = 120, RUN_NS = 600000 }; /* shorter runs teach nothing */
+
+static struct {
+    atomic_int workers, units;
+    int32_t team; /* as worker 0 was told */
+} turn;
+
+static void work_in_team(void *context, struct worker *w) {
+    int32_t begin, end, n = *(int32_t *)context;
+    atomic_fetch_add(&turn.workers, 1);
+    if (w->index == 0) turn.team = w->count;
+    for (double until = clock_ns() + RUN_NS; clock_ns() < until;) thread_yield();
+    worker_barrier(w);
+    work_begin(w, n, 3);
+    while (work_next(w, &begin, &end)) atomic_fetch_add(&turn.units, end - begin);
+    worker_barrier(w);
+}
+
+/* Teams are compared in turns, so workers are left out and called back, between runs of all; one of them is slow. */
+static void test_teams(void) {
+    static struct placement placement;
+    int32_t seen[4] = {0};
+    placement = cores;
+    placement.n_teams = 3, placement.team[0] = 1, placement.team[1] = 2, placement.team[2] = 3;
+    struct pool_options options = {.n_threads = 3, .spin_us = 100, .compares = true, .slow_percent = 50};
+    struct pool *pool = pool_create(&options, &placement);
+    CHECK(pool, "%s", asdsl_last_error());
+    for (int32_t i = 0; i < TEAM_RUNS; i++) {
+        int32_t n = i * 13 % 500;
+        bool of_all = i % 7 == 6;
+        atomic_store(&turn.workers, 0), atomic_store(&turn.units, 0);
+        if (of_all)
+            pool_run(pool, work_in_team, &n);
+        else
+            pool_run_phase(pool, PHASE_DECODE, 1, work_in_team, &n);
+        CHECK(atomic_load(&turn.workers) == turn.team && atomic_load(&turn.units) == n,
+              "%d of a team of %d worked, %d units of %d", atomic_load(&turn.workers), turn.team,
+              atomic_load(&turn.units), n);
+        CHECK(!of_all || turn.team == 3, "%d of 3 in a run of all", turn.team);
+        if (!of_all) seen[turn.team]++;
+    }
+    CHECK(seen[1] && seen[2] && seen[3], "teams of 1, 2, 3: %d, %d, %d runs", seen[1], seen[2], seen[3]);
+    int32_t taking_part = 0;
+    for (int32_t i = 0; i < 3; i++) taking_part += pool_standing(pool, PHASE_DECODE, i).takes_part;
+    CHECK(taking_part >= 1 && pool_standing(pool, PHASE_DECODE, 0).takes_part, "%d take part", taking_part);
+    pool_destroy(pool);
 }
 
 /* ---- lives ---- */
@@ -222,6 +271,7 @@ int main(void) {
     CHECK(cores.n >= 1 && cores.n_allowed >= 1 && cores.n_physical >= 1, "cores %d", cores.n);
     test_distribution();
     test_barriers();
+    test_teams();
     test_lives();
     test_sleep();
     test_control_word();

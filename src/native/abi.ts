@@ -212,6 +212,7 @@ export const EngineOptions = struct("asdsl_engine_options", {
   spin_us: "i32",
   pin: "i32",
   cpu_mask: ["u32", 32],
+  slow_percent: "i32",
   force: "i32",
 })
 
@@ -289,7 +290,13 @@ export const Topology = struct("asdsl_topology", {
   cores: [Core, 1024],
 })
 
-export const Worker = struct("asdsl_worker", { core: "i32", n_allowed: "i32", allowed: "i32" })
+export const Worker = struct("asdsl_worker", {
+  core: "i32",
+  n_allowed: "i32",
+  allowed: "i32",
+  takes_part: ["i32", 2],
+  speed: ["f32", 2],
+})
 
 export const Pages = struct("asdsl_pages", {
   resident: "f64",

@@ -257,6 +257,10 @@ export interface WorkerInfo {
   readonly nAllowed: number
   /** The first of them. */
   readonly allowed: number | null
+  /** In the next run of few tokens, of many. */
+  readonly takesPart: { readonly decode: boolean; readonly prefill: boolean }
+  /** As measured while running; 1: the mean of all workers. */
+  readonly speed: { readonly decode: number; readonly prefill: number }
 }
 
 function readWorker(view: DataView, base: number): WorkerInfo {
@@ -266,6 +270,11 @@ function readWorker(view: DataView, base: number): WorkerInfo {
     core: core < 0 ? null : core,
     nAllowed: readField(view, base, Worker, "n_allowed"),
     allowed: allowed < 0 ? null : allowed,
+    takesPart: {
+      decode: readField(view, base, Worker, "takes_part", 0) === 1,
+      prefill: readField(view, base, Worker, "takes_part", 1) === 1,
+    },
+    speed: { decode: readField(view, base, Worker, "speed", 0), prefill: readField(view, base, Worker, "speed", 1) },
   }
 }
 
@@ -290,6 +299,8 @@ export interface EngineSettings {
   pin?: boolean
   /** Logical CPUs that workers keep to; absent or empty: any that this process may use. */
   cpus?: readonly number[]
+  /** For tests: the last worker takes so much longer for its share, as a slower core would. */
+  slowPercent?: number
 }
 
 /** One matrix from one layout to the other: struct asdsl_repack_job. */
@@ -333,6 +344,7 @@ export class Engine extends Handle {
       spin_us: checkInteger("spinMicroseconds", settings.spinMicroseconds ?? -1, -1, MAX_I32),
       pin: settings.pin === false ? 0 : 1,
       cpu_mask: cpuMask(settings.cpus ?? []),
+      slow_percent: checkInteger("slowPercent", settings.slowPercent ?? 0, 0, MAX_I32),
     })
     return new Engine(checkedHandle(native().asdsl_engine_create(options)))
   }
