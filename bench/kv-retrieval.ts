@@ -12,7 +12,7 @@ import { loadFile, loadOptions, modelFile } from "../src/cli/load.ts"
 import { runCommand, warn, writeOut } from "../src/cli/program.ts"
 import { StatusLine } from "../src/cli/status.ts"
 import { type Column, tableHead, tableRow } from "../src/cli/table.ts"
-import { type Model, PromptCache } from "../src/index.ts"
+import type { Model } from "../src/index.ts"
 import type { KvType } from "../src/model.ts"
 import { writeJson } from "./machine.ts"
 import { reportOf, saveReport } from "./save.ts"
@@ -103,20 +103,22 @@ async function answer(
 ): Promise<void> {
   using session = model.createSession()
   using status = new StatusLine()
-  const promptCache = new PromptCache(cache, { onNotice: warn })
+  const controller = new AbortController()
+  if (existsSync(cache)) session.load(cache)
   for (const depth of [...depths].sort((a, b) => b - a)) {
-    if (performance.now() > until) return
-    const prompt = promptWith(model, lines, depth)
-    const generation = session.generate(prompt, {
-      ...{ temperature: 0, maxTokens: 12, stop: model.template.stop, promptCache, speculative: "off" },
-      onProgress: (done, total) => status.show(`depth ${depth} %: ${done} of ${total} tokens`),
+    const generation = session.generate(promptWith(model, lines, depth), {
+      ...{ temperature: 0, maxTokens: 12, stop: model.template.stop, speculative: "off", signal: controller.signal },
+      onProgress(done, total) {
+        status.show(`depth ${depth} %: ${done} of ${total} tokens`)
+        if (performance.now() > until) controller.abort()
+      },
     })
-    const { text, nPromptTokens } = await generation.finish()
+    const { text, nPromptTokens, finishReason } = await generation.finish()
+    if (finishReason === "cancelled") break
     const code = codeAt(depth)
     found({ depth, code, nPromptTokens, text, isFound: text.includes(code) })
-    session.truncate(Math.min(prompt.length, session.tokens.length))
-    if (performance.now() > until) session.save(cache)
   }
+  session.save(cache)
 }
 
 const COLUMNS = (types: readonly string[]): Column[] => [
