@@ -21,7 +21,10 @@ writeRandomModel(modelPath, {
   ...{ nVocab: 600, nCtx: 400, tied: false, biases: true },
 })
 const next = random(9)
-writeFileSync(textPath, Array.from({ length: 120 }, () => `${randomText(next, 60).replaceAll(/\s+/g, " ")} .`).join("\n"))
+writeFileSync(
+  textPath,
+  Array.from({ length: 120 }, () => `${randomText(next, 60).replaceAll(/\s+/g, " ")} .`).join("\n"),
+)
 afterAll(() => rmSync(folder, { recursive: true }))
 
 async function bench(name: string, ...args: string[]): Promise<string> {
