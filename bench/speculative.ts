@@ -17,14 +17,15 @@ import {
   UsageError,
   type Values,
 } from "../src/cli/arguments.ts"
-import { contextFlags, modelFlags, outputFlag, threadFlags } from "../src/cli/flags.ts"
-import { loadFile, loadOptions, modelFile } from "../src/cli/load.ts"
+import { contextFlags, draftFlags, modelFlags, outputFlag, threadFlags } from "../src/cli/flags.ts"
+import { draftOptions, loadFile, loadOptions, modelFile } from "../src/cli/load.ts"
 import { runCommand, warn, writeOut } from "../src/cli/program.ts"
 import { type Column, tableHead, tableRow } from "../src/cli/table.ts"
-import type { GenerateOptions, GenerationResult, Model } from "../src/index.ts"
+import type { GenerateOptions, GenerationResult, Model, SpeculativeMode } from "../src/index.ts"
 
 const flags = {
   ...modelFlags,
+  ...draftFlags,
   ...group("Tests", {
     nGen: integer("-n, --n-gen", { min: 2, max: 2 ** 20, initial: 128, help: "tokens of a reply at most" }),
     rounds: integer("-r, --rounds", { min: 1, max: 1000, initial: 1, help: "times that each prompt is answered" }),
@@ -86,14 +87,14 @@ function promptsOf({
   return new Map(chosen.map(([category, prompts]) => [category, prompts.slice(0, nPrompts)]))
 }
 
-function settingsOf({ drafts }: Values<typeof flags>): Setting[] {
+function settingsOf({ drafts }: Values<typeof flags>, hasDraftModel: boolean): Setting[] {
+  const modes: SpeculativeMode[] = hasDraftModel ? ["lookup", "draft"] : ["lookup"]
   return [
     { name: "plain", options: { speculative: "off" } },
     { name: "auto", options: { speculative: "auto" } },
-    ...drafts.map((maxDraft) => ({
-      name: `lookup ${maxDraft}`,
-      options: { speculative: "lookup", maxDraft } as const,
-    })),
+    ...modes.flatMap((speculative) =>
+      drafts.map((maxDraft) => ({ name: `${speculative} ${maxDraft}`, options: { speculative, maxDraft } })),
+    ),
   ]
 }
 
@@ -166,9 +167,10 @@ function line(category: string, row: Row): string {
 
 async function run(values: Values<typeof flags>): Promise<void> {
   const categories = promptsOf(values)
-  const settings = settingsOf(values)
   const path = await modelFile(values)
-  using model = await loadFile(path, loadOptions(values))
+  const draft = await draftOptions(values)
+  const settings = settingsOf(values, draft.draft !== undefined)
+  using model = await loadFile(path, { ...loadOptions(values), ...draft })
   const isJson = values.output === "json"
   const results: { category: string; nPrompts: number; rows: Row[] }[] = []
   await reply(model, [...categories.values()][0]![0]!, { maxTokens: 16, speculative: "off" }) // pages and caches are warm then

@@ -232,8 +232,9 @@ bool validate_gather_outputs(const struct asdsl_op *op, program_limits *options,
     return true;
 }
 
+/* Fewer columns than tokens: a draft model has logits for some of them. */
 bool validate_top_k(const struct asdsl_op *op, program_limits *options, char *why, size_t why_bytes) {
-    if (op->operand[0].cols != (uint32_t)options->n_vocab) {
+    if (op->operand[0].cols > (uint32_t)options->n_vocab) {
         REFUSE("logits have %u columns, the vocabulary %d tokens", op->operand[0].cols, options->n_vocab);
     }
     return true;

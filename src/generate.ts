@@ -28,11 +28,15 @@ export interface GenerateOptions extends SamplerOptions {
   /** Instead of sampling options: one that goes on with its random numbers. ignoreEos is then the sampler's affair. */
   sampler?: TokenSampler
   /** Drafting what may follow and verifying several tokens in one pass. Nothing but speed depends on it: the text is the
-   * same. Default "auto". */
+   * same, or where a draft model's tokens are drawn (not at temperature 0) of the same distribution. Default "auto". */
   speculative?: SpeculativeMode
   /** Tokens of a draft at most; more than model.maxOutputs - 1 are never drafted. Default 16. */
   maxDraft?: number
-  /** Instead of a lookup in the text so far: what drafts. It belongs to one generation at a time. */
+  /** Drafts of fewer tokens are not verified, but for those that a draft model has drawn. Default 0. */
+  minDraft?: number
+  /** A draft model's draft ends before a token of which the model is less sure. Default 0. */
+  minDraftConfidence?: number
+  /** Instead of lookups in the text so far and a draft model: what drafts. It belongs to one generation at a time. */
   drafter?: Drafter
   /** A file with what the model computes for the prompt: what it holds of it is not computed again. For a session's first
    * prompt; the file is written when the first token is out. */
@@ -165,7 +169,7 @@ export class Generation implements AsyncIterable<Piece> {
     this.#options = options
     this.#maxTokens = checkInteger("maxTokens", options.maxTokens ?? -1, -1, 2 ** 31)
     this.#sampler = options.sampler ?? createSampler(session.model, options)
-    this.#speculator = new Speculator(session, speculatorOptions(session, options))
+    this.#speculator = new Speculator(session, speculatorOptions(session, options), this.#sampler)
     const { stop = [] } = options
     this.#stops = new StopMatcher(typeof stop === "string" ? [stop] : stop)
     this.#decoder = session.model.tokenizer.decoder({ continuation: true, special: hooks.shown ?? false })
@@ -245,7 +249,7 @@ export class Generation implements AsyncIterable<Piece> {
       const stepAt = performance.now()
       if (last !== undefined) this.#advance(last)
       const row = session.row()
-      const token = this.#sampler.sample(row, session.tokens)
+      const token = this.#speculator.draw(row)
       const logprob = row.logits[token]! - row.logsumexp
       const now = performance.now()
       if (this.#nGenerated++ === 0) this.#firstTokenMs = now - startedAt

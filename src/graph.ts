@@ -79,6 +79,8 @@ export interface GraphLimits {
   readonly maxTokens: number
   /** Rows with logits of one pass. */
   readonly maxOutputs: number
+  /** The tokens that have logits, in the order of their columns; absent: all. */
+  readonly outputTokens?: Int32Array
 }
 
 /** Shape of attention. */
@@ -322,7 +324,15 @@ export class GraphBuilder {
     return out
   }
 
-  /** The end of a graph: statistics and candidates of the logits. */
+  /** The end of a graph: logits for the tokens of the vocabulary, or for those that limits.outputTokens lists. */
+  logits(x: Tensor, matrix: string, nVocab: number, softcap = 0): void {
+    const { outputTokens: rowIds } = this.limits
+    const name = rowIds === undefined ? matrix : { name: matrix, rowIds, fileRows: nVocab }
+    const [logits] = this.matmul("logits", x, [{ name, rows: rowIds?.length ?? nVocab }], softcap)
+    this.topK(logits!)
+  }
+
+  /** Statistics and candidates of the logits. */
   topK(logits: Tensor): void {
     if (!logits.isPerOutput) throw new ArgumentError(`top_k: ${logits.name} runs over tokens, not over outputs`)
     this.#add("top_k", logits, { in: f32(logits) })

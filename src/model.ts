@@ -26,9 +26,11 @@ import {
   Program,
 } from "./native/handles.ts"
 import { Session } from "./session.ts"
+import { checkSharedVocabulary } from "./speculative/shared-vocabulary.ts"
+import { readDraftVocabulary } from "./speculative/vocabulary-list.ts"
 import { createTokenizer } from "./tokenizer/index.ts"
 import type { Tokenizer } from "./tokenizer/types.ts"
-import { MAPPED_BUFFER, streamedBytes, WEIGHTS_BUFFER, type WeightPlan } from "./weights.ts"
+import { GATHERED_BUFFER, MAPPED_BUFFER, streamedBytes, WEIGHTS_BUFFER, type WeightPlan } from "./weights.ts"
 
 export interface LoadOptions extends SourceOptions {
   /** Threads at most; 0 or absent: one per physical core this process may use, within its CPU quota. */
@@ -61,6 +63,8 @@ export interface LoadOptions extends SourceOptions {
   maxOutputs?: number
   /** Candidates per row that a session may ask for. Default 1024. */
   maxTopK?: number
+  /** A small model with the same vocabulary that drafts what this one verifies, on the same threads: a file or a name. */
+  draft?: string | DraftModelOptions
   /** Bytes of weights loaded so far. */
   onProgress?(done: number, total: number): void
   signal?: AbortSignal
@@ -71,6 +75,19 @@ const KV_CODES = { f16: Type.F16, f32: Type.F32, q8_0: Type.Q8_0 } as const
 export type KvType = keyof typeof KV_CODES
 export const KV_TYPES = Object.keys(KV_CODES) as [KvType, ...KvType[]]
 export const DEFAULT_KV_TYPE: KvType = "f16"
+export interface DraftModelOptions {
+  /** A path or a name, as load() takes it. */
+  model: string
+  /** Its context: where the text is longer, it sees the end of it. 0 or absent: that of the model it drafts for, or its
+   * own where that is shorter. */
+  nCtx?: number
+  typeK?: KvType
+  typeV?: KvType
+  /** Its output matrix is kept for the tokens of this list alone (asdsl draft-vocab makes one), or "all". Absent: the list
+   * beside the file, else the first ids of the vocabulary. */
+  vocabulary?: string
+}
+
 const PREFILLS = { exact: Prefill.EXACT, fast: Prefill.FAST } as const
 
 /** What `--prefill` takes. */
@@ -100,20 +117,56 @@ export interface OpReport {
   readonly nanoseconds: number
 }
 
+/** Of a draft model, tokens of one pass: large enough for `prefill: "fast"`, small enough for an arena of some MB. */
+const DRAFT_UBATCH = 256
+
 interface Parts {
   header: GgufHeader
   config: ModelConfig
   plan: Plan
   weights: WeightPlan
   engines: Engine[]
+  /** The engines are somebody else's. */
+  isGuest: boolean
   loaded: LoadedWeights
-  arena: Buffer
+  /** The arena and what else C holds for it. */
+  buffers: Buffer[]
   executors: Executor[]
+  outputTokens: Int32Array | undefined
+  draft?: Model
   options: LoadOptions
+}
+
+/** What a draft model gets of the model that it drafts for. */
+interface Host {
+  readonly target: Model
+  readonly engines: Engine[]
+  readonly vocabulary: string | undefined
 }
 
 /** Loads a model from a GGUF file (of a split model: any part), or by a name that src/models knows. Weights are interleaved in memory. */
 export async function load(path: string, options: LoadOptions = {}): Promise<Model> {
+  if (options.draft === undefined) return new Model(await loadParts(path, options))
+  const { model: draftPath, vocabulary, ...own } = draftOptions(options.draft)
+  using owned = new DisposableStack()
+  const parts = await loadParts(path, options)
+  const target = owned.use(new Model(parts))
+  const { signal, prefill: _, draft: __, onProgress: ___, ...shared } = options
+  const settings: LoadOptions = {
+    ...{ ...shared, ...own, maxOutputs: 1, nUbatch: DRAFT_UBATCH, prefill: "fast" }, // drafts need not be exact
+    ...(signal === undefined ? {} : { signal }),
+  }
+  const draft = await loadParts(draftPath, settings, { target, engines: parts.engines, vocabulary })
+  owned.move()
+  parts.draft = new Model(draft)
+  return target
+}
+
+function draftOptions(draft: string | DraftModelOptions): DraftModelOptions {
+  return typeof draft === "string" ? { model: draft } : draft
+}
+
+async function loadParts(path: string, options: LoadOptions, host?: Host): Promise<Parts> {
   if (typeof path !== "string" || path === "") throw new ArgumentError("load needs the path or the name of a model")
   const file = await resolveModel(path, options.signal === undefined ? {} : { signal: options.signal })
   throwIfAborted(options.signal)
@@ -121,21 +174,29 @@ export async function load(path: string, options: LoadOptions = {}): Promise<Mod
   const source = owned.use(await ModelSource.open(file, options))
   const { header } = source
   const { architecture, config } = architectureOf(header)
-  const limits = limitsOf(options, config)
+  if (host !== undefined) checkSharedVocabulary(host.target.header, header)
+  const outputTokens = host === undefined ? undefined : readDraftVocabulary(header, config.nVocab, host.vocabulary)
+  const nCtx = host === undefined ? options.nCtx : draftContext(host.target, options, config)
+  const limits = {
+    ...limitsOf({ ...options, ...(nCtx === undefined ? {} : { nCtx }) }, config, outputTokens?.length),
+    ...(outputTokens === undefined ? {} : { outputTokens }),
+  }
   const weights = source.weightPlan()
   const graph = new GraphBuilder(weights, limits)
   buildGraph(graph, architecture, config)
   const plan = graph.build()
   source.prefetch(weights)
-  const engine = owned.use(createEngine(options.nThreads, options))
-  const batchEngine = needsBatchEngine(options) ? owned.use(createEngine(options.nThreadsBatch, options)) : engine
+  const engines = host?.engines ?? createEngines(options).map((engine) => owned.use(engine))
+  const batchEngine = engines.at(-1)!
   const arena = owned.use(Buffer.create(plan.arenaBytes))
+  const gathered = source.gather(weights, batchEngine)
+  if (gathered !== undefined) owned.use(gathered)
   const loaded = owned.use(await source.load(weights, batchEngine))
   const buffers: Buffer[] = []
   buffers[WEIGHTS_BUFFER] = loaded.memory
   buffers[ARENA_BUFFER] = arena
   if (loaded.mapped !== undefined) buffers[MAPPED_BUFFER] = loaded.mapped
-  const engines = batchEngine === engine ? [engine] : [engine, batchEngine]
+  if (gathered !== undefined) buffers[GATHERED_BUFFER] = gathered
   const executors = engines.map((each) => {
     const program = owned.use(
       Program.create(each, plan.records, buffers, {
@@ -150,7 +211,26 @@ export async function load(path: string, options: LoadOptions = {}): Promise<Mod
   })
   owned.move()
   source[Symbol.dispose]()
-  return new Model({ header, config, plan, weights, engines, loaded, arena, executors, options })
+  const isGuest = host !== undefined
+  const used = nCtx === undefined ? options : { ...options, nCtx }
+  return {
+    ...{ header, config, plan, weights, engines, isGuest, loaded, executors, outputTokens },
+    ...{ buffers: gathered === undefined ? [arena] : [arena, gathered], options: used },
+  }
+}
+
+/** What the target's context asks for, as far as the draft model was trained for it. */
+function draftContext(target: Model, { nCtx }: LoadOptions, { nCtxTrain }: ModelConfig): number {
+  return nCtx || Math.min(target.nCtx, nCtxTrain)
+}
+
+/** One for single tokens and, where its threads are others, one for batches. */
+function createEngines(options: LoadOptions): Engine[] {
+  using owned = new DisposableStack()
+  const engines = [owned.use(createEngine(options.nThreads, options))]
+  if (needsBatchEngine(options)) engines.push(owned.use(createEngine(options.nThreadsBatch, options)))
+  owned.move()
+  return engines
 }
 
 /** Multiply-accumulates of an op's matrices for each row. */
@@ -168,7 +248,11 @@ function throwIfAborted(signal: AbortSignal | undefined): void {
   if (signal?.aborted) throw new CancelledError("loading was cancelled")
 }
 
-function limitsOf(options: LoadOptions, config: ModelConfig): GraphLimits & { maxTopK: number } {
+function limitsOf(
+  options: LoadOptions,
+  config: ModelConfig,
+  nOutputTokens = config.nVocab,
+): GraphLimits & { maxTopK: number } {
   const nCtx = contextLength(options.nCtx, config)
   const nBatch = checkInteger("nBatch", options.nBatch ?? 2048, 1, 2 ** 30)
   const nUbatch = checkInteger("nUbatch", options.nUbatch ?? 512, 1, 65536)
@@ -185,7 +269,7 @@ function limitsOf(options: LoadOptions, config: ModelConfig): GraphLimits & { ma
     throw new UnsupportedError(`prefill ${prefill} is not supported; known: ${PREFILL_MODES.join(", ")}`)
   }
   const maxTokens = Math.min(nUbatch, nBatch, nCtx)
-  return { nCtx, maxTokens, maxOutputs: Math.min(maxOutputs, maxTokens), maxTopK: Math.min(maxTopK, config.nVocab) }
+  return { nCtx, maxTokens, maxOutputs: Math.min(maxOutputs, maxTokens), maxTopK: Math.min(maxTopK, nOutputTokens) }
 }
 
 function contextLength(nCtx: number | undefined, config: ModelConfig): number {
@@ -230,6 +314,8 @@ export class Model {
   readonly macsPerToken: number
   /** Multiply-accumulates of the output matrix for each row of logits. */
   readonly macsPerOutput: number
+  /** Of a draft model: the token of each column of its logits; undefined: all tokens have one. */
+  readonly outputTokens: Int32Array | undefined
   /** Passes run by all sessions. */
   passes = 0
   readonly #parts: Parts
@@ -240,7 +326,7 @@ export class Model {
 
   /** Made by load(). */
   constructor(parts: Parts) {
-    const { header, config, plan, weights, executors, options } = parts
+    const { header, config, plan, weights, executors, options, outputTokens } = parts
     const { settings } = executors[0]!.program
     this.#parts = parts
     this.header = header
@@ -249,8 +335,10 @@ export class Model {
     this.nUbatch = settings.maxTokens
     this.maxOutputs = settings.maxOutputs
     this.maxTopK = settings.maxTopK
-    this.weightBytes = weights.totalBytes
-    this.streamedBytes = 0
+    this.outputTokens = outputTokens
+    const { gathered } = weights
+    this.weightBytes = weights.totalBytes + (gathered?.bytes ?? 0)
+    this.streamedBytes = gathered?.bytes ?? 0
     for (const weight of weights.weights()) this.streamedBytes += streamedBytes(weight)
     this.nParams = 0
     for (const { shape } of header.tensors.values()) this.nParams += shape.reduce((product, size) => product * size, 1)
@@ -281,6 +369,11 @@ export class Model {
   /** How prompts multiply matrices. */
   get prefill(): PrefillMode {
     return this.#parts.options.prefill ?? "exact"
+  }
+
+  /** The model that drafts for this one; it lives as long as this one does. */
+  get draft(): Model | undefined {
+    return this.#parts.draft
   }
 
   /** Made when first asked for. */
@@ -416,10 +509,11 @@ export class Model {
 
   /** Frees weights, programs and threads. Views of logits have length 0 afterwards; sessions throw. */
   [Symbol.dispose](): void {
-    const { executors, loaded, arena, engines } = this.#parts
+    const { executors, loaded, buffers, engines, isGuest, draft } = this.#parts
+    draft?.[Symbol.dispose]()
     for (const { program } of executors) program[Symbol.dispose]()
     loaded[Symbol.dispose]()
-    arena[Symbol.dispose]()
-    for (const engine of engines) engine[Symbol.dispose]()
+    for (const buffer of buffers) buffer[Symbol.dispose]()
+    if (!isGuest) for (const engine of engines) engine[Symbol.dispose]()
   }
 }

@@ -97,13 +97,23 @@ export class Sampler implements TokenSampler {
     return Math.min(k + most, this.#nVocab, maxTopK)
   }
 
+  /** Nothing is drawn: the likeliest token is the next one. */
+  get isGreedy(): boolean {
+    return this.#k === 1
+  }
+
+  /** The next of its random numbers, in [0, 1): for who draws by what distribution() says. */
+  random(): number {
+    return this.#random.double()
+  }
+
   /** The next token. `history` is what came before, prompt included: penalties look at its end. */
   sample(row: LogitRow, history: ArrayLike<number>): number {
     this.#reduce(row, history)
     if (this.#n === 1) return this.#tokens[0]!
     let total = 0
     for (let i = 0; i < this.#n; i++) total += this.#weights[i]!
-    let left = this.#random.double() * total
+    let left = this.random() * total
     for (let i = 0; i < this.#n - 1; i++) {
       left -= this.#weights[i]!
       if (left < 0) return this.#tokens[i]!

@@ -58,6 +58,7 @@ export class Session {
   #row = -1 // the one that row() gives
   #drafted: readonly number[] = [] // what the cache holds behind #tokens
   #passNumber = -1
+  readonly #attached = new DisposableStack()
 
   /** @param tokens what `kv` holds; the session takes both over. */
   constructor(model: Model, kv: KvCache, nCtx: number, topK: number, tokens: number[] = []) {
@@ -305,7 +306,13 @@ export class Session {
     return this.model.takeCancel()
   }
 
+  /** What goes when the session goes. */
+  attach<T extends Disposable>(companion: T): T {
+    return this.#attached.use(companion)
+  }
+
   [Symbol.dispose](): void {
+    this.#attached.dispose()
     this.#kv[Symbol.dispose]()
     this.#tokens.length = 0
     this.#drafted = []

@@ -5,7 +5,7 @@
 // become F32. Every weight byte is resident once. This file knows nothing of what a tensor is for; graph.ts asks for them
 // by name and shape, and all checks happen before the first large allocation.
 
-import { CancelledError, FormatError, UnsupportedError } from "./errors.ts"
+import { ArgumentError, CancelledError, FormatError, UnsupportedError } from "./errors.ts"
 import { type GgufHeader, TENSOR_TYPES, type TensorInfo } from "./gguf/types.ts"
 import { Layout, Type } from "./native/abi.ts"
 import { Buffer, type Engine, tensorBytes } from "./native/handles.ts"
@@ -15,6 +15,8 @@ const KNOWN_TYPES = new Map<number, string>(Object.entries(TENSOR_TYPES).map(([n
 /** Buffers of a program that weights lie in, by index. */
 export const WEIGHTS_BUFFER = 0
 export const MAPPED_BUFFER = 2
+/** Of the matrix of listed rows alone. */
+export const GATHERED_BUFFER = 3
 
 /** Rows of a group as kernels read them: KERNEL_ROWS of csrc/kernels/kernels.h. */
 export const KERNEL_ROWS = 16
@@ -29,12 +31,22 @@ export interface RowRange {
   readonly fileRows: number
 }
 
+/** Some rows of a file's tensor, in an order of their own: what a draft model's output matrix shrinks to. */
+export interface RowList {
+  readonly name: string
+  readonly rowIds: Int32Array
+  /** Rows of the whole tensor. */
+  readonly fileRows: number
+}
+
 /** A tensor by its name, or some of its rows. */
-export type MatrixRef = string | RowRange
+export type MatrixRef = string | RowRange | RowList
 
 /** For messages and for telling weights apart. */
 function nameOf(ref: MatrixRef, rows: number): string {
-  return typeof ref === "string" ? ref : `${ref.name}[${ref.firstRow}:${ref.firstRow + rows}]`
+  if (typeof ref === "string") return ref
+  if ("rowIds" in ref) return `${ref.name}[${rows} of ${ref.fileRows}]`
+  return `${ref.name}[${ref.firstRow}:${ref.firstRow + rows}]`
 }
 
 /** A matrix or vector of the model and its place. */
@@ -52,13 +64,15 @@ export interface Weight {
   bytes: number
   /** Matrices of one shape, one after the other: those of experts. Else 1. */
   readonly nMatrices: number
-  /** WEIGHTS_BUFFER or MAPPED_BUFFER, and bytes from its start; set by WeightPlan.place(). */
+  /** WEIGHTS_BUFFER, MAPPED_BUFFER or GATHERED_BUFFER, and bytes from its start; set by WeightPlan.place(). */
   buffer: number
   offset: number
   /** Where the values come from: the file, or computed here. */
   readonly source: TensorInfo | Float32Array
   /** First row in the file's tensor. */
   readonly firstRow: number
+  /** Rows in the file's tensor where they do not follow each other: such a matrix lies in a buffer of its own. */
+  readonly rowIds?: Int32Array // (rows)
   /** The last op that reads it: places follow this order. */
   lastUse: number
   /** Of its matrices, how many are read whole for every token; 0: it is only gathered from. */
@@ -93,11 +107,13 @@ export class WeightPlan {
 
   /** A matrix of `rows` outputs and `cols` inputs, interleaved unless nothing streams it. */
   matrix(ref: MatrixRef, rows: number, cols: number): Weight {
+    const whole = { name: "", firstRow: 0, fileRows: rows }
     const {
       name: tensor,
       firstRow,
       fileRows,
-    } = typeof ref === "string" ? { name: ref, firstRow: 0, fileRows: rows } : ref
+      rowIds,
+    }: RowRange & Partial<RowList> = { ...whole, ...(typeof ref === "string" ? { name: ref } : ref) }
     const info = this.#find(tensor)
     if (info.shape.length > 2 || (info.shape[0] ?? 1) !== cols || (info.shape[1] ?? 1) !== fileRows) {
       throw new FormatError(
@@ -109,7 +125,8 @@ export class WeightPlan {
     const known = this.#weights.get(name)
     if (known !== undefined) return known
     const bytes = tensorBytes(info.type, Layout.INTERLEAVED, rows, cols)
-    return this.#add({ name, type: info.type, layout: Layout.INTERLEAVED, rows, cols, bytes, source: info, firstRow })
+    const shape = { name, type: info.type, layout: Layout.INTERLEAVED, rows, cols, bytes, source: info, firstRow }
+    return this.#add(rowIds === undefined ? shape : { ...shape, rowIds })
   }
 
   /** One matrix for each of `nExperts`, [cols, rows, nExperts] in the file: each is interleaved by itself. */
@@ -194,7 +211,7 @@ export class WeightPlan {
   place(): void {
     this.#bytes = 0
     for (const weight of this.weights()) {
-      if (weight.rows > 1 && weight.nStreamed === 0) {
+      if (weight.rows > 1 && weight.nStreamed === 0 && !isInterleaved(weight)) {
         weight.layout = Layout.ROWS // rows that are gathered lie in one piece each
         weight.bytes = tensorBytes(weight.type, Layout.ROWS, weight.rows, weight.cols)
       }
@@ -203,10 +220,19 @@ export class WeightPlan {
       weight.offset = inFile ?? this.#bytes
       if (inFile === undefined) this.#bytes = align(this.#bytes + weight.bytes)
     }
+    const { gathered } = this
+    if (gathered !== undefined) [gathered.buffer, gathered.offset] = [GATHERED_BUFFER, 0]
   }
 
+  /** Those of the weights buffer. */
   weights(): Weight[] {
-    return [...this.#weights.values()].sort((a, b) => a.lastUse - b.lastUse)
+    const placed = [...this.#weights.values()].filter(({ rowIds }) => rowIds === undefined)
+    return placed.sort((a, b) => a.lastUse - b.lastUse)
+  }
+
+  /** The matrix of listed rows, in a buffer of its own; undefined where there is none. */
+  get gathered(): Weight | undefined {
+    return [...this.#weights.values()].find(({ rowIds }) => rowIds !== undefined)
   }
 
   /** Of the weights buffer. */
@@ -230,6 +256,11 @@ export class WeightPlan {
       to: Math.max(...inFile.map(({ offset, bytes }) => offset + bytes)),
     }
   }
+}
+
+/** Whether the file has it interleaved: the output matrix of one graph is only gathered from in another. */
+function isInterleaved({ source }: Weight): boolean {
+  return !(source instanceof Float32Array) && source.interleave !== undefined
 }
 
 /** Where a file of src/interleaved has a weight as it is needed; undefined: nowhere. */
@@ -300,6 +331,43 @@ export async function loadWeights(
     target[Symbol.dispose]()
     throw error
   }
+}
+
+/** Rows that are read at a time where the file has them interleaved: whole groups, some MB. */
+const GATHER_ROWS = 4096
+
+/** A fresh buffer with the matrix of listed rows, which ascend. */
+export function gatherRows(weight: Weight, files: readonly Buffer[], engine: Engine): Buffer {
+  const { source, rowIds, type, rows, cols } = weight
+  if (rowIds === undefined || source instanceof Float32Array) throw new ArgumentError(`${weight.name} has no row list`)
+  const rowBytes = tensorBytes(type, Layout.ROWS, 1, cols)
+  const file = files[source.file]!
+  using list = Buffer.create(rows * rowBytes)
+  using part = Buffer.create(GATHER_ROWS * rowBytes)
+  const fileRows = source.shape[1] ?? 1
+  const listed = new Uint8Array(list.view(0, rows * rowBytes))
+  for (let first = 0, i = 0; first < fileRows; first += GATHER_ROWS) {
+    const n = Math.min(GATHER_ROWS, fileRows - first)
+    if (i === rows || rowIds[i]! >= first + n) continue
+    if (source.interleave === undefined) copyBytes(file, source.offset + first * rowBytes, part, 0, n * rowBytes)
+    else {
+      const offset = first === 0 ? 0 : tensorBytes(type, Layout.INTERLEAVED, first, cols)
+      const layouts = { sourceLayout: Layout.INTERLEAVED, targetLayout: Layout.ROWS }
+      engine.repack({
+        ...{ source: file, sourceOffset: source.offset + offset, target: part, targetOffset: 0 },
+        ...{ type, rows: n, cols, ...layouts },
+      })
+    }
+    const all = new Uint8Array(part.view(0, n * rowBytes))
+    for (; i < rows && rowIds[i]! < first + n; i++) {
+      const at = (rowIds[i]! - first) * rowBytes
+      listed.set(all.subarray(at, at + rowBytes), i * rowBytes)
+    }
+  }
+  const target = Buffer.create(weight.bytes)
+  const layouts = { sourceLayout: Layout.ROWS, targetLayout: Layout.INTERLEAVED }
+  engine.repack({ source: list, sourceOffset: 0, target, targetOffset: 0, type, rows, cols, ...layouts })
+  return target
 }
 
 /** Of the rows before the first, in the file. */

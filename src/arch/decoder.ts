@@ -146,6 +146,5 @@ export function buildDecoder(g: GraphBuilder, c: ModelConfig, variant: DecoderVa
   }
   const y = g.rmsNorm(x, "output_norm.weight", c.normEps)
   const output = c.isTied ? "token_embd.weight" : "output.weight"
-  const [logits] = g.matmul("logits", y, [{ name: output, rows: c.nVocab }], c.logitSoftcap)
-  g.topK(logits!)
+  g.logits(y, output, c.nVocab, c.logitSoftcap)
 }

@@ -5,9 +5,9 @@ import { basename } from "node:path"
 import type { EngineClient } from "../chat/client.ts"
 import { AsdslError, ContextOverflowError } from "../errors.ts"
 import { type Command, group, text, toggle, UsageError, type Values } from "./arguments.ts"
-import { contextFlags, loadFlags, modelFlags, outputFlag, promptFlags, samplingFlags, threadFlags } from "./flags.ts"
+import { contextFlags, draftFlags, loadFlags, modelFlags, outputFlag, promptFlags, samplingFlags, threadFlags } from "./flags.ts"
 import { INTERRUPTED, Interrupts } from "./interrupt.ts"
-import { loadOptions, modelFile } from "./load.ts"
+import { draftOptions, loadOptions, modelFile } from "./load.ts"
 import { generateOptions, generationFlags, promptCacheFlags, promptCacheOf, promptText } from "./options.ts"
 import { runCommand, warn } from "./program.ts"
 import { dimmed, Footers, finish, openClient, showReply, writeReply } from "./reply.ts"
@@ -22,6 +22,7 @@ const DEFAULT_SYSTEM = "You are a helpful assistant."
 const flags = {
   ...modelFlags,
   ...loadFlags,
+  ...draftFlags,
   ...promptFlags,
   ...group("Conversation", {
     system: text("-sys, --system-prompt", {
@@ -63,7 +64,8 @@ async function run(values: Values<typeof flags>): Promise<number> {
   const chat = { ...generateOptions(values), ...systemOf(values), ...templateOptions(values) }
   const promptCache = promptCacheOf(values)
   const path = await modelFile(values)
-  using client = await openClient(path, loadOptions(values), chat, promptCache)
+  const load = { ...loadOptions(values), ...(await draftOptions(values)) }
+  using client = await openClient(path, load, chat, promptCache)
   using interrupts = new Interrupts()
   const dialogue = new Dialogue(client, interrupts, values)
   const isDialogue = dialogue.isTerminal && !values.singleTurn

@@ -127,6 +127,36 @@ export const contextFlags = group("Context", {
   }),
 })
 
+/** A model that drafts for the one of modelFlags. */
+export const draftFlags = group("Draft model", {
+  draftModel: text("-md, --model-draft, --spec-draft-model", {
+    value: "MODEL",
+    help: "a small model with the same vocabulary that drafts what the model verifies, named as by -m",
+  }),
+  draftHfRepo: text("-hfd, -hfrd, --hf-repo-draft, --spec-draft-hf", {
+    value: "USER/REPO[:QUANT]",
+    help: "the same, of the Hugging Face hub",
+  }),
+  draftVocabulary: text("--draft-vocab", {
+    value: "FILE|all",
+    help: "the tokens that it may draft, a list of asdsl draft-vocab; absent: the list beside its file, else the first ids",
+  }),
+  draftCtx: integer("-cd, --ctx-size-draft", {
+    min: 0,
+    max: MAX_TOKENS,
+    initial: 0,
+    help: "its context in tokens; 0: the model's",
+  }),
+  draftTypeK: text("-ctkd, --cache-type-k-draft", {
+    choices: KV_TYPES,
+    help: "type of its cached keys; absent: as -ctk",
+  }),
+  draftTypeV: text("-ctvd, --cache-type-v-draft", {
+    choices: KV_TYPES,
+    help: "type of its cached values; absent: as -ctv",
+  }),
+})
+
 /** llama.cpp's samplers with its defaults. */
 export const samplingFlags = group("Sampling", {
   seed: integer("-s, --seed", { min: -1, max: 2 ** 32 - 1, initial: -1, help: "seed; -1: a random one" }),

@@ -37,9 +37,10 @@ export function footer(result: GenerationResult, limit: Limit): string {
   return `[ ${parts.join(" · ")} ]`
 }
 
-function drafts({ nDrafted, nAccepted, acceptanceRate, tokensPerPass }: Speculation): string {
+function drafts({ nDrafted, nAccepted, acceptanceRate, tokensPerPass, estimatedSpeedUp }: Speculation): string {
   const percent = Math.round(100 * (acceptanceRate ?? 0))
-  return `${nAccepted} of ${nDrafted} drafted accepted (${percent} %), ${(tokensPerPass ?? 1).toFixed(2)} tokens a pass`
+  const gain = estimatedSpeedUp === undefined ? "" : `, about ${estimatedSpeedUp.toFixed(2)} times as fast as without`
+  return `${nAccepted} of ${nDrafted} drafted accepted (${percent} %), ${(tokensPerPass ?? 1).toFixed(2)} tokens a pass${gain}`
 }
 
 /** A pass reads the weights once, whatever it verifies. */

@@ -1,11 +1,11 @@
 // From flags to a loaded model, with a bar on a terminal. What commands that need a model share.
 
-import { type KvType, type LoadOptions, load, type Model, type PrefillMode } from "../model.ts"
+import { type DraftModelOptions, type KvType, type LoadOptions, load, type Model, type PrefillMode } from "../model.ts"
 import { formatHubName, parseRepo } from "../models/hub/name.ts"
 import { defaultModelName, resolveModel } from "../models/index.ts"
 import { ProgressBar } from "../setup/progress.ts"
 import { UsageError, type Values } from "./arguments.ts"
-import type { contextFlags, loadFlags, modelFlags, threadFlags } from "./flags.ts"
+import type { contextFlags, draftFlags, loadFlags, modelFlags, threadFlags } from "./flags.ts"
 import { Interrupts } from "./interrupt.ts"
 
 /** The file of the model that was asked for, fetched if need be; Ctrl-C stops that and keeps what came. */
@@ -56,6 +56,28 @@ export function loadOptions(
     ...(prefill === undefined ? {} : { prefill: prefill as PrefillMode }),
     ...(typeK === undefined ? {} : { typeK: typeK as KvType }),
     ...(typeV === undefined ? {} : { typeV: typeV as KvType }),
+  }
+}
+
+/** The draft model that the flags ask for, its file fetched if need be. */
+export async function draftOptions(
+  values: Values<typeof draftFlags> & Values<typeof modelFlags>,
+): Promise<{ draft?: DraftModelOptions }> {
+  const { draftModel, draftHfRepo, draftVocabulary, draftCtx, draftTypeK, draftTypeV } = values
+  if (draftModel !== undefined && draftHfRepo !== undefined) throw new UsageError("-md and -hfd exclude each other")
+  if (draftModel === undefined && draftHfRepo === undefined) {
+    const orphan = draftVocabulary ?? draftTypeK ?? draftTypeV
+    if (orphan !== undefined || draftCtx > 0) throw new UsageError("there is no draft model: -md MODEL names one")
+    return {}
+  }
+  const model = await modelFile({ ...values, model: draftModel, hfRepo: draftHfRepo, hfFile: undefined })
+  return {
+    draft: {
+      ...{ model, nCtx: draftCtx },
+      ...(draftVocabulary === undefined ? {} : { vocabulary: draftVocabulary }),
+      ...(draftTypeK === undefined ? {} : { typeK: draftTypeK as KvType }),
+      ...(draftTypeV === undefined ? {} : { typeV: draftTypeV as KvType }),
+    },
   }
 }
 

@@ -4,7 +4,7 @@ import { readFileSync } from "node:fs"
 import type { PlainPromptCache } from "../chat/protocol.ts"
 import type { GenerateOptions } from "../generate.ts"
 import { DEFAULT_MAX_DRAFT, SPECULATIVE_MODES, type SpeculativeMode } from "../speculative/mode.ts"
-import { group, integer, text, texts, toggle, UsageError, type Values } from "./arguments.ts"
+import { group, integer, number, text, texts, toggle, UsageError, type Values } from "./arguments.ts"
 import type { promptFlags, samplingFlags } from "./flags.ts"
 
 export const generationFlags = {
@@ -20,13 +20,25 @@ export const generationFlags = {
     spec: text("--spec", {
       choices: SPECULATIVE_MODES,
       initial: "auto",
-      help: "drafts that one pass verifies, the text is the same with and without: as far as that pays, never, or always where the text so far has a continuation",
+      help: "drafts that one pass verifies, the text is the same with and without: as far as that pays, never, always where the text so far has a continuation, or always by the draft model",
     }),
     maxDraft: integer("--draft, --draft-n, --draft-max, --spec-draft-n-max", {
       min: 0,
       max: 2 ** 16,
       initial: DEFAULT_MAX_DRAFT,
       help: "tokens of a draft at most",
+    }),
+    minDraft: integer("--draft-min, --draft-n-min, --spec-draft-n-min", {
+      min: 0,
+      max: 2 ** 16,
+      initial: 0,
+      help: "shorter drafts are not verified",
+    }),
+    minDraftConfidence: number("--draft-p-min, --spec-draft-p-min", {
+      min: 0,
+      max: 1,
+      initial: 0,
+      help: "a draft model's draft ends before a token less likely to it",
     }),
   }),
 }
@@ -67,6 +79,8 @@ export function generateOptions(
     stop: values.stop,
     speculative: values.spec as SpeculativeMode,
     maxDraft: values.maxDraft,
+    minDraft: values.minDraft,
+    minDraftConfidence: values.minDraftConfidence,
   }
 }
 

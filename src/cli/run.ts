@@ -4,9 +4,9 @@
 
 import type { Listener } from "../chat/client.ts"
 import { type Command, group, toggle, UsageError, type Values } from "./arguments.ts"
-import { contextFlags, loadFlags, modelFlags, outputFlag, promptFlags, samplingFlags, threadFlags } from "./flags.ts"
+import { contextFlags, draftFlags, loadFlags, modelFlags, outputFlag, promptFlags, samplingFlags, threadFlags } from "./flags.ts"
 import { INTERRUPTED, Interrupts } from "./interrupt.ts"
-import { loadOptions, modelFile } from "./load.ts"
+import { draftOptions, loadOptions, modelFile } from "./load.ts"
 import { generateOptions, generationFlags, promptCacheFlags, promptCacheOf, promptText } from "./options.ts"
 import { runCommand } from "./program.ts"
 import { Footers, finish, openClient, showReply, writeReply } from "./reply.ts"
@@ -14,6 +14,7 @@ import { Footers, finish, openClient, showReply, writeReply } from "./reply.ts"
 const flags = {
   ...modelFlags,
   ...loadFlags,
+  ...draftFlags,
   ...promptFlags,
   ...group("Output", {
     echo: toggle("--echo", { offNames: "--no-display-prompt", initial: false, help: "print the prompt first" }),
@@ -44,7 +45,8 @@ async function run(values: Values<typeof flags>): Promise<number> {
   if (isJson && values.echo) throw new UsageError("--echo is for -o text")
   const options = { ...generateOptions(values), parseSpecial: true }
   const promptCache = promptCacheOf(values)
-  using client = await openClient(await modelFile(values), loadOptions(values), undefined, promptCache)
+  const load = { ...loadOptions(values), ...(await draftOptions(values)) }
+  using client = await openClient(await modelFile(values), load, undefined, promptCache)
   using interrupts = new Interrupts()
   const result = await interrupts.during(
     () => client.abort(),

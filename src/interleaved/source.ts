@@ -5,7 +5,7 @@ import { rmSync } from "node:fs"
 import { AsdslError } from "../errors.ts"
 import type { GgufFile } from "../gguf/reader.ts"
 import { Buffer, type Engine } from "../native/handles.ts"
-import { type LoadProgress, loadWeights, readVector, WeightPlan } from "../weights.ts"
+import { gatherRows, type LoadProgress, loadWeights, readVector, WeightPlan } from "../weights.ts"
 import { type OpenedModel, openModel, readInto } from "./open.ts"
 import { type SaveResult, saveBehind } from "./save.ts"
 import { MIN_SOURCE_BYTES, sidecarFolder } from "./sidecar.ts"
@@ -99,6 +99,11 @@ export class ModelSource implements Disposable {
     }
     const range = weights.streamedInFile()
     if (range !== undefined) this.#files[0]!.prefetch(range.from, range.to - range.from)
+  }
+
+  /** The matrix of listed rows, for the caller to dispose of; undefined where the plan has none. Before load(). */
+  gather(weights: WeightPlan, engine: Engine): Buffer | undefined {
+    return weights.gathered === undefined ? undefined : gatherRows(weights.gathered, this.#files, engine)
   }
 
   /** The weights of a placed plan, for the caller to dispose of. */

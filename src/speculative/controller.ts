@@ -1,12 +1,15 @@
-// How many drafted tokens are worth a pass. Takes timings and verdicts as numbers, so it is deterministic given them; knows
-// no session, no clock, no drafter.
+// How many drafted tokens are worth a pass, and how many passes of a draft model they are worth. Takes timings and verdicts
+// as numbers, so it is deterministic given them; knows no session, no clock, no drafter.
 //
-// A draft is extended while the tokens that it should bring exceed what the longer pass costs at the present rate: the
-// fractional optimum of tokens per time (speculative decoding's gain is Leviathan et al. 2023, section 3.3; the threshold
-// form, SpecDec++, Huang et al. 2024). And it never loses: an account in passes over one token pays for every draft, so
-// that all drafts together can never cost more than DEBT passes and INCOME of the time beyond what they brought.
+// A draft is extended while the tokens that it should bring exceed what the longer pass, and the draft model's, cost at the
+// present rate: the fractional optimum of tokens per time (speculative decoding's gain is Leviathan et al. 2023, section
+// 3.3; the threshold form, SpecDec++, Huang et al. 2024). And it never loses: an account in passes over one token pays for
+// every draft, so that all drafts together can never cost more than DEBT passes and INCOME of the time beyond what they
+// brought.
 
-import { CLIP, type PassCosts } from "./costs.ts"
+import { Acceptance } from "./acceptance.ts"
+import { CLIP, type DraftCosts, type PassCosts } from "./costs.ts"
+import type { Draft, DraftGate, DraftSource } from "./drafter.ts"
 
 /** Of the passes spent, what drafts may cost at most beyond what they bring. Spent when nothing else pays, it is what
  * drafting is tried again from. */
@@ -20,53 +23,94 @@ const MOST = 4
 
 /** Memory of the rate, in passes. */
 const RATE_MEMORY = 32
-/** Memory of verdicts, in verdicts on drafts of the kind; and, where none is made any more, in passes. */
-const VERDICT_MEMORY = 32
-const REST_MEMORY = 256
-/** Verdicts that a drafter's own confidence counts as. */
-const TRUST = 2
 /** Passes over one token before the first draft: they are what drafts are measured by. */
 const MIN_SINGLES = 2
 /** Drafts in a row after which one pass is made without: what it costs changes with the context. */
 const MAX_ROW = 64
+/** Tokens that a draft model reads at a time and that count as a step of drafting. More are a prompt: what reading it costs
+ * is weighed against all that is still to come. */
+const MAX_STEP = 16
+/** Tokens that are taken to come where nothing limits the reply. */
+const HORIZON = 128
 
-/** Kinds of drafted tokens: by place in the draft, and by confidence. */
-const PLACES = [1, 3, 7] as const
-const CONFIDENCES = [0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.95] as const
-const N_LEVELS = CONFIDENCES.length + 1
+/** Of the first token of a lookup's draft, what is expected before it is seen; not used: it costs nothing to see it. */
+const LOOKUP_ACCEPTANCE = 0.5
+/** Of that of a draft model. */
+export const MODEL_ACCEPTANCE = 0.7
 
-export class Controller {
+/** What a draft model's drafts came to and cost, over all sessions. */
+export interface DraftModelRecord {
+  readonly costs: DraftCosts
+  readonly acceptance: Acceptance
+}
+
+export class Controller implements DraftGate {
   readonly #costs: PassCosts
-  readonly #tried = new Float64Array((PLACES.length + 1) * N_LEVELS)
-  readonly #accepted = new Float64Array(this.#tried.length)
+  readonly #lookups = new Acceptance(LOOKUP_ACCEPTANCE)
+  readonly #model: DraftModelRecord | undefined
   #account = START
   #nInRow = 0
-  #tokens = 0 // brought by the last passes, the older the less
-  #passes = 0 // what those cost
+  readonly #rate = new Rate()
+  readonly #rateElsewhere = new Rate() // where lookups brought nothing: what the tokens ahead cost there
+  #source: DraftSource | undefined // of the draft that is being verified
+  #mostTokens = HORIZON // that may still come
+  #spent = 0 // on the model's draft that is being made
+  #likelihood = 1 // that all its tokens are right
 
-  constructor(costs: PassCosts) {
+  constructor(costs: PassCosts, model?: DraftModelRecord) {
     this.#costs = costs
+    this.#model = model
   }
 
-  /** How many of the n tokens of a draft to verify: 0 to n. */
-  choose(confidences: ArrayLike<number>, n: number): number {
-    const costs = this.#costs
-    if (n === 0 || costs.nSingles < MIN_SINGLES || this.#nInRow >= MAX_ROW) return 0
-    // A pass more than twice as large as any before may cost anything.
-    const most = Math.min(n, 2 * costs.largest - 1)
-    const rate = this.#passes > 0 ? Math.max(this.#tokens / this.#passes, 1) : 1
-    let best = 0
-    let bestGain = 1 - rate
-    let [tokens, likelihood, cost] = [1, 1, 1]
-    for (let k = 1; k <= most; k++) {
-      likelihood *= this.#likelihood(k - 1, confidences[k - 1]!)
-      tokens += likelihood
-      cost = Math.max(cost, costs.cost(k + 1))
-      if (cost - 1 > this.#account + DEBT) break
-      const gain = tokens - rate * cost
-      if (gain > bestGain) [best, bestGain] = [k, gain]
-    }
-    return best
+  /** A draft is about to be made; `most` tokens may still come. */
+  begin(most: number): void {
+    this.#mostTokens = Math.min(most, HORIZON)
+    this.#spent = 0
+    this.#likelihood = 1
+  }
+
+  /** How many of the n tokens of a draft to verify: 0 to n. A model's tokens were asked for one by one. */
+  choose(confidences: ArrayLike<number>, n: number, source: DraftSource = "lookup"): number {
+    const chosen = source === "model" ? n : this.#best(confidences, n).n
+    this.#source = chosen > 0 ? source : undefined
+    return chosen
+  }
+
+  prefers({ n, confidences }: Draft, nPending: number, max: number): boolean {
+    const found = this.#best(confidences, n)
+    if (found.n === 0) return false
+    if (this.#model === undefined || !this.#paysToRead(nPending, max)) return true
+    return found.gain >= this.#plan(nPending, max, this.#rate).gain
+  }
+
+  extends({ n }: Draft, nPending: number, max: number): boolean {
+    const model = this.#model
+    if (model === undefined || (n === 0 && !this.#isReady)) return false
+    const step = nPending > MAX_STEP ? 0 : this.#stepCost(nPending)
+    if (this.#spent + step + this.#costs.cost(n + 2) - 1 > this.#account + DEBT) return false
+    if (n === 0)
+      return this.#paysToRead(nPending, max) && this.#plan(nPending, max).gain > 1 - this.#rateElsewhere.value
+    const wins = this.#likelihood * model.acceptance.expected(n)
+    return this.#isPassKnown(n + 2) && wins > this.#rateElsewhere.value * (step + this.#marginalCost(n))
+  }
+
+  includes({ n }: Draft, confidence: number): boolean {
+    const likelihood = this.#likelihood * this.#model!.acceptance.likelihood(n, confidence)
+    if (likelihood <= this.#rateElsewhere.value * this.#marginalCost(n)) return false
+    this.#likelihood = likelihood
+    return true
+  }
+
+  stepped(n: number, milliseconds: number): void {
+    const { costs } = this.#model!
+    const expected = this.#stepCost(n)
+    costs.observe(n, milliseconds)
+    if (n > MAX_STEP) return
+    const cost = Math.min(this.#costs.units(milliseconds), CLIP * expected)
+    this.#spent += cost
+    this.#rate.passes += cost
+    this.#rateElsewhere.passes += cost
+    this.#earn(-cost)
   }
 
   /** A pass over n tokens, all but the first drafted, took so long and brought its first token. */
@@ -77,50 +121,100 @@ export class Controller {
     costs.observe(n, milliseconds)
     this.#earn(INCOME + 1 - cost)
     this.#nInRow = n > 1 ? this.#nInRow + 1 : 0
-    this.#tokens += 1 - this.#tokens / RATE_MEMORY
-    this.#passes += cost - this.#passes / RATE_MEMORY
+    this.#rate.passed(cost)
+    if (this.#source !== "lookup") this.#rateElsewhere.passed(cost)
     if (n > 1) return
-    for (let kind = 0; kind < this.#tried.length; kind++) {
-      this.#tried[kind]! *= 1 - 1 / REST_MEMORY
-      this.#accepted[kind]! *= 1 - 1 / REST_MEMORY
-    }
+    this.#lookups.rest()
+    this.#model?.acceptance.rest()
   }
 
   /** Token `index` of a draft, which the drafter was so sure of, saved a pass, or did not; those behind it are never
    * judged then. */
-  judged(index: number, confidence: number, isAccepted: boolean): void {
-    const kind = kindOf(index, confidence)
-    this.#tried[kind]! += 1 - this.#tried[kind]! / VERDICT_MEMORY
-    this.#accepted[kind]! += (isAccepted ? 1 : 0) - this.#accepted[kind]! / VERDICT_MEMORY
+  judged(index: number, confidence: number, isAccepted: boolean, source: DraftSource = "lookup"): void {
+    const acceptance = source === "model" ? this.#model?.acceptance : this.#lookups
+    acceptance?.judge(index, confidence, isAccepted)
     if (!isAccepted) return
     this.#earn(1)
-    this.#tokens++
+    this.#rate.tokens++
+    if (source === "model") this.#rateElsewhere.tokens++
+  }
+
+  get #isReady(): boolean {
+    return this.#costs.nSingles >= MIN_SINGLES && this.#nInRow < MAX_ROW
+  }
+
+  /** A pass more than twice as large as any before may cost anything. */
+  #isPassKnown(n: number): boolean {
+    return n <= 2 * this.#costs.largest
+  }
+
+  /** Of token n of a draft, in the pass that verifies it. */
+  #marginalCost(n: number): number {
+    return this.#costs.cost(n + 2) - this.#costs.cost(n + 1)
   }
 
   #earn(passes: number): void {
     this.#account = Math.min(this.#account + passes, MOST)
   }
 
-  /** That a drafted token is accepted where those before it are. Until more is known, each place is taken to be as the one
-   * before it, the first as the drafter says. */
-  #likelihood(index: number, confidence: number): number {
-    const [place, level] = [stepOf(PLACES, index), stepOf(CONFIDENCES, confidence)]
-    let likelihood = confidence
-    for (let i = 0; i <= place; i++) {
-      const kind = i * N_LEVELS + level
-      likelihood = (this.#accepted[kind]! + TRUST * likelihood) / (this.#tried[kind]! + TRUST)
+  #stepCost(n: number): number {
+    return this.#model!.costs.milliseconds(n, this.#costs.single) / this.#costs.single
+  }
+
+  /** The part of a lookup's draft that brings most, and how much that is at the present rate. */
+  #best(confidences: ArrayLike<number>, n: number): { n: number; gain: number } {
+    const costs = this.#costs
+    const rate = this.#rate.value
+    const best = { n: 0, gain: 1 - rate }
+    if (n === 0 || !this.#isReady) return best
+    let [tokens, likelihood, cost] = [1, 1, 1]
+    for (let k = 1; k <= n && this.#isPassKnown(k + 1); k++) {
+      likelihood *= this.#lookups.likelihood(k - 1, confidences[k - 1]!)
+      tokens += likelihood
+      cost = Math.max(cost, costs.cost(k + 1))
+      if (cost - 1 > this.#account + DEBT) break
+      const gain = tokens - rate * cost
+      if (gain > best.gain) [best.n, best.gain] = [k, gain]
     }
-    return likelihood
+    return best
+  }
+
+  /** What a model's draft should bring at best: at the present rate, and in tokens per pass. */
+  #plan(nPending: number, max: number, { value: rate } = this.#rateElsewhere): { gain: number; rate: number } {
+    const step = this.#stepCost(1)
+    const best = { gain: 1 - rate, rate: 1 }
+    let [tokens, likelihood] = [1, 1]
+    let spent = nPending > MAX_STEP ? 0 : this.#stepCost(nPending)
+    for (let k = 1; k <= max; k++, spent += step) {
+      likelihood *= this.#model!.acceptance.expected(k - 1)
+      tokens += likelihood
+      const cost = spent + this.#costs.cost(k + 1)
+      best.gain = Math.max(best.gain, tokens - rate * cost)
+      best.rate = Math.max(best.rate, tokens / cost)
+    }
+    return best
+  }
+
+  /** Whether what drafts should save over the rest of the text exceeds what reading the text so far costs. */
+  #paysToRead(nPending: number, max: number): boolean {
+    if (nPending <= MAX_STEP) return true
+    const saved = this.#mostTokens * (1 / this.#rateElsewhere.value - 1 / this.#plan(nPending, max).rate)
+    return saved > this.#stepCost(nPending)
   }
 }
 
-function kindOf(index: number, confidence: number): number {
-  return stepOf(PLACES, index) * N_LEVELS + stepOf(CONFIDENCES, confidence)
-}
+/** Tokens a pass, in passes over one token, of the last passes: the older, the less they count. */
+class Rate {
+  tokens = 0
+  passes = 0 // what they cost
 
-/** How many of rising bounds a value has reached. */
-function stepOf(bounds: readonly number[], value: number): number {
-  let step = 0
-  while (step < bounds.length && value >= bounds[step]!) step++
-  return step
+  /** A pass that cost so much has brought its own token. */
+  passed(cost: number): void {
+    this.tokens += 1 - this.tokens / RATE_MEMORY
+    this.passes += cost - this.passes / RATE_MEMORY
+  }
+
+  get value(): number {
+    return this.passes > 0 ? Math.max(this.tokens / this.passes, 1) : 1
+  }
 }

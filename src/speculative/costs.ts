@@ -1,4 +1,5 @@
-// What a pass over n tokens costs, in passes over one token, learnt from passes as they are timed. Knows no clock.
+// What a pass over n tokens costs, in passes over one token, learnt from passes as they are timed; and what one of a draft
+// model costs. Knows no clock.
 
 /** Of a token more, where nothing was measured. */
 const FIRST_SLOPE = 0.1
@@ -6,6 +7,8 @@ const FIRST_SLOPE = 0.1
 const LEARN = 1 / 8
 /** What a measurement loses of its weight against the first guess with every pass over one token. */
 const FORGET = 1 / 256
+/** Tokens of a draft model's pass that is measured by its length. */
+const MAX_SHORT = 16
 /** One measurement moves an estimate by this factor at most: another process may have had the core meanwhile. */
 export const CLIP = 2
 
@@ -19,6 +22,11 @@ export class PassCosts {
   /** Passes over one token so far. */
   get nSingles(): number {
     return this.#nSingles
+  }
+
+  /** Milliseconds of a pass over one token; 0 before the first. */
+  get single(): number {
+    return this.#single
   }
 
   /** The most tokens that a pass was measured with. */
@@ -67,6 +75,33 @@ export class PassCosts {
     this.#ratios[n] = expected + Math.max(LEARN, 1 / (count + 1)) * (clip(ratio, expected) - expected)
     this.#counts[n] = count
     this.#largest = Math.max(this.#largest, n)
+  }
+}
+
+/** Passes of a draft model: over one token or some in milliseconds of their own, over many in milliseconds a token. */
+export class DraftCosts {
+  readonly #passes = new PassCosts()
+  readonly #share: number
+  #perToken = 0 // milliseconds, of long passes
+
+  /** @param share of a target's pass, where nothing was measured: that of the bytes that both read. */
+  constructor(share: number) {
+    this.#share = share
+  }
+
+  observe(n: number, milliseconds: number): void {
+    if (n <= MAX_SHORT) this.#passes.observe(n, milliseconds)
+    else {
+      const perToken = milliseconds / n
+      this.#perToken += (this.#perToken === 0 ? 1 : LEARN) * (perToken - this.#perToken)
+    }
+  }
+
+  /** What a pass over n tokens should take, where one of the target over one token takes `single`. */
+  milliseconds(n: number, single: number): number {
+    const own = this.#passes.nSingles > 0 ? this.#passes.single : this.#share * single
+    if (n <= MAX_SHORT) return own * this.#passes.cost(n)
+    return n * (this.#perToken > 0 ? this.#perToken : FIRST_SLOPE * own)
   }
 }
 

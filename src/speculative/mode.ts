@@ -1,5 +1,5 @@
 // Which drafter and which controller a generation gets, and what they go on knowing from one to the next: what passes cost
-// is learnt once a model, how well drafts do once a session.
+// and how well a draft model does is learnt once a model, how well lookups do once a session.
 
 import { ArgumentError } from "../errors.ts"
 import type { GenerateOptions } from "../generate.ts"
@@ -7,40 +7,71 @@ import type { Model } from "../model.ts"
 import { checkInteger } from "../native/handles.ts"
 import type { Session } from "../session.ts"
 import type { SpeculatorOptions } from "./accept.ts"
-import { Controller } from "./controller.ts"
-import { PassCosts } from "./costs.ts"
+import { Acceptance } from "./acceptance.ts"
+import { CombinedDrafter } from "./combined.ts"
+import { Controller, type DraftModelRecord, MODEL_ACCEPTANCE } from "./controller.ts"
+import { DraftCosts, PassCosts } from "./costs.ts"
+import { ModelDrafter } from "./draft-model.ts"
+import type { Drafter } from "./drafter.ts"
 import { LookupDrafter } from "./lookup.ts"
 
-export const SPECULATIVE_MODES = ["auto", "off", "lookup"] as const
+export const SPECULATIVE_MODES = ["auto", "off", "lookup", "draft"] as const
 
-/** auto: drafts as far as that pays by what is measured, down to none. off: a pass for each token. lookup: always drafts
- * where the text so far has a continuation, up to maxDraft. */
+/** auto: drafts by lookups and by the draft model, where there is one, as far as that pays by what is measured, down to
+ * none. off: a pass for each token. lookup: always drafts where the text so far has a continuation, up to maxDraft. draft:
+ * always drafts maxDraft tokens by the draft model. */
 export type SpeculativeMode = (typeof SPECULATIVE_MODES)[number]
 
 export const DEFAULT_MAX_DRAFT = 16
 
 const costsOf = new WeakMap<Model, PassCosts>()
+const recordOf = new WeakMap<Model, DraftModelRecord>()
 const controllerOf = new WeakMap<Session, Controller>()
+const drafterOf = new WeakMap<Session, ModelDrafter>()
 
 /** What the options ask for; undefined: no drafts. */
-export function speculatorOptions(
-  session: Session,
-  { speculative = "auto", maxDraft = DEFAULT_MAX_DRAFT, drafter }: GenerateOptions,
-): SpeculatorOptions | undefined {
+export function speculatorOptions(session: Session, options: GenerateOptions): SpeculatorOptions | undefined {
+  const { speculative = "auto", maxDraft = DEFAULT_MAX_DRAFT, minDraft = 0 } = options
   if (!SPECULATIVE_MODES.includes(speculative)) {
     throw new ArgumentError(`speculative is ${speculative}, known: ${SPECULATIVE_MODES.join(", ")}`)
   }
   checkInteger("maxDraft", maxDraft, 0, 2 ** 31 - 1)
+  checkInteger("minDraft", minDraft, 0, 2 ** 31 - 1)
   if (speculative === "off" || maxDraft === 0) return undefined
   return {
-    drafter: drafter ?? new LookupDrafter(),
+    drafter: options.drafter ?? drafter(session, speculative, options.minDraftConfidence ?? 0),
     controller: speculative === "auto" ? controller(session) : undefined,
-    maxDraft,
+    costs: costs(session.model),
+    ...{ maxDraft, minDraft },
   }
 }
 
+function drafter(session: Session, mode: SpeculativeMode, minConfidence: number): Drafter {
+  if (!(minConfidence >= 0 && minConfidence <= 1)) {
+    throw new ArgumentError(`minDraftConfidence is ${minConfidence}, a number from 0 to 1 is needed`)
+  }
+  if (mode === "lookup" || (mode === "auto" && session.model.draft === undefined)) return new LookupDrafter()
+  // Its cache stays with the session: the next turn of a chat finds the text so far in it.
+  const model = cached(drafterOf, session, () => session.attach(new ModelDrafter(session.model)))
+  model.minConfidence = minConfidence
+  return mode === "draft" ? model : new CombinedDrafter(model)
+}
+
 function controller(session: Session): Controller {
-  return cached(controllerOf, session, () => new Controller(cached(costsOf, session.model, () => new PassCosts())))
+  return cached(controllerOf, session, () => new Controller(costs(session.model), record(session.model)))
+}
+
+function costs(model: Model): PassCosts {
+  return cached(costsOf, model, () => new PassCosts())
+}
+
+function record(model: Model): DraftModelRecord | undefined {
+  const { draft } = model
+  if (draft === undefined) return undefined
+  return cached(recordOf, model, () => ({
+    costs: new DraftCosts(draft.streamedBytes / model.streamedBytes),
+    acceptance: new Acceptance(MODEL_ACCEPTANCE),
+  }))
 }
 
 function cached<K extends WeakKey, V>(values: WeakMap<K, V>, key: K, make: () => V): V {
