@@ -2,7 +2,7 @@
 // answers for the same input. Every test runs the program as its own process.
 
 import { afterAll, beforeAll, describe, expect, test } from "bun:test"
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs"
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import packageJson from "../package.json"
@@ -23,7 +23,8 @@ import {
 
 const MAIN = join(import.meta.dir, "../src/cli/main.ts")
 const COMMANDS = [
-  ...["chat", "run", "pull", "list", "rm", "repack", "cache", "bench", "info", "tokenize", "perplexity", "quantize"],
+  ...["chat", "run", "pull", "list", "rm", "repack", "cache", "bench", "info", "tokenize", "draft-vocab"],
+  ...["perplexity", "quantize"],
 ]
 
 let folder: string
@@ -291,6 +292,46 @@ describe("bench", () => {
     expect([code, err]).toEqual([0, "asdsl bench: ignored, there is nothing for them to do here: -ngl, -fa\n"])
     expect(out).toContain("pp4")
   })
+})
+
+describe("draft models", () => {
+  test("draft-vocab: a list beside the model, frequent tokens of texts first; run and chat load it with the model", async () => {
+    const text = "he he he tea tea oh"
+    writeFileSync(path("words.txt"), text)
+    expectComplaint(await asdsl(["draft-vocab", "-m", tiny]), 2, "-f TEXT")
+    const made = await asdsl(["draft-vocab", "-m", tiny, "-f", path("words.txt"), "-n", "40"])
+    expect(made.err).toBe("")
+    expect(made.out).toStartWith(`${path("tiny.draft-vocab.json")}: 40 of 200 tokens; 100.00 % of `)
+    const list = JSON.parse(readFileSync(path("tiny.draft-vocab.json"), "utf8"))
+    const tokens = new Set<number>(JSON.parse((await asdsl(["tokenize", "-m", tiny, "-p", text])).out))
+    expect(list.tokens).toHaveLength(40)
+    for (const token of tokens) expect(list.tokens).toContain(token)
+    const run = async (...args: string[]) => {
+      const { out } = await asdsl([
+        "run",
+        "-m",
+        tiny,
+        "-p",
+        "tea",
+        "-n",
+        "12",
+        "--temp",
+        "0",
+        "--ignore-eos",
+        "-o",
+        "json",
+        ...args,
+      ])
+      return JSON.parse(out)
+    }
+    const [plain, drafted] = [await run("--spec", "off"), await run("-md", tiny, "--spec", "draft", "--draft-max", "3")]
+    expect(drafted.text).toBe(plain.text)
+    const { nDrafted, nAccepted, nPasses, draftMs } = drafted.speculation
+    expect([nDrafted > 0, nPasses + nAccepted, draftMs > 0]).toEqual([true, 11, true])
+    expectComplaint(await asdsl(["run", "-m", tiny, "-p", "a", "--draft-vocab", "all"]), 2, "-md MODEL")
+    expectComplaint(await asdsl(["run", "-m", tiny, "-p", "a", "-md", "a", "-hfd", "b/c"]), 2, "-md and -hfd")
+    expectComplaint(await asdsl(["run", "-m", tiny, "-p", "a", "--spec", "draft"]), 1, "without a draft model")
+  }, 30_000)
 })
 
 describe("tokenize", () => {

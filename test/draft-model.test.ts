@@ -175,6 +175,36 @@ test("a gate is asked before each pass, told of it, and decides by distributions
   ])
 })
 
+test("from an interleaved copy, whoever wrote it: the same drafts", async () => {
+  const drafted = async (model: Model) => {
+    using drafter = new ModelDrafter(model)
+    for (const token of PROMPT) drafter.push(token)
+    const { n, tokens, confidences } = drafter.propose(6)
+    return [...tokens.subarray(0, n), ...confidences.subarray(0, n)]
+  }
+  const path = file("target.gguf")
+  for (const name of ["same", "other"]) {
+    const draft = { model: file(`${name}.gguf`), vocabulary: file("half.json") }
+    const expected = await drafted(models[name === "same" ? "the same, half of its tokens" : "another, half of its tokens"]!)
+    for (const first of ["draft", "whole"]) {
+      const cache = join(folder, `cache of ${name} by ${first}`)
+      const options = { nThreads: 1, nUbatch: 20, nCtx: 64, cache }
+      const load1 = first === "draft" ? load(path, { ...options, draft }) : load(draft.model, options)
+      using writer = await load1
+      await (writer.draft ?? writer).saved
+      using model = await load(path, { ...options, draft })
+      expect(await drafted(model)).toEqual(expected)
+      using whole = await load(draft.model, options)
+      using session = whole.createSession()
+      session.sync(PROMPT)
+      using plain = await load(draft.model, { ...options, cache: false })
+      using other = plain.createSession()
+      other.sync(PROMPT)
+      expect(bits(session.row().logits)).toBe(bits(other.row().logits))
+    }
+  }
+})
+
 describe("refusals", () => {
   const target = () => file("target.gguf")
   const texts = () => {

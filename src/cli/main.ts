@@ -16,6 +16,7 @@ const COMMANDS: Readonly<Record<string, () => Promise<CommandModule>>> = {
   bench: () => import("./bench.ts"),
   info: () => import("./info.ts"),
   tokenize: () => import("./tokenize.ts"),
+  "draft-vocab": () => import("./draft-vocab.ts"),
   perplexity: () => import("./perplexity.ts"),
   quantize: () => import("./quantize.ts"),
   imatrix: () => import("./imatrix.ts"),
