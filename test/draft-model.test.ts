@@ -185,7 +185,9 @@ test("from an interleaved copy, whoever wrote it: the same drafts", async () => 
   const path = file("target.gguf")
   for (const name of ["same", "other"]) {
     const draft = { model: file(`${name}.gguf`), vocabulary: file("half.json") }
-    const expected = await drafted(models[name === "same" ? "the same, half of its tokens" : "another, half of its tokens"]!)
+    const expected = await drafted(
+      models[name === "same" ? "the same, half of its tokens" : "another, half of its tokens"]!,
+    )
     for (const first of ["draft", "whole"]) {
       const cache = join(folder, `cache of ${name} by ${first}`)
       const options = { nThreads: 1, nUbatch: 20, nCtx: 64, cache }

@@ -5,7 +5,16 @@ import { basename } from "node:path"
 import type { EngineClient } from "../chat/client.ts"
 import { AsdslError, ContextOverflowError } from "../errors.ts"
 import { type Command, group, text, toggle, UsageError, type Values } from "./arguments.ts"
-import { contextFlags, draftFlags, loadFlags, modelFlags, outputFlag, promptFlags, samplingFlags, threadFlags } from "./flags.ts"
+import {
+  contextFlags,
+  draftFlags,
+  loadFlags,
+  modelFlags,
+  outputFlag,
+  promptFlags,
+  samplingFlags,
+  threadFlags,
+} from "./flags.ts"
 import { INTERRUPTED, Interrupts } from "./interrupt.ts"
 import { draftOptions, loadOptions, modelFile } from "./load.ts"
 import { generateOptions, generationFlags, promptCacheFlags, promptCacheOf, promptText } from "./options.ts"

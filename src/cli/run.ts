@@ -4,7 +4,16 @@
 
 import type { Listener } from "../chat/client.ts"
 import { type Command, group, toggle, UsageError, type Values } from "./arguments.ts"
-import { contextFlags, draftFlags, loadFlags, modelFlags, outputFlag, promptFlags, samplingFlags, threadFlags } from "./flags.ts"
+import {
+  contextFlags,
+  draftFlags,
+  loadFlags,
+  modelFlags,
+  outputFlag,
+  promptFlags,
+  samplingFlags,
+  threadFlags,
+} from "./flags.ts"
 import { INTERRUPTED, Interrupts } from "./interrupt.ts"
 import { draftOptions, loadOptions, modelFile } from "./load.ts"
 import { generateOptions, generationFlags, promptCacheFlags, promptCacheOf, promptText } from "./options.ts"
