@@ -1,8 +1,9 @@
 // Plain decoding beside drafts, on Spec-Bench's prompts ($ASDSL_TEST_DATA/prompts) and on prompts of our own whose answers
 // copy (bench/prompts): each prompt in every setting, in turns, greedy unless --temp says otherwise. A speed-up is plain
 // decoding's time for the same tokens over the setting's, summed over a category's prompts; the text has to be the same.
+// --peers: node-llama-cpp's own speculation on the same files and prompts, after each category; its tokens may differ.
 //
-//   bun bench/speculative.ts -m MODEL.gguf -n 128 --prompts 10 --draft 4,16
+//   bun bench/speculative.ts -m MODEL.gguf [-md DRAFT.gguf] -n 128 --prompts 10 --draft 4,16 [--peers]
 
 import { readFileSync } from "node:fs"
 import { basename, join } from "node:path"
@@ -14,6 +15,7 @@ import {
   number,
   text,
   texts,
+  toggle,
   UsageError,
   type Values,
 } from "../src/cli/arguments.ts"
@@ -22,6 +24,7 @@ import { draftOptions, loadFile, loadOptions, modelFile } from "../src/cli/load.
 import { runCommand, warn, writeOut } from "../src/cli/program.ts"
 import { type Column, tableHead, tableRow } from "../src/cli/table.ts"
 import type { GenerateOptions, GenerationResult, Model, SpeculativeMode } from "../src/index.ts"
+import { runPeer } from "./peers/speculation.ts"
 
 const flags = {
   ...modelFlags,
@@ -36,6 +39,7 @@ const flags = {
       help: "tokens of a draft, for the settings that always draft",
     }),
     temperature: number("--temp", { min: 0, initial: 0, help: "temperature; 0: always the likeliest token" }),
+    hasPeers: toggle("--peers", { initial: false, help: "node-llama-cpp's speculation beside ours" }),
     data: text("--data", { value: "FOLDER", help: "where prompts/spec-bench.jsonl is; absent: $ASDSL_TEST_DATA" }),
   }),
   ...contextFlags,
@@ -62,6 +66,8 @@ interface Total {
   nPasses: number
   nDrafted: number
   nAccepted: number
+  /** By place in the draft. */
+  byPosition: { nDrafted: number; nAccepted: number }[]
 }
 
 interface Prompt {
@@ -101,8 +107,7 @@ function settingsOf({ drafts }: Values<typeof flags>, hasDraftModel: boolean): S
 /** One reply, in a session of its own. */
 async function reply(model: Model, prompt: Prompt, options: GenerateOptions): Promise<GenerationResult> {
   using session = model.createSession()
-  const rendered = model.template.render([{ role: "user", content: prompt.turns[0]! }])
-  return await session.generate(model.template.encode(rendered), { ...options, stop: model.template.stop }).finish()
+  return await session.generate(tokensOf(model, prompt.turns[0]!), { ...options, stop: model.template.stop }).finish()
 }
 
 function add(total: Total, { nGenerated, generationMs, speculation }: GenerationResult): void {
@@ -111,6 +116,11 @@ function add(total: Total, { nGenerated, generationMs, speculation }: Generation
   total.nPasses += speculation.nPasses
   total.nDrafted += speculation.nDrafted
   total.nAccepted += speculation.nAccepted
+  for (const [place, { nDrafted, nAccepted }] of speculation.byPosition.entries()) {
+    total.byPosition[place] ??= { nDrafted: 0, nAccepted: 0 }
+    total.byPosition[place].nDrafted += nDrafted
+    total.byPosition[place].nAccepted += nAccepted
+  }
 }
 
 /** Every setting on every prompt of a category. Each turn begins with another setting. */
@@ -120,7 +130,9 @@ async function measure(
   settings: readonly Setting[],
   { nGen, rounds, temperature }: Values<typeof flags>,
 ): Promise<Total[]> {
-  const totals = settings.map((): Total => ({ nTokens: 0, milliseconds: 0, nPasses: 0, nDrafted: 0, nAccepted: 0 }))
+  const totals = settings.map(
+    (): Total => ({ ...{ nTokens: 0, milliseconds: 0, nPasses: 0, nDrafted: 0, nAccepted: 0 }, byPosition: [] }),
+  )
   for (let turn = 0; turn < rounds * prompts.length; turn++) {
     const texts = new Set<string>()
     for (let i = 0; i < settings.length; i++) {
@@ -136,21 +148,55 @@ async function measure(
 }
 
 function rowOf({ name }: Setting, total: Total, plain: Total) {
-  const { nTokens, milliseconds, nPasses, nDrafted, nAccepted } = total
+  const { nTokens, milliseconds, nPasses, nDrafted, nAccepted, byPosition } = total
   return {
     setting: name,
     tokensPerSecond: (1000 * nTokens) / milliseconds,
     speedUp: plain.milliseconds / milliseconds,
     tokensPerPass: (nPasses + nAccepted) / nPasses,
     ...{ nDrafted, nAccepted, acceptanceRate: nDrafted > 0 ? nAccepted / nDrafted : undefined },
+    acceptanceByPosition: byPosition.map((place) => place.nAccepted / place.nDrafted),
   }
+}
+
+/** The peer's rows, against our own plain decoding: its own is one of them. */
+async function peerRows(
+  model: Model,
+  prompts: readonly Prompt[],
+  { nGen }: Values<typeof flags>,
+  plain: Total,
+): Promise<{ setting: string; tokensPerSecond: number; speedUp: number }[]> {
+  const { results } = await runPeer({
+    ...{ model: model.path, draft: model.draft?.path, nThreads: model.engineInfo().nThreads, nGen },
+    prompts: prompts.map(({ turns }) => tokensOf(model, turns[0]!)),
+  })
+  return Object.entries(results).map(([name, replies]) => {
+    const [nTokens, milliseconds] = [
+      sum(replies.map((each) => each.nTokens)),
+      sum(replies.map((each) => each.milliseconds)),
+    ]
+    const tokensPerSecond = (1000 * nTokens) / milliseconds
+    return {
+      setting: `peer ${name}`,
+      tokensPerSecond,
+      speedUp: (tokensPerSecond * plain.milliseconds) / (1000 * plain.nTokens),
+    }
+  })
+}
+
+function tokensOf({ template }: Model, said: string): Int32Array {
+  return template.encode(template.render([{ role: "user", content: said }]))
+}
+
+function sum(numbers: readonly number[]): number {
+  return numbers.reduce((total, n) => total + n, 0)
 }
 
 type Row = ReturnType<typeof rowOf>
 
 const COLUMNS: readonly Column[] = [
   { name: "category", width: 16, align: "left" },
-  { name: "setting", width: 9, align: "left" },
+  { name: "setting", width: 12, align: "left" },
   { name: "tok/s", width: 7, align: "right" },
   { name: "speed-up", width: 8, align: "right" },
   { name: "tokens a pass", width: 8, align: "right" },
@@ -172,20 +218,30 @@ async function run(values: Values<typeof flags>): Promise<void> {
   const settings = settingsOf(values, draft.draft !== undefined)
   using model = await loadFile(path, { ...loadOptions(values), ...draft })
   const isJson = values.output === "json"
-  const results: { category: string; nPrompts: number; rows: Row[] }[] = []
+  const results: { category: string; nPrompts: number; rows: Row[]; peers: Awaited<ReturnType<typeof peerRows>> }[] = []
   await reply(model, [...categories.values()][0]![0]!, { maxTokens: 16, speculative: "off" }) // pages and caches are warm then
   if (!isJson) await writeOut(tableHead(COLUMNS))
   for (const [category, prompts] of categories) {
     const totals = await measure(model, prompts, settings, values)
     const rows = settings.map((setting, i) => rowOf(setting, totals[i]!, totals[0]!))
-    results.push({ category, nPrompts: prompts.length, rows })
-    if (!isJson) await writeOut(rows.map((row) => line(category, row)).join(""))
+    const peers = values.hasPeers ? await peerRows(model, prompts, values, totals[0]!) : []
+    results.push({ category, nPrompts: prompts.length, rows, peers })
+    if (isJson) continue
+    await writeOut(rows.map((row) => line(category, row)).join(""))
+    for (const { setting, tokensPerSecond, speedUp } of peers) {
+      await writeOut(tableRow(COLUMNS, [category, setting, tokensPerSecond.toFixed(1), speedUp.toFixed(2), "", "", ""]))
+    }
   }
-  if (!isJson) return
+  const memory = {
+    weightBytes: model.weightBytes,
+    draftWeightBytes: model.draft?.weightBytes,
+    residentBytes: process.memoryUsage.rss(),
+  }
+  if (!isJson) return void (await writeOut(`resident: ${(memory.residentBytes / 1e6).toFixed(0)} MB\n`))
   const { cpu, nThreads, level } = model.engineInfo()
   const { nGen, rounds, temperature } = values
   await writeOut(
-    `${JSON.stringify({ model: basename(path), cpu, nThreads, level, nGen, rounds, temperature, results }, null, 2)}\n`,
+    `${JSON.stringify({ model: basename(path), cpu, nThreads, level, nGen, rounds, temperature, memory, results }, null, 2)}\n`,
   )
 }
 

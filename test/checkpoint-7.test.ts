@@ -1,6 +1,7 @@
-// Checkpoint 7, as far as it is built: drafts by lookup. Oracle: plain decoding on the same session, sampler and seed. With
-// any drafter and any limit everything that a caller can see but times and counts is equal to the bit: pieces, logprobs,
-// rows and tokens of the session at each of them, results, random numbers drawn, and the cache afterwards.
+// Checkpoint 7: drafts by lookup and by drafters that are right or wrong on purpose; draft models are a file of their own.
+// Oracle: plain decoding on the same session, sampler and seed. With any drafter and any limit everything that a caller can
+// see but times and counts is equal to the bit: pieces, logprobs, rows and tokens of the session at each of them, results,
+// random numbers drawn, and the cache afterwards.
 
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test"
 import { mkdtempSync, rmSync } from "node:fs"

@@ -40,7 +40,7 @@ export function drafterOf(all: readonly number[], isRight: (place: number) => bo
 
 export interface Variant {
   readonly options: GenerateOptions
-  /** Whether a place of the text is drafted right; absent: a lookup drafts. */
+  /** Whether a place of the text is drafted right; absent: what the options say drafts. */
   isRight?(place: number): boolean
 }
 

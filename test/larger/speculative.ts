@@ -1,18 +1,39 @@
-// Oracle: plain decoding. Checkpoint 7's greedy comparison as a whole, as far as it is built: 160 prompts, drafts by lookup
-// and by drafters that are always wrong, always right, right by chance and wrong at the last place, every limit from 1 to 16.
+// Oracle: plain decoding. Checkpoint 7's greedy comparison as a whole: 160 prompts, drafts by lookup, by a draft model, by
+// both, and by drafters that are always wrong, always right, right by chance and wrong at the last place, every limit from 1
+// to 16. The draft model is the default model itself with logits for some of its tokens, so that it is right and wrong.
 
-import { expect, test } from "bun:test"
+import { afterAll, expect, test } from "bun:test"
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { architectureOf } from "../../src/arch/index.ts"
+import { readModelHeader } from "../../src/gguf/split.ts"
 import { load } from "../../src/index.ts"
 import { Random } from "../../src/random.ts"
+import { CombinedDrafter } from "../../src/speculative/combined.ts"
+import { ModelDrafter } from "../../src/speculative/draft-model.ts"
+import { formatList, listed } from "../../src/speculative/vocabulary-list.ts"
+import { Vocabulary } from "../../src/tokenizer/vocabulary.ts"
 import { compare, specBenchPrompts, type Variant } from "../spec-bench.ts"
 import { defaultModelPath, hasDefaultModel } from "../tokenizer-fixtures.ts"
 
 const data = process.env.ASDSL_TEST_DATA
 const LIMITS = Array.from({ length: 16 }, (_, i) => i + 1)
 
+const folder = mkdtempSync(join(tmpdir(), "asdsl-larger-speculative-"))
+const vocabulary = join(folder, "list.json")
+afterAll(() => rmSync(folder, { recursive: true }))
+if (hasDefaultModel) {
+  const header = readModelHeader(defaultModelPath)
+  const tokens = listed([], new Vocabulary(header.metadata), 8192)
+  writeFileSync(vocabulary, formatList(tokens, architectureOf(header).config.nVocab, 0))
+}
+
 const random = new Random(1)
 const DRAFTERS: Record<string, (limit: number) => Variant["isRight"]> = {
   lookup: () => undefined,
+  draft: () => undefined,
+  both: () => undefined,
   "always wrong": () => () => false,
   "always right": () => () => true,
   "right by chance": () => () => random.double() < 0.6,
@@ -22,7 +43,9 @@ const DRAFTERS: Record<string, (limit: number) => Variant["isRight"]> = {
 test.skipIf(!hasDefaultModel || data === undefined).each(Object.entries(DRAFTERS))(
   "160 prompts, limits 1 to 16: %s",
   async (name, isRightFor) => {
-    using model = await load(defaultModelPath, { nCtx: 1024 })
+    using model = await load(defaultModelPath, { nCtx: 1024, draft: { model: defaultModelPath, vocabulary } })
+    using guesses = new ModelDrafter(model)
+    const both = new CombinedDrafter(guesses)
     const { nDrafted, nAccepted } = await compare(
       model,
       specBenchPrompts(data!),
@@ -30,7 +53,8 @@ test.skipIf(!hasDefaultModel || data === undefined).each(Object.entries(DRAFTERS
       () =>
         LIMITS.map((maxDraft) => {
           const isRight = isRightFor(maxDraft)
-          const options = { speculative: "lookup", maxDraft } as const
+          const speculative = name === "draft" ? "draft" : "lookup"
+          const options = { speculative, maxDraft, ...(name === "both" ? { drafter: both } : {}) } as const
           return isRight === undefined ? { options } : { options, isRight }
         }),
     )
