@@ -196,7 +196,10 @@ async function loadParts(path: string, options: LoadOptions, host?: Host): Promi
   buffers[WEIGHTS_BUFFER] = loaded.memory
   buffers[ARENA_BUFFER] = arena
   if (loaded.mapped !== undefined) buffers[MAPPED_BUFFER] = loaded.mapped
-  if (gathered !== undefined) buffers[GATHERED_BUFFER] = gathered
+  if (gathered !== undefined) {
+    buffers[MAPPED_BUFFER] ??= loaded.memory // a program's table has no gaps
+    buffers[GATHERED_BUFFER] = gathered
+  }
   const executors = engines.map((each) => {
     const program = owned.use(
       Program.create(each, plan.records, buffers, {
