@@ -11,7 +11,6 @@ enum {
     ITEMS_PER_WORKER = 4,          /* below it the last item of a pass leaves the others waiting for too long */
     PARTIALS_TO = 4096,            /* chunks of one query row: a million keys */
     MAX_SHARED_BYTES = 64 << 20,   /* only pages that are written to count */
-    APPEND_TOKENS_AT_ONCE = 16,    /* a block of keys: two workers do not write to the same lines */
     MERGE_ROWS_AT_ONCE = 4,
 };
 
@@ -26,12 +25,15 @@ static struct attention_job job_of(const struct step *step) {
 
 void run_kv_append(struct step *step, struct worker *w) {
     struct attention_job job = job_of(step);
-    int32_t begin, end;
+    int32_t block = attention_append_tokens(job.layout), before = job.position % block, begin, end;
     job.k = step->at[0], job.k_stride = step->op->operand[0].stride;
     job.v = step->at[1], job.v_stride = step->op->operand[1].stride;
     if (w->index == 0) step->slot = step->k->kv_append_name;
-    work_begin(w, job.n_tokens, APPEND_TOKENS_AT_ONCE);
-    while (work_next(w, &begin, &end)) step->k->kv_append(&job, begin, end);
+    work_begin(w, (before + job.n_tokens + block - 1) / block, 1);
+    while (work_next(w, &begin, &end)) {
+        int32_t first = begin * block - before, last = end * block - before;
+        step->k->kv_append(&job, first > 0 ? first : 0, last < job.n_tokens ? last : job.n_tokens);
+    }
 }
 
 static bool wants_partials(const struct step *step, const struct attention_job *job, int32_t n_items, int32_t workers) {

@@ -272,6 +272,22 @@ static void attend_item(const struct attention_job *job, const struct attention_
     }
 }
 
+/* Fetches the queries of one item and the lines of another's results: rows of tokens lie far apart, and the processor
+ * does not foresee them. */
+static void fetch_rows(const struct attention_job *job, const struct attention_item *next,
+                       const struct attention_item *item) {
+    size_t head_bytes = sizeof(float) * (size_t)job->layout->head_dim;
+    for (int32_t t = 0; t < next->n_tokens; t++) {
+        const float *q = query_at(job, next, t * next->n_heads);
+        for (size_t at = 0; at < head_bytes * (size_t)next->n_heads; at += 64) SIMD_PREFETCH((const uint8_t *)q + at);
+    }
+    for (int32_t t = 0; t < item->n_tokens; t++) {
+        const float *out = job->out + (size_t)(item->token + t) * job->out_stride;
+        out += (size_t)item->head * (size_t)job->layout->head_dim;
+        for (size_t at = 0; at < head_bytes * (size_t)item->n_heads; at += 64) SIMD_PREFETCH((const uint8_t *)out + at);
+    }
+}
+
 /* ---- slots ---- */
 attention_fn KERNEL(attention_chunks), KERNEL(attention_merge);
 kv_append_fn KERNEL(kv_append);
@@ -288,6 +304,8 @@ void KERNEL(attention_chunks)(const struct attention_job *job, int32_t begin, in
         if (job->partials) {
             attend_chunk(job, &item, i % n_chunks, &s, shared_partial);
         } else {
+            struct attention_item next = i + 1 < end ? attention_item(job, i + 1) : item;
+            fetch_rows(job, &next, &item);
             attend_item(job, &item, &s);
         }
     }
@@ -343,16 +361,20 @@ static void append_value(const struct kv_layout *layout, const float *v, int32_t
     }
 }
 
-/* Tokens [begin, end) of the pass. */
+/* Tokens [begin, end) of the pass, which begin it or a block of attention_append_tokens. */
 void KERNEL(kv_append)(const struct attention_job *job, int32_t begin, int32_t end) {
     const struct kv_layout *layout = job->layout;
-    for (int32_t h = 0; h < job->n_kv_heads && layout->k_type == ASDSL_Q8_0; h++) append_keys_q8(job, h, begin, end);
     for (int32_t t = begin; t < end; t++) {
         int32_t position = job->position + t, i = position % ATTENTION_CHUNK;
         for (int32_t h = 0; h < job->n_kv_heads; h++) {
             uint8_t *head = kv_head(job, position / ATTENTION_CHUNK, h);
             size_t column = (size_t)h * (size_t)layout->head_dim;
-            if (layout->k_type != ASDSL_Q8_0) append_key(layout, job->k + (size_t)t * job->k_stride + column, i, head);
+            const float *k = job->k + (size_t)t * job->k_stride + column;
+            if (layout->k_type == ASDSL_Q8_0) {
+                append_key_q8(layout, k, position, head);
+            } else {
+                append_key(layout, k, i, head);
+            }
             append_value(layout, job->v + (size_t)t * job->v_stride + column, i, head + layout->k_bytes);
         }
     }

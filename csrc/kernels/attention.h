@@ -116,6 +116,11 @@ static inline int32_t attention_anchor(int32_t position) {
     return position < ATTENTION_ANCHORED ? 1 : position / ATTENTION_ANCHORED * ATTENTION_ANCHORED;
 }
 
+/* Positions, blocks of which one worker appends: q8_0 keys need their anchor, others share lines. */
+static inline int32_t attention_append_tokens(const struct kv_layout *layout) {
+    return layout->k_type == ASDSL_Q8_0 ? ATTENTION_ANCHORED : ATTENTION_LANES;
+}
+
 /* A query for q8_0 keys: rotated, as int8; its floats (value_dim) lie behind the int8. */
 struct attention_query {
     float factor;     /* of a dot product and the key's scale, to the score */

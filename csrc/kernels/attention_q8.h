@@ -137,45 +137,24 @@ static void score_anchors(const struct kv_layout *layout, const uint8_t *keys, i
     if (chunk == 0) query->first[0] = 0;
 }
 
-/* Token i of a chunk; keys: of the head in the chunk. head: its rotated key; anchor: NULL for none. */
-static void append_key_q8(const struct kv_layout *layout, float *head, const uint16_t *anchor, int32_t i,
-                          uint8_t *keys) {
+/* keys: of the head in position's chunk. The token of an anchor comes first of all that refer to it. */
+static void append_key_q8(const struct kv_layout *layout, const float *k, int32_t position, uint8_t *keys) {
+    float head[ATTENTION_MAX_DIM];
     int8_t q[ATTENTION_MAX_DIM];
-    int32_t quads = attention_quads(layout->head_dim), unused;
+    int32_t i = position % ATTENTION_CHUNK, quads = attention_quads(layout->head_dim), unused;
     uint8_t *to = keys + ((size_t)(i / ATTENTION_LANES * quads) * ATTENTION_LANES + (size_t)(i % ATTENTION_LANES)) * 4;
-    for (int32_t d = 0; anchor && d < layout->value_dim; d += ATTENTION_LANES) {
+    uint16_t *anchor = anchor_of(layout, keys, i / ATTENTION_ANCHORED);
+    load_head(k, layout->head_dim, head);
+    rotate(head, layout->head_dim);
+    if (attention_anchor(position) == position) store_anchor(head, layout->value_dim, anchor);
+    for (int32_t d = 0; position > 0 && d < layout->value_dim; d += ATTENTION_LANES) {
         f32x16_storeu(head + d, f32x16_sub(f32x16_loadu(head + d), f32x16_load_bf16(anchor + d)));
     }
     ((float *)(void *)(keys + layout->k_scales))[i] = round_row(head, layout->value_dim, q, &unused);
     for (int32_t w = 0; w < quads; w++) memcpy(to + (size_t)w * ATTENTION_LANES * 4, q + 4 * w, 4);
 }
 
-/* Keys of tokens [begin, end) of a pass, of one head. An anchor is in the pass, or in the cache since an earlier one.
- */
-static void append_keys_q8(const struct attention_job *job, int32_t h, int32_t begin, int32_t end) {
-    const struct kv_layout *layout = job->layout;
-    const float *k = job->k + (size_t)h * (size_t)layout->head_dim;
-    float head[ATTENTION_MAX_DIM];
-    uint16_t anchor[ATTENTION_MAX_DIM];
-    for (int32_t t = begin, known = -1; t < end; t++) {
-        int32_t position = job->position + t, i = position % ATTENTION_CHUNK, source = attention_anchor(position);
-        uint8_t *keys = kv_head(job, position / ATTENTION_CHUNK, h);
-        uint16_t *stored = anchor_of(layout, keys, i / ATTENTION_ANCHORED);
-        if (source >= job->position && source != known) {
-            load_head(k + (size_t)(source - job->position) * job->k_stride, layout->head_dim, head);
-            rotate(head, layout->head_dim);
-            store_anchor(head, layout->value_dim, anchor);
-        } else if (source >= 0 && source != known) {
-            memcpy(anchor, stored, sizeof *anchor * (size_t)layout->value_dim);
-        }
-        known = source;
-        if (source == position) memcpy(stored, anchor, sizeof *anchor * (size_t)layout->value_dim);
-        load_head(k + (size_t)t * job->k_stride, layout->head_dim, head);
-        rotate(head, layout->head_dim);
-        append_key_q8(layout, head, source >= 0 ? anchor : NULL, i, keys);
-    }
-}
-
+/* Token i of a chunk; values: of the head in the chunk. */
 static void append_value_q8(const struct kv_layout *layout, const float *v, int32_t i, uint8_t *values) {
     float head[ATTENTION_MAX_DIM];
     int8_t q[ATTENTION_MAX_DIM];

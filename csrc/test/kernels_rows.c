@@ -207,7 +207,7 @@ static void append_all(struct attention_world *w, const struct kernels *k) {
     job.k = floats_of(&w->k), job.v = floats_of(&w->v);
     job.k_stride = job.v_stride = (size_t)(c->n_kv_heads * c->head_dim);
     for (int32_t i = 0; i < N_CHUNKS; i++) memset(w->chunk[i].data, 0, w->chunk[i].bytes);
-    int32_t half = c->length / 2;
+    int32_t half = c->length / 2 / ATTENTION_ANCHORED * ATTENTION_ANCHORED;
     k->kv_append(&job, 0, half);
     k->kv_append(&job, half, c->length);
 }
