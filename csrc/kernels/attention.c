@@ -17,6 +17,7 @@ struct rows {
     struct attention_query *query[TILE_ROWS]; /* for q8_0 keys */
     struct key_span keys[TILE_ROWS];
     float *partial[TILE_ROWS];
+    const uint8_t *next; /* keys of the chunk after this one */
 };
 
 static int32_t smaller(int32_t a, int32_t b) { return a < b ? a : b; }
@@ -116,7 +117,8 @@ static void attend_values_q8(const struct attention_job *job, const struct rows 
         sums[r] = rows->partial[r] + ATTENTION_LANES;
     }
     struct key_span quads = {blocks.first * ATTENTION_LANES / 4, blocks.end * ATTENTION_LANES / 4};
-    value_tiles_q8[rows->n](s->weights, values, layout->value_dim, quads, back, sums);
+    size_t ahead = (size_t)((uintptr_t)rows->next - (uintptr_t)values);
+    value_tiles_q8[rows->n](s->weights, values, layout->value_dim, quads, back, ahead, sums);
 }
 
 static void attend_keys_q8(const struct rows *rows, int32_t chunk, const struct kv_layout *layout,
@@ -127,7 +129,7 @@ static void attend_keys_q8(const struct rows *rows, int32_t chunk, const struct 
         query[r] = rows->query[r];
     }
     score_tiles_q8[rows->n](query, keys, (const float *)(const void *)(keys + layout->k_scales), layout->head_dim,
-                            blocks, scores);
+                            blocks, layout->k_bytes, scores);
 }
 
 /* The partials of a tile over one chunk. Every row sees some of it. head: its keys, then its values. */
@@ -179,7 +181,8 @@ typedef float *partial_of(const struct attention_job *job, int32_t token, int32_
 static void attend_chunk(const struct attention_job *job, const struct attention_item *item, int32_t chunk,
                          const struct attention_scratch *s, partial_of *partial) {
     const uint8_t *head = kv_head(job, chunk, item->kv_head);
-    struct rows rows = {0};
+    int32_t next = chunk + 1 < attention_n_chunks(job) ? chunk + 1 : chunk;
+    struct rows rows = {.next = kv_head(job, next, item->kv_head)};
     int32_t n_rows = item->n_tokens * item->n_heads;
     for (int32_t row = 0; row < n_rows; row++) {
         int32_t t = item->token + row / item->n_heads, h = item->head + row % item->n_heads;

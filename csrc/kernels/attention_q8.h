@@ -165,19 +165,25 @@ static void append_value_q8(const struct kv_layout *layout, const float *v, int3
     for (int32_t d = 0; d < layout->value_dim; d++) to[4 * d] = (uint8_t)q[d];
 }
 
+/* Tiles fetch what follows, line for line: scores the values of the same chunk, values the keys of the next one.
+ * `ahead` is the distance. One token at depth 4,096 of 22 layers of 4 heads of 64, one thread, out of memory (Zen 4):
+ * 0.39 ms a layer without, 0.30 with; 0.19 both ways where the second cache has it. */
 /* ---- scores: rows x vectors of LANES keys ---- */
 /* k: the part of the vector of key `first`; vectors of the same half lie a block apart. scores, k_scales: of a chunk.
  */
 SIMD_INLINE void score_vectors_q8(const struct attention_query *const *query, const uint8_t *k, const float *k_scales,
-                                  int32_t quads, int rows, int wide, int32_t first, float *scores) {
+                                  int32_t quads, int rows, int wide, int32_t first, size_t ahead, float *scores) {
     dot8 sum[ATTENTION_TILE_ROWS][Q8_WIDE];
     size_t block = (size_t)quads * ATTENTION_LANES * 4;
     UNROLL for (int r = 0; r < rows; r++) UNROLL for (int b = 0; b < wide; b++)
         sum[r][b] = dot8_start(&query[r]->minus128);
     for (int32_t w = 0; w < quads; w++) {
         w8 keys[Q8_WIDE];
-        UNROLL for (int b = 0; b < wide; b++)
-            keys[b] = w8_load(k + (size_t)b * block + (size_t)w * ATTENTION_LANES * 4);
+        UNROLL for (int b = 0; b < wide; b++) {
+            const uint8_t *at = k + (size_t)b * block + (size_t)w * ATTENTION_LANES * 4;
+            keys[b] = w8_load(at);
+            SIMD_PREFETCH(at + ahead);
+        }
         UNROLL for (int r = 0; r < rows; r++) {
             av x = av_load(query[r]->q + 4 * w);
             UNROLL for (int b = 0; b < wide; b++) sum[r][b] = dot8_add(sum[r][b], keys[b], x);
@@ -195,7 +201,7 @@ SIMD_INLINE void score_vectors_q8(const struct attention_query *const *query, co
 }
 
 SIMD_INLINE void score_tile_q8(const struct attention_query *const *query, const uint8_t *k, const float *k_scales,
-                               int32_t head_dim, int rows, struct key_span blocks, float *scores) {
+                               int32_t head_dim, int rows, struct key_span blocks, size_t ahead, float *scores) {
     int32_t quads = attention_quads(head_dim);
     size_t block = (size_t)quads * ATTENTION_LANES * 4;
     for (int32_t b = blocks.first, n; b < blocks.end; b += n) {
@@ -204,9 +210,9 @@ SIMD_INLINE void score_tile_q8(const struct attention_query *const *query, const
             const uint8_t *keys = k + (size_t)b * block + (size_t)half * LANES * 4;
             int32_t at = b * ATTENTION_LANES + half * LANES;
             if (n == 1) {
-                score_vectors_q8(query, keys, k_scales, quads, rows, 1, at, scores);
+                score_vectors_q8(query, keys, k_scales, quads, rows, 1, at, ahead, scores);
             } else {
-                score_vectors_q8(query, keys, k_scales, quads, rows, Q8_WIDE, at, scores);
+                score_vectors_q8(query, keys, k_scales, quads, rows, Q8_WIDE, at, ahead, scores);
             }
         }
     }
@@ -247,13 +253,15 @@ SIMD_INLINE void store_weights(int16_t *to, f32x16 weights, const float *factors
 
 /* ---- values: rows x vectors of LANES dimensions ---- */
 SIMD_INLINE void value_vectors_q8(const int16_t *weights, const uint8_t *v, size_t quad_bytes, int rows, int wide,
-                                  struct key_span quads, const float *back, float *const *sums) {
+                                  struct key_span quads, const float *back, size_t ahead, float *const *sums) {
     iv sum[ATTENTION_TILE_ROWS][Q8_WIDE];
     UNROLL for (int r = 0; r < rows; r++) UNROLL for (int j = 0; j < wide; j++) sum[r][j] = iv_zero();
     for (int32_t i = quads.first; i < quads.end; i++) {
         iv even[Q8_WIDE], odd[Q8_WIDE];
         UNROLL for (int j = 0; j < wide; j++) {
-            bv four = bv_load(v + (size_t)i * quad_bytes + (size_t)(j * LANES * 4));
+            const uint8_t *at = v + (size_t)i * quad_bytes + (size_t)(j * LANES * 4);
+            bv four = bv_load(at);
+            SIMD_PREFETCH(at + ahead);
             even[j] = iv_even_bytes(four), odd[j] = iv_odd_bytes(four);
         }
         UNROLL for (int r = 0; r < rows; r++) UNROLL for (int j = 0; j < wide; j++) {
@@ -266,33 +274,33 @@ SIMD_INLINE void value_vectors_q8(const int16_t *weights, const uint8_t *v, size
 }
 
 SIMD_INLINE void value_tile_q8(const int16_t *weights, const uint8_t *v, int32_t value_dim, int rows,
-                               struct key_span quads, const float *back, float *const *sums) {
+                               struct key_span quads, const float *back, size_t ahead, float *const *sums) {
     size_t quad_bytes = (size_t)value_dim * 4;
     for (int32_t d = 0, n; d < value_dim; d += n * LANES) {
         float *at[ATTENTION_TILE_ROWS];
         UNROLL for (int r = 0; r < rows; r++) at[r] = sums[r] + d;
         n = value_dim - d >= Q8_WIDE * LANES ? Q8_WIDE : 1;
         if (n == 1) {
-            value_vectors_q8(weights, v + 4 * (size_t)d, quad_bytes, rows, 1, quads, back, at);
+            value_vectors_q8(weights, v + 4 * (size_t)d, quad_bytes, rows, 1, quads, back, ahead, at);
         } else {
-            value_vectors_q8(weights, v + 4 * (size_t)d, quad_bytes, rows, Q8_WIDE, quads, back, at);
+            value_vectors_q8(weights, v + 4 * (size_t)d, quad_bytes, rows, Q8_WIDE, quads, back, ahead, at);
         }
     }
 }
 
 /* Tiles for each number of rows: constants become registers. */
 typedef void score_q8_fn(const struct attention_query *const *query, const uint8_t *k, const float *k_scales,
-                         int32_t head_dim, struct key_span blocks, float *scores);
+                         int32_t head_dim, struct key_span blocks, size_t ahead, float *scores);
 typedef void value_q8_fn(const int16_t *weights, const uint8_t *v, int32_t value_dim, struct key_span quads,
-                         const float *back, float *const *sums);
+                         const float *back, size_t ahead, float *const *sums);
 #define TILE_Q8(ROWS)                                                                                                  \
     static void score_q8_##ROWS(const struct attention_query *const *query, const uint8_t *k, const float *k_scales,   \
-                                int32_t head_dim, struct key_span blocks, float *scores) {                             \
-        score_tile_q8(query, k, k_scales, head_dim, ROWS, blocks, scores);                                             \
+                                int32_t head_dim, struct key_span blocks, size_t ahead, float *scores) { \
+        score_tile_q8(query, k, k_scales, head_dim, ROWS, blocks, ahead, scores);                                             \
     }                                                                                                                  \
     static void value_q8_##ROWS(const int16_t *weights, const uint8_t *v, int32_t value_dim, struct key_span quads,    \
-                                const float *back, float *const *sums) {                                               \
-        value_tile_q8(weights, v, value_dim, ROWS, quads, back, sums);                                                 \
+                                const float *back, size_t ahead, float *const *sums) { \
+        value_tile_q8(weights, v, value_dim, ROWS, quads, back, ahead, sums);                                                 \
     }
 TILE_Q8(1)
 TILE_Q8(2)
