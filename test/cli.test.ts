@@ -24,7 +24,7 @@ import {
 const MAIN = join(import.meta.dir, "../src/cli/main.ts")
 const COMMANDS = [
   ...["chat", "run", "pull", "list", "rm", "repack", "cache", "bench", "info", "tokenize", "draft-vocab"],
-  ...["perplexity", "quantize"],
+  ...["perplexity", "quantize", "imatrix"],
 ]
 
 let folder: string
