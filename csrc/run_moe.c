@@ -35,10 +35,11 @@ static size_t gathered_bytes(const struct asdsl_operand *in) {
 size_t moe_scratch_bytes(const struct asdsl_op *op, const struct asdsl_program_options *options) {
     const struct asdsl_operand *in = &op->operand[1];
     size_t rows = (size_t)(op->flags & ASDSL_ROWS_OUTPUTS ? options->max_outputs : options->max_tokens);
-    size_t ints = 2 * rows * op->operand[2].cols + (size_t)op->i[0] + 1;
+    size_t slots = rows * op->operand[2].cols, ints = 2 * slots + (size_t)op->i[0] + 1;
     size_t bytes = whole_lines(matmul_scratch_bytes((int32_t)in->cols)) + whole_lines(sizeof(int32_t) * ints);
     if (op->code != ASDSL_OP_MOE_GATE_UP) return bytes;
-    return bytes + (rows < GATHER_ROWS ? rows : GATHER_ROWS) * whole_lines(gathered_bytes(in));
+    /* Ids that are no router's may give all slots of a row to one expert. */
+    return bytes + (slots < GATHER_ROWS ? slots : GATHER_ROWS) * whole_lines(gathered_bytes(in));
 }
 
 /* Groups the slots of this pass. The ids lie in memory that others may write to: each is read once, and one that is no

@@ -166,8 +166,8 @@ function randomCache(): KvCache {
     nKvHeads: fits ? HEADS.nKvHeads : 1 + random(8),
     headDim: fits ? HEADS.headDim : 1 + random(130),
     capacity: random(8) === 0 ? 1 + random(300) : CAPACITY,
-    typeK: pick([Type.F16, Type.F32]),
-    typeV: pick([Type.F16, Type.F32]),
+    typeK: pick([Type.F16, Type.F32, Type.Q8_0]),
+    typeV: pick([Type.F16, Type.F32, Type.Q8_0]),
   })
 }
 
