@@ -362,10 +362,11 @@ export class Model {
   get identity(): string {
     const { nCtxOriginal } = this.config
     const hasLongFactors = nCtxOriginal !== undefined && this.nCtx > nCtxOriginal
-    const { loaded, engines } = this.#parts
-    const { mapped } = loaded
-    const read: ReadTensor | undefined = mapped && ((...part) => readSource(...part, mapped, engines[0]!))
-    this.#identity ??= modelIdentity(this.header, { hasLongFactors }, read)
+    const { mapped } = this.#parts.loaded
+    if (this.#identity !== undefined) return this.#identity
+    using single = Engine.create({ nThreads: 1 }) // 16 rows a time: threads would wait for each other and do nothing
+    const read: ReadTensor | undefined = mapped && ((...part) => readSource(...part, mapped, single))
+    this.#identity = modelIdentity(this.header, { hasLongFactors }, read)
     return this.#identity
   }
 
