@@ -14,7 +14,7 @@ import { arm64Bun, findQemu } from "./arm64.ts"
 import { judge } from "./test.ts"
 
 /** Test files by words of their path: what meets the machine, without those that need minutes or start other processes. */
-const CORE = ["abi", "dequantize-gather", "engine.test", "graph", "kernel-slots", "session", "conformance/stories260k"]
+const CORE = ["abi", "dequantize-gather", "engine.test", "graph", "kernel-slots", "session.test", "conformance/stories260k"]
 const N_AT_ONCE = 2
 const TEST_TIMEOUT_MS = 120_000
 const JOB_TIMEOUT_MS = 20 * 60_000
