@@ -5,7 +5,6 @@
 //   bun bench/kv-perplexity.ts -m MODEL -f TEXT --kv f16,q8_0 -c 512,2048,0 --tokens 32768 --seconds 100 --save kv-perplexity
 
 import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs"
-import { tmpdir } from "node:os"
 import { basename, join } from "node:path"
 import { type Command, group, integer, integers, text, UsageError, type Values } from "../src/cli/arguments.ts"
 import { contextFlags, modelFlags, threadFlags } from "../src/cli/flags.ts"
@@ -18,6 +17,7 @@ import { Sums } from "../src/eval/statistics.ts"
 import type { Model, Session } from "../src/index.ts"
 import type { KvType } from "../src/model.ts"
 import { SessionFile } from "../src/session-file.ts"
+import { resumableFlags, UNFINISHED } from "./resumable.ts"
 import { reportOf, saveReport } from "./save.ts"
 
 const flags = {
@@ -34,17 +34,7 @@ const flags = {
       help: "tokens of a chunk; 0: the context that the model was trained for",
     }),
     nTokens: integer("--tokens", { min: 8, initial: 32768, help: "tokens of the text, from its beginning" }),
-    seconds: integer("--seconds", {
-      min: 0,
-      initial: 0,
-      help: "leave so long after loading, for another run to go on; 0: never",
-    }),
-    work: text("--work", {
-      value: "FOLDER",
-      initial: join(tmpdir(), "asdsl-kv-perplexity"),
-      help: "where runs leave what they have",
-    }),
-    save: text("--save", { value: "NAME", help: "add the model to bench/results/NAME.json and .md once all is done" }),
+    ...resumableFlags("kv-perplexity"),
   }),
   nUbatch: contextFlags.nUbatch,
   ...threadFlags,
@@ -56,9 +46,6 @@ const command: Command<typeof flags> = {
   usage: "-m MODEL -f TEXT [--kv f16,q8_0] [-c 512,2048,0] [--tokens 32768] [--seconds 100] [--save NAME]",
   flags,
 }
-
-/** Exit code of a run whose time was up. */
-const UNFINISHED = 3
 
 /** The losses of one type at one context length, as far as they are known, and where the rest of them goes on. */
 class Task {

@@ -4,7 +4,6 @@
 //   bun bench/kv-retrieval.ts -m MODEL -f TEXT --kv f16,q8_0 --tokens 8192 --seconds 100 --save kv-retrieval
 
 import { existsSync, mkdirSync, readFileSync } from "node:fs"
-import { tmpdir } from "node:os"
 import { basename, join } from "node:path"
 import { type Command, group, integer, integers, text, UsageError, type Values } from "../src/cli/arguments.ts"
 import { contextFlags, modelFlags, threadFlags } from "../src/cli/flags.ts"
@@ -15,6 +14,7 @@ import { type Column, tableHead, tableRow } from "../src/cli/table.ts"
 import type { Model } from "../src/index.ts"
 import type { KvType } from "../src/model.ts"
 import { writeJson } from "./machine.ts"
+import { resumableFlags, UNFINISHED } from "./resumable.ts"
 import { reportOf, saveReport } from "./save.ts"
 
 const flags = {
@@ -27,17 +27,7 @@ const flags = {
       ...{ min: 0, max: 100, initial: [0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100] },
       help: "where the fact stands, in percent of the text",
     }),
-    seconds: integer("--seconds", {
-      min: 0,
-      initial: 0,
-      help: "leave so long after loading, for another run to go on; 0: never",
-    }),
-    work: text("--work", {
-      value: "FOLDER",
-      initial: join(tmpdir(), "asdsl-kv-retrieval"),
-      help: "where runs leave what they have",
-    }),
-    save: text("--save", { value: "NAME", help: "write bench/results/NAME.json and .md once all is done" }),
+    ...resumableFlags("kv-retrieval"),
   }),
   nUbatch: contextFlags.nUbatch,
   ...threadFlags,
@@ -49,9 +39,6 @@ const command: Command<typeof flags> = {
   usage: "-m MODEL -f TEXT [--kv f16,q8_0] [--tokens 8192] [--depths 0,50,100] [--seconds 100] [--save NAME]",
   flags,
 }
-
-/** Exit code of a run whose time was up. */
-const UNFINISHED = 3
 
 /** Tokens behind the text: template, question and reply. */
 const ROOM = 256

@@ -166,8 +166,8 @@ static void append_value_q8(const struct kv_layout *layout, const float *v, int3
 }
 
 /* Tiles fetch what follows, line for line: scores the values of the same chunk, values the keys of the next one.
- * `ahead` is the distance. One token at depth 4,096 of 22 layers of 4 heads of 64, one thread, out of memory (Zen 4):
- * 0.39 ms a layer without, 0.30 with; 0.19 both ways where the second cache has it. */
+ * `ahead` is the distance. One token at depth 4,096 of 22 layers of 4 heads of 64, one thread, out of memory
+ * (Zen 4, seen once by a scratch program): 0.39 ms a layer without, 0.30 with; 0.19 where the second cache has it. */
 /* ---- scores: rows x vectors of LANES keys ---- */
 /* k: the part of the vector of key `first`; vectors of the same half lie a block apart. scores, k_scales: of a chunk.
  */

@@ -3,11 +3,11 @@
  * An encoder turns floats into the blocks of a type. Its error is the weighted sum of squares, sum of w (x - y)^2 over
  * weights x and what they decode to, y. w is the importance of the weight's column (or 1) times |x| plus the root mean
  * square of its sub-block: with the importance alone the plain error is 3 % lower and the model's is higher
- * (SmolLM2-135M, Q4_K_M, 8 x 512 tokens of WikiText: mean KL divergence 0.0688 instead of 0.0630). For given
- * integers q the best scale (and minimum) solve a linear least-squares problem, for a given scale the best q is the
- * nearest: a search tries some scales and then alternates the two, each step of which can only lower the error (Lloyd
- * 1982, for a codebook that is an arithmetic progression). Everything is lane-wise and explicit, so every level makes
- * the same bytes.
+ * (SmolLM2-135M, Q4_K_M, 8 x 512 tokens of WikiText, seen once: mean KL divergence 0.0688 instead of 0.0630;
+ * bench/quantize.ts and asdsl perplexity print both). For given integers q the best scale (and minimum) solve a linear
+ * least-squares problem, for a given scale the best q is the nearest: a search tries some scales and then alternates
+ * the two, each step of which can only lower the error (Lloyd 1982, for a codebook that is an arithmetic progression).
+ * Everything is lane-wise and explicit, so every level makes the same bytes.
  *
  * Weights that are not finite have been refused or replaced before they come here.
  */
@@ -21,7 +21,8 @@
 
 enum { SUBS = 16 /* sub-blocks of a group, one a lane */, MAX_WIDTH = 32 /* weights of a sub-block */ };
 
-/* How far the searches go: steps beyond these lower the error by less than 0.3 % (SmolLM2's ffn_down, Q4_K to Q6_K). */
+/* How far the searches go: steps beyond these lower the error by less than 0.3 % (a tensor of SmolLM2, no importance,
+ * seen once). */
 enum { CUTS = 5, AFFINE_REFITS = 3, LINEAR_STARTS = 8 };
 static const float CUT_STEP = 0.4f, LINEAR_STEP = 0.6f; /* of the distance between neighbouring values */
 static const float F16_MAX = 65504.0f;

@@ -34,8 +34,9 @@ enum { TILE_COLS = 6, TILE_HALVES_TO = 3 };
 #define TILES_BYTES TILES_4
 #define TILES_FLOATS TILES_4
 #define TILES_BITS TILES_4
-/* matmul_k_panel.h, by inputs to a scale. GMAC/s of 512 columns, 2 threads, without and with panels: q4_k 225 246, q6_k
- * 154 203. Levels with integer dots won 3 % and less: they have none. */
+/* matmul_k_panel.h, by inputs to a scale. GMAC/s of 512 columns, 2 threads, builds without and with panels by
+ * turns (as bench/gemm.ts --library A --library B compares them): q4_k 225 246, q6_k 154 203. Levels with integer dots
+ * won 3 % and less: they have none. */
 #define TILES_PANEL_16 TILES_6
 #define TILES_PANEL_32 TILES_5
 #elif defined(SIMD_NEON)

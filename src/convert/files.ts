@@ -1,17 +1,8 @@
 // Files of a checkpoint folder, read with errors that name them. Knows no format but JSON.
 
 import { closeSync, fstatSync, openSync, readSync, statSync } from "node:fs"
-import { FormatError, ModelUnavailableError } from "../errors.ts"
-
-function system<T>(path: string, body: () => T): T {
-  try {
-    return body()
-  } catch (cause) {
-    const reason = cause instanceof Error && "code" in cause ? String(cause.code) : String(cause)
-    const text = reason === "ENOENT" ? "there is no such file" : `the file cannot be read (${reason})`
-    throw new ModelUnavailableError(`${path}: ${text}`, { cause })
-  }
-}
+import { FormatError } from "../errors.ts"
+import { reading } from "../file-errors.ts"
 
 export function isFile(path: string): boolean {
   return statSync(path, { throwIfNoEntry: false })?.isFile() ?? false
@@ -31,10 +22,10 @@ export class InputFile implements Disposable {
   constructor(path: string) {
     this.path = path
     // A look before opening: opening a pipe waits for its writer.
-    const { isRegular } = system(path, () => ({ isRegular: statSync(path).isFile() }))
+    const { isRegular } = reading(path, () => ({ isRegular: statSync(path).isFile() }))
     if (!isRegular) throw new FormatError(`${path} is not a regular file`)
-    this.#fd = system(path, () => openSync(path, "r"))
-    this.bytes = system(path, () => fstatSync(this.#fd).size)
+    this.#fd = reading(path, () => openSync(path, "r"))
+    this.bytes = reading(path, () => fstatSync(this.#fd).size)
   }
 
   [Symbol.dispose](): void {
@@ -45,7 +36,7 @@ export class InputFile implements Disposable {
   /** Fills `out` with the bytes from `at` on. */
   read(at: number, out: Uint8Array): void {
     for (let done = 0; done < out.length; ) {
-      const n = system(this.path, () => readSync(this.#fd, out, done, out.length - done, at + done))
+      const n = reading(this.path, () => readSync(this.#fd, out, done, out.length - done, at + done))
       if (n === 0) {
         throw new FormatError(
           `${this.path}: truncated: ${out.length} bytes from byte ${at} are needed, the file ends at ${at + done}`,

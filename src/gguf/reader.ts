@@ -4,7 +4,8 @@
 // Source: the GGUF specification in ggml-org/ggml docs/gguf.md.
 
 import { closeSync, fstatSync, openSync, readSync, type Stats, statSync } from "node:fs"
-import { ArgumentError, FormatError, ModelUnavailableError, UnsupportedError } from "../errors.ts"
+import { ArgumentError, FormatError, UnsupportedError } from "../errors.ts"
+import { reading } from "../file-errors.ts"
 import { type MetadataTypeName, metadataTypeName, NUMERIC_ARRAYS, type NumericTypeName } from "./metadata-types.ts"
 import { decodeUtf8, FlatStrings } from "./strings.ts"
 import {
@@ -54,7 +55,7 @@ export function readGguf(path: string): GgufFile {
   }
   // A look before opening: opening a pipe waits for its writer, opening a device may do anything.
   requireRegularFile(path, () => statSync(path))
-  const fd = system(path, () => openSync(path, "r"))
+  const fd = reading(path, () => openSync(path, "r"))
   try {
     const { size } = requireRegularFile(path, () => fstatSync(fd))
     return parse(new HeaderBytes(path, fd, size))
@@ -63,18 +64,8 @@ export function readGguf(path: string): GgufFile {
   }
 }
 
-function system<T>(path: string, body: () => T): T {
-  try {
-    return body()
-  } catch (cause) {
-    const reason = cause instanceof Error && "code" in cause ? String(cause.code) : String(cause)
-    const text = reason === "ENOENT" ? "there is no such file" : `the file cannot be read (${reason})`
-    throw new ModelUnavailableError(`${path}: ${text}`, { cause })
-  }
-}
-
 function requireRegularFile(path: string, stat: () => Stats): Stats {
-  const stats = system(path, stat)
+  const stats = reading(path, stat)
   if (stats.isFile()) return stats
   const kind = stats.isDirectory() ? "a folder" : "not a regular file"
   throw new FormatError(`${path} is ${kind}, a GGUF file is needed`)
@@ -137,7 +128,7 @@ class HeaderBytes {
   #read(end: number): void {
     while (this.#filled < end) {
       const at = this.#filled
-      const n = system(this.path, () => readSync(this.#fd, this.bytes, at, end - at, at))
+      const n = reading(this.path, () => readSync(this.#fd, this.bytes, at, end - at, at))
       if (n === 0) this.fail(`the file ended at byte ${at} while it was read, it had ${this.fileBytes}`)
       this.#filled += n
     }

@@ -4,7 +4,8 @@
 
 import { randomUUID } from "node:crypto"
 import { closeSync, fsyncSync, openSync, renameSync, rmSync, writeSync } from "node:fs"
-import { ArgumentError, AsdslError, UnsupportedError } from "../errors.ts"
+import { ArgumentError, UnsupportedError } from "../errors.ts"
+import { writing } from "../file-errors.ts"
 import { METADATA_TYPES, type MetadataTypeName, NUMERIC_ARRAYS, type NumericTypeName } from "./metadata-types.ts"
 import { isStringArray } from "./strings.ts"
 import {
@@ -77,7 +78,7 @@ export class GgufWriter implements Disposable {
     this.#tensors = contents.tensors
     this.#offsets = offsets
     this.#alignment = alignment
-    this.#fd = system(path, () => openSync(this.#temporary, "wx"))
+    this.#fd = writing(path, () => openSync(this.#temporary, "wx"))
     this.#out = new FileOutput(path, this.#fd)
     try {
       this.#out.write(header)
@@ -108,7 +109,7 @@ export class GgufWriter implements Disposable {
     if (this.#current < this.#tensors.length) throw new Error(`${this.#tensors[this.#current]!.name} was not written`)
     this.#out.finish()
     this.#close()
-    system(this.#path, () => renameSync(this.#temporary, this.#path))
+    writing(this.#path, () => renameSync(this.#temporary, this.#path))
   }
 
   #close(): void {
@@ -119,15 +120,6 @@ export class GgufWriter implements Disposable {
   [Symbol.dispose](): void {
     this.#close()
     rmSync(this.#temporary, { force: true })
-  }
-}
-
-function system<T>(path: string, body: () => T): T {
-  try {
-    return body()
-  } catch (cause) {
-    const reason = cause instanceof Error && "code" in cause ? cause.code : cause
-    throw new AsdslError("io", `${path} cannot be written (${reason})`, { cause })
   }
 }
 
@@ -359,7 +351,7 @@ class FileOutput {
   /** Everything is on the disk afterwards. */
   finish(): void {
     this.#flush()
-    system(this.#path, () => fsyncSync(this.#fd))
+    writing(this.#path, () => fsyncSync(this.#fd))
   }
 
   #flush(): void {
@@ -370,7 +362,7 @@ class FileOutput {
   #writeOut(bytes: Uint8Array): void {
     for (let done = 0; done < bytes.length; ) {
       const from = done
-      done += system(this.#path, () => writeSync(this.#fd, bytes, from, bytes.length - from))
+      done += writing(this.#path, () => writeSync(this.#fd, bytes, from, bytes.length - from))
     }
   }
 }

@@ -4,7 +4,7 @@
 
 import { randomUUID } from "node:crypto"
 import { closeSync, fsyncSync, openSync, renameSync, rmSync, writeSync } from "node:fs"
-import { AsdslError } from "../errors.ts"
+import { writing } from "../file-errors.ts"
 import { DIGEST_OFFSET } from "./format.ts"
 
 /** A multiple of the largest page. */
@@ -30,7 +30,7 @@ export class InterleavedOutput implements Disposable {
   constructor(path: string) {
     this.#path = path
     this.#temporary = temporaryName(path)
-    this.#fd = this.#system(() => openSync(this.#temporary, "wx"))
+    this.#fd = writing(this.#path, () => openSync(this.#temporary, "wx"))
   }
 
   write(bytes: Uint8Array): void {
@@ -62,7 +62,7 @@ export class InterleavedOutput implements Disposable {
     this.#hash.update(piece)
     for (let done = 0; done < piece.length; ) {
       const from = done
-      done += this.#system(() => writeSync(this.#fd, piece, from, piece.length - from))
+      done += writing(this.#path, () => writeSync(this.#fd, piece, from, piece.length - from))
     }
     this.#held = 0
   }
@@ -71,10 +71,10 @@ export class InterleavedOutput implements Disposable {
   finish(): void {
     this.#flush()
     const digest = new TextEncoder().encode(this.#hash.digest("hex"))
-    this.#system(() => writeSync(this.#fd, digest, 0, digest.length, DIGEST_OFFSET))
-    this.#system(() => fsyncSync(this.#fd))
+    writing(this.#path, () => writeSync(this.#fd, digest, 0, digest.length, DIGEST_OFFSET))
+    writing(this.#path, () => fsyncSync(this.#fd))
     this.#close()
-    this.#system(() => renameSync(this.#temporary, this.#path))
+    writing(this.#path, () => renameSync(this.#temporary, this.#path))
   }
 
   #close(): void {
@@ -86,14 +86,5 @@ export class InterleavedOutput implements Disposable {
   [Symbol.dispose](): void {
     this.#close()
     rmSync(this.#temporary, { force: true })
-  }
-
-  #system<T>(body: () => T): T {
-    try {
-      return body()
-    } catch (cause) {
-      const reason = cause instanceof Error && "code" in cause ? cause.code : cause
-      throw new AsdslError("io", `${this.#path} cannot be written (${reason})`, { cause })
-    }
   }
 }
