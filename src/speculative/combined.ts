@@ -1,16 +1,15 @@
 // Two drafters as one: what the text so far says where that is worth more, else what a model says. The model is behind
 // where lookups were enough, and reads on in the pass of its next draft.
 
-import type { ModelDrafter } from "./draft-model.ts"
-import type { Draft, Drafter, ProposeOptions } from "./drafter.ts"
+import type { Draft, Drafter, EvaluatingDrafter, ProposeOptions } from "./drafter.ts"
 import { LookupDrafter } from "./lookup.ts"
 
 export class CombinedDrafter implements Drafter {
   readonly #lookup = new LookupDrafter()
-  readonly #model: ModelDrafter
+  readonly #model: EvaluatingDrafter
 
   /** @param model stays the caller's. */
-  constructor(model: ModelDrafter) {
+  constructor(model: EvaluatingDrafter) {
     this.#model = model
   }
 

@@ -1,20 +1,48 @@
 // What a pass over n tokens costs, in passes over one token, learnt from passes as they are timed; and what one of a draft
 // model costs. Knows no clock.
+//
+// The machine's speed and the ratio between passes are learnt apart: the speed moves within seconds where memory is shared
+// with others, and every pass says it; ratios are the model's and the processor's, and move slowly.
 
 /** Of a token more, where nothing was measured. */
 const FIRST_SLOPE = 0.1
-/** Weight of a new measurement; the first ones are averaged, the guess before them among them. */
-const LEARN = 1 / 8
-/** What a measurement loses of its weight against the first guess with every pass over one token. */
+/** Weight of a new measurement; the first ones are averaged. */
+const LEARN = 1 / 16
+/** Of a pass over one token, against the ratios of the other passes that the speed was last told by. */
+const ANCHOR = 1 / 4
+/** What a ratio loses against the first guess with every pass over one token, so that it is tried again; and of its weight. */
 const FORGET = 1 / 256
+const DOUBT = 1 / 32
+/** Measurements after which a length of pass says what the machine's speed is. */
+const MIN_COUNT = 3
 /** Tokens of a draft model's pass that is measured by its length. */
 const MAX_SHORT = 16
 /** One measurement moves an estimate by this factor at most: another process may have had the core meanwhile. */
 export const CLIP = 2
 
+/** The median of the last times: one that was disturbed does not move it, a machine that has changed does after a few. */
+class Speed {
+  static readonly #N = 7
+  readonly #times: number[] = []
+  #next = 0
+  #median = 0
+
+  get milliseconds(): number {
+    return this.#median
+  }
+
+  add(milliseconds: number): void {
+    this.#times[this.#next] = milliseconds
+    this.#next = (this.#next + 1) % Speed.#N
+    const sorted = this.#times.toSorted((a, b) => a - b)
+    this.#median = (sorted[(sorted.length - 1) >> 1]! + sorted[sorted.length >> 1]!) / 2
+  }
+}
+
 export class PassCosts {
+  readonly #speed = new Speed()
   #nSingles = 0
-  #single = 0 // milliseconds of a pass over one token
+  #nOthers = 0 // passes in a row over more than one token
   readonly #ratios: number[] = [] // by tokens of a pass; undefined: not measured
   readonly #counts: number[] = [] // measurements, likewise
   #largest = 1 // the most tokens of a pass that was measured
@@ -24,9 +52,9 @@ export class PassCosts {
     return this.#nSingles
   }
 
-  /** Milliseconds of a pass over one token; 0 before the first. */
+  /** Milliseconds of a pass over one token now; 0 before the first. */
   get single(): number {
-    return this.#single
+    return this.#speed.milliseconds
   }
 
   /** The most tokens that a pass was measured with. */
@@ -36,21 +64,13 @@ export class PassCosts {
 
   /** A pass over n tokens took so long. */
   observe(n: number, milliseconds: number): void {
-    if (n > 1) {
-      if (this.#nSingles > 0) this.#learn(n, milliseconds / this.#single)
-      return
-    }
-    const weight = Math.max(LEARN, 1 / ++this.#nSingles)
-    this.#single += weight * (clip(milliseconds, this.#nSingles > 1 ? this.#single : milliseconds) - this.#single)
-    for (let i = 2; i < this.#ratios.length; i++) {
-      const ratio = this.#ratios[i]
-      if (ratio !== undefined) this.#ratios[i] = ratio + FORGET * (firstGuess(i) - ratio)
-    }
+    if (n > 1) this.#learn(n, milliseconds)
+    else this.#anchor(milliseconds)
   }
 
   /** A pass that took so long, in passes over one token. */
   units(milliseconds: number): number {
-    return this.#single > 0 ? milliseconds / this.#single : 1
+    return this.single > 0 ? milliseconds / this.single : 1
   }
 
   /** What a pass over n tokens should cost, in passes over one: measured, or on the line between measured neighbours. */
@@ -69,12 +89,31 @@ export class PassCosts {
     return base + (n - below) * slope
   }
 
-  #learn(n: number, ratio: number): void {
+  /** A pass over one token is what the others are measured by: where it takes longer than they said, they cost less. */
+  #anchor(milliseconds: number): void {
+    const off = this.single > 0 ? clip(milliseconds / this.single, 1) : 1
+    const weight = this.#nOthers > 0 ? ANCHOR : 0
+    for (let i = 2; i < this.#ratios.length; i++) {
+      const ratio = this.#ratios[i]
+      if (ratio === undefined) continue
+      this.#ratios[i] = (ratio + FORGET * (firstGuess(i) - ratio)) * off ** -weight
+      this.#counts[i]! *= 1 - DOUBT
+    }
+    this.#nSingles++
+    this.#nOthers = 0
+    this.#speed.add(milliseconds)
+  }
+
+  #learn(n: number, milliseconds: number): void {
+    if (this.#nSingles === 0) return
     const expected = this.cost(n)
     const count = (this.#counts[n] ?? 0) + 1
-    this.#ratios[n] = expected + Math.max(LEARN, 1 / (count + 1)) * (clip(ratio, expected) - expected)
+    const ratio = clip(this.units(milliseconds), expected)
+    this.#ratios[n] = expected + Math.max(LEARN, 1 / count) * (ratio - expected)
     this.#counts[n] = count
     this.#largest = Math.max(this.#largest, n)
+    this.#nOthers++
+    if (count > MIN_COUNT) this.#speed.add(milliseconds / expected)
   }
 }
 
@@ -93,7 +132,7 @@ export class DraftCosts {
     if (n <= MAX_SHORT) this.#passes.observe(n, milliseconds)
     else {
       const perToken = milliseconds / n
-      this.#perToken += (this.#perToken === 0 ? 1 : LEARN) * (perToken - this.#perToken)
+      this.#perToken += (this.#perToken === 0 ? 1 : 2 * LEARN) * (perToken - this.#perToken)
     }
   }
 

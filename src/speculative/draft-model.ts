@@ -7,7 +7,7 @@ import type { OutputRow } from "../executor.ts"
 import type { Model } from "../model.ts"
 import type { Distribution, LogitRow } from "../sampler.ts"
 import type { Session } from "../session.ts"
-import { type Draft, type Drafter, NO_DRAFT, type ProposeOptions } from "./drafter.ts"
+import { type Draft, type EvaluatingDrafter, NO_DRAFT, type ProposeOptions } from "./drafter.ts"
 
 /** Candidates of a row that a sampler finds: top-k's default. A longer list is made from the whole row. */
 const CANDIDATES = 40
@@ -25,7 +25,7 @@ class ModelDraft implements Draft {
   }
 }
 
-export class ModelDrafter implements Drafter, Disposable {
+export class ModelDrafter implements EvaluatingDrafter, Disposable {
   readonly #session: Session
   readonly #nVocab: number
   readonly #text: number[] = []
@@ -63,7 +63,6 @@ export class ModelDrafter implements Drafter, Disposable {
     else if (token >= this.#session.model.config.nVocab) this.#moveTo(this.#text.length)
   }
 
-  /** Tokens to be evaluated before there is a draft. */
   get nPending(): number {
     return Math.max(this.#text.length - this.#begin - this.#nHeld, 1)
   }

@@ -55,5 +55,11 @@ export interface Drafter {
   propose(max: number, options?: ProposeOptions): Draft
 }
 
+/** A drafter that has to evaluate what it was told before it can guess. */
+export interface EvaluatingDrafter extends Drafter {
+  /** Tokens to be evaluated before there is a draft. */
+  readonly nPending: number
+}
+
 /** No guess. */
 export const NO_DRAFT: Draft = { n: 0, tokens: new Int32Array(0), confidences: new Float64Array(0) }
