@@ -12,7 +12,8 @@ import { biasMap, Sampler, type SamplerOptions, type TokenSampler } from "./samp
 import type { Session } from "./session.ts"
 import { type Speculation, Speculator } from "./speculative/accept.ts"
 import type { Drafter } from "./speculative/drafter.ts"
-import { type SpeculativeMode, speculatorOptions } from "./speculative/mode.ts"
+import { speculatorOptions } from "./speculative/mode.ts"
+import type { SpeculativeMode } from "./speculative/options.ts"
 import { StopMatcher } from "./stop.ts"
 import type { StreamDecoder } from "./tokenizer/types.ts"
 

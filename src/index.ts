@@ -9,7 +9,8 @@ export * from "./errors.ts"
 export type { OutputRow } from "./executor.ts"
 export type { FinishReason, GenerateOptions, Generation, GenerationResult, Piece } from "./generate.ts"
 export type { GgufHeader, TensorInfo } from "./gguf/types.ts"
-export { type DraftModelOptions, type LoadOptions, load, Model, type OpReport } from "./model.ts"
+export type { DraftModelOptions, LoadOptions } from "./load-options.ts"
+export { load, Model, type OpReport } from "./model.ts"
 export { cancelProgram, cpuInfo, type EngineInfo } from "./native/handles.ts"
 export { PromptCache, type PromptCacheOptions } from "./prompt-cache.ts"
 export { type Distribution, type LogitRow, Sampler, type SamplerOptions, type TokenSampler } from "./sampler.ts"
@@ -30,5 +31,5 @@ export type {
   DraftSource,
   ProposeOptions,
 } from "./speculative/drafter.ts"
-export type { SpeculativeMode } from "./speculative/mode.ts"
+export type { SpeculativeMode } from "./speculative/options.ts"
 export type { DecodeOptions, EncodeOptions, StreamDecoder, Tokenizer } from "./tokenizer/types.ts"

@@ -11,7 +11,16 @@ import type { GgufHeader } from "./gguf/types.ts"
 import { ARENA_BUFFER, GraphBuilder, type GraphLimits, type Plan, type PlannedOp } from "./graph.ts"
 import { readSource } from "./interleaved/repack.ts"
 import type { SaveResult } from "./interleaved/save.ts"
-import { type LoadedWeights, ModelSource, type SourceOptions } from "./interleaved/source.ts"
+import { type LoadedWeights, ModelSource } from "./interleaved/source.ts"
+import {
+  DEFAULT_KV_TYPE,
+  type DraftModelOptions,
+  KV_TYPES,
+  type KvType,
+  type LoadOptions,
+  PREFILL_MODES,
+  type PrefillMode,
+} from "./load-options.ts"
 import { modelIdentity, type ReadTensor } from "./model-identity.ts"
 import { resolveModel } from "./models/index.ts"
 import { Prefill, Type } from "./native/abi.ts"
@@ -32,67 +41,8 @@ import { createTokenizer } from "./tokenizer/index.ts"
 import type { Tokenizer } from "./tokenizer/types.ts"
 import { GATHERED_BUFFER, MAPPED_BUFFER, streamedBytes, WEIGHTS_BUFFER, type WeightPlan } from "./weights.ts"
 
-export interface LoadOptions extends SourceOptions {
-  /** Threads at most; 0 or absent: one per physical core this process may use, within its CPU quota. */
-  nThreads?: number
-  /** Threads for passes of more than one token; absent: nThreads. */
-  nThreadsBatch?: number
-  /** Logical CPUs that threads keep to; absent or empty: any that this process may use. */
-  cpus?: readonly number[]
-  /** How long threads wait awake for the next pass, as llama.cpp's --poll: 0 (not at all) to 100. Default 50. */
-  poll?: number
-  /** For tests: the last thread takes so much longer for its share, as a slower core would. */
-  slowPercent?: number
-  /** portable, avx2, avxvnni, avx512, neon or reference; absent: $ASDSL_ISA, else the best of this CPU. avxvnni may be one
-   * that CPUID hides: a child process tries it first. */
-  level?: string
-  /** Context length of sessions; 0 or absent: the model's. */
-  nCtx?: number
-  /** Tokens of one pass at most, as in llama.cpp; nUbatch is never larger. */
-  nBatch?: number
-  /** Tokens of one pass. Default 512. */
-  nUbatch?: number
-  /** How prompts (passes of 128 tokens and more) multiply matrices: "exact" to the bit as single tokens do, or "fast" with
-   * weights rounded once more, to int8: more tokens/s, slightly other logits. Replies are exact in either. Default exact. */
-  prefill?: PrefillMode
-  /** Element type of cached keys; q8_0: int8, half the memory of f16 and faster. Default f16. */
-  typeK?: KvType
-  /** Element type of cached values. Default f16. */
-  typeV?: KvType
-  /** Rows of logits that one pass can hold. Default 32. */
-  maxOutputs?: number
-  /** Candidates per row that a session may ask for. Default 1024. */
-  maxTopK?: number
-  /** A small model with the same vocabulary that drafts what this one verifies, on the same threads: a file or a name. */
-  draft?: string | DraftModelOptions
-  /** Bytes of weights loaded so far. */
-  onProgress?(done: number, total: number): void
-  signal?: AbortSignal
-}
-
-const KV_CODES = { f16: Type.F16, f32: Type.F32, q8_0: Type.Q8_0 } as const
-/** Element types of a KV cache. */
-export type KvType = keyof typeof KV_CODES
-export const KV_TYPES = Object.keys(KV_CODES) as [KvType, ...KvType[]]
-export const DEFAULT_KV_TYPE: KvType = "f16"
-export interface DraftModelOptions {
-  /** A path or a name, as load() takes it. */
-  model: string
-  /** Its context: where the text is longer, it sees the end of it. 0 or absent: that of the model it drafts for, or its
-   * own where that is shorter. */
-  nCtx?: number
-  typeK?: KvType
-  typeV?: KvType
-  /** Its output matrix is kept for the tokens of this list alone (asdsl draft-vocab makes one), or "all". Absent: the list
-   * beside the file, else the first ids of the vocabulary. */
-  vocabulary?: string
-}
-
-const PREFILLS = { exact: Prefill.EXACT, fast: Prefill.FAST } as const
-
-/** What `--prefill` takes. */
-export const PREFILL_MODES = ["exact", "fast"] as const
-export type PrefillMode = (typeof PREFILL_MODES)[number]
+const KV_CODES: Readonly<Record<KvType, number>> = { f16: Type.F16, f32: Type.F32, q8_0: Type.Q8_0 }
+const PREFILLS: Readonly<Record<PrefillMode, number>> = { exact: Prefill.EXACT, fast: Prefill.FAST }
 
 /** What one op of the program is and did: for people who look for time or for a slow kernel. */
 export interface OpReport {

@@ -2,7 +2,7 @@
 
 import { AsdslError, CancelledError, ContextOverflowError } from "../errors.ts"
 import type { GenerateOptions, GenerationResult } from "../generate.ts"
-import type { LoadOptions } from "../model.ts"
+import type { LoadOptions } from "../load-options.ts"
 import type { PromptCacheOptions } from "../prompt-cache.ts"
 import type { ChatOptions, SayOptions } from "./conversation.ts"
 import type { Message } from "./messages.ts"

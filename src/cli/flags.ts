@@ -2,7 +2,7 @@
 // its own flags: `{ ...modelFlags, ...threadFlags, ...group("Benchmark", { ... }) }`; a key given again replaces the flag.
 
 import { ArgumentError } from "../errors.ts"
-import { DEFAULT_KV_TYPE, KV_TYPES, PREFILL_MODES } from "../model.ts"
+import { DEFAULT_KV_TYPE, KV_TYPES, PREFILL_MODES } from "../load-options.ts"
 import { cpusOfMask, cpusOfRange } from "../native/cpus.ts"
 import { type Flag, group, integer, number, text, texts, toggle, UsageError } from "./arguments.ts"
 

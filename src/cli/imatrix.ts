@@ -3,7 +3,7 @@
 import { readFileSync } from "node:fs"
 import { basename } from "node:path"
 import { evaluationTokens } from "../eval/perplexity.ts"
-import type { LoadOptions } from "../model.ts"
+import type { LoadOptions } from "../load-options.ts"
 import { collectImportance } from "../quantize/collect.ts"
 import { type Command, group, integer, text, UsageError, type Values } from "./arguments.ts"
 import { contextFlags, modelFlags, threadFlags } from "./flags.ts"
@@ -13,7 +13,6 @@ import { runCommand } from "./program.ts"
 import { StatusLine } from "./status.ts"
 
 const { nBatch, nUbatch } = contextFlags
-const MAX_OUTPUTS = 64 // as asdsl perplexity
 
 const flags = {
   ...modelFlags,
@@ -48,7 +47,7 @@ async function run(values: Values<typeof flags>): Promise<void> {
   if (file === undefined) throw new UsageError("a text is needed: -f FILE")
   if (nChunks === 0) throw new UsageError('--chunks is "0", -1 or a whole number of 1 or more is needed')
   const source = readFileSync(file, "utf8")
-  const options: LoadOptions = { ...loadOptions(values), nCtx, maxOutputs: MAX_OUTPUTS, maxTopK: 0 }
+  const options: LoadOptions = { ...loadOptions(values), nCtx, maxOutputs: 1, maxTopK: 0 }
   using model = await loadFile(await modelFile(values), options)
   const controller = new AbortController()
   using interrupts = new Interrupts()

@@ -1,6 +1,7 @@
 // From flags to a loaded model, with a bar on a terminal. What commands that need a model share.
 
-import { type DraftModelOptions, type KvType, type LoadOptions, load, type Model, type PrefillMode } from "../model.ts"
+import type { DraftModelOptions, KvType, LoadOptions, PrefillMode } from "../load-options.ts"
+import type { Model } from "../model.ts"
 import { formatHubName, parseRepo } from "../models/hub/name.ts"
 import { defaultModelName, resolveModel } from "../models/index.ts"
 import { ProgressBar } from "../setup/progress.ts"
@@ -83,6 +84,7 @@ export async function draftOptions(
 
 /** Loads a file, with a bar on a terminal. */
 export async function loadFile(file: string, options: LoadOptions): Promise<Model> {
+  const { load } = await import("../model.ts") // not for commands whose engine is a thread: it would be there twice
   using bar = new ProgressBar("loading")
   return await load(file, { ...options, onProgress: (done, total) => bar.update(done, total) })
 }

@@ -3,7 +3,7 @@
 import { readFileSync } from "node:fs"
 import type { PlainPromptCache } from "../chat/protocol.ts"
 import type { GenerateOptions } from "../generate.ts"
-import { DEFAULT_MAX_DRAFT, SPECULATIVE_MODES, type SpeculativeMode } from "../speculative/mode.ts"
+import { DEFAULT_MAX_DRAFT, SPECULATIVE_MODES, type SpeculativeMode } from "../speculative/options.ts"
 import { group, integer, number, text, texts, toggle, UsageError, type Values } from "./arguments.ts"
 import type { promptFlags, samplingFlags } from "./flags.ts"
 

@@ -2,7 +2,8 @@
 // to be held against the machine's two limits. Random tokens; neither tokenizing nor sampling is in the time, the
 // reduction of each logits row to its stats is. Knows no terminal and no peer.
 
-import { DEFAULT_KV_TYPE, type KvType, type Model } from "../model.ts"
+import { DEFAULT_KV_TYPE, type KvType } from "../load-options.ts"
+import type { Model } from "../model.ts"
 import type { Session } from "../session.ts"
 
 /** nPrompt tokens in passes of nUbatch, then nGen one by one, or else nVerify in one pass with a row of logits for each, as a

@@ -14,15 +14,7 @@ import { DraftCosts, PassCosts } from "./costs.ts"
 import { ModelDrafter } from "./draft-model.ts"
 import type { Drafter } from "./drafter.ts"
 import { LookupDrafter } from "./lookup.ts"
-
-export const SPECULATIVE_MODES = ["auto", "off", "lookup", "draft"] as const
-
-/** auto: drafts by lookups and by the draft model, where there is one, as far as that pays by what is measured, down to
- * none. off: a pass for each token. lookup: always drafts where the text so far has a continuation, up to maxDraft. draft:
- * always drafts maxDraft tokens by the draft model. */
-export type SpeculativeMode = (typeof SPECULATIVE_MODES)[number]
-
-export const DEFAULT_MAX_DRAFT = 16
+import { DEFAULT_MAX_DRAFT, SPECULATIVE_MODES, type SpeculativeMode } from "./options.ts"
 
 const costsOf = new WeakMap<Model, PassCosts>()
 const recordOf = new WeakMap<Model, DraftModelRecord>()
