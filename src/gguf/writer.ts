@@ -2,10 +2,10 @@
 // file that takes the final name once it is complete. Knows no model and no quantisation.
 // Source: the GGUF specification in ggml-org/ggml docs/gguf.md.
 
-import { randomUUID } from "node:crypto"
 import { closeSync, fsyncSync, openSync, renameSync, rmSync, writeSync } from "node:fs"
 import { ArgumentError, UnsupportedError } from "../errors.ts"
 import { writing } from "../file-errors.ts"
+import { removeAbandoned, temporaryName } from "../temporary-file.ts"
 import { METADATA_TYPES, type MetadataTypeName, NUMERIC_ARRAYS, type NumericTypeName } from "./metadata-types.ts"
 import { isStringArray } from "./strings.ts"
 import {
@@ -74,7 +74,8 @@ export class GgufWriter implements Disposable {
     const alignment = alignmentOf(contents.metadata)
     const { header, offsets } = makeHeader(contents, alignment)
     this.#path = path
-    this.#temporary = `${path}.${randomUUID()}.tmp`
+    removeAbandoned(path)
+    this.#temporary = temporaryName(path)
     this.#tensors = contents.tensors
     this.#offsets = offsets
     this.#alignment = alignment

@@ -2,35 +2,24 @@
 // that is what the size of pages in the page cache, and so of those in a process, depends on (csrc/platform/linux.c).
 // Knows nothing of what it writes but where the digest goes.
 
-import { randomUUID } from "node:crypto"
 import { closeSync, fsyncSync, openSync, renameSync, rmSync, writeSync } from "node:fs"
 import { writing } from "../file-errors.ts"
+import { removeAbandoned, temporaryName } from "../temporary-file.ts"
 import { DIGEST_OFFSET } from "./format.ts"
 
 /** A multiple of the largest page. */
-const PIECE_BYTES = 2 ** 23
+export const PIECE_BYTES = 2 ** 23
 
-/** The name of a file that is being written; `name` is the final one. */
-export function temporaryName(name: string): string {
-  return `${name}.${randomUUID()}.tmp`
-}
-
-export const TEMPORARY_NAME = /\.[0-9a-f-]{36}\.tmp$/
-
-export class InterleavedOutput implements Disposable {
+/** Bytes as they come, into pieces that begin and end at multiples of PIECE_BYTES, whatever is written at a time; only the
+ * last one may be shorter. A piece is good until the next. */
+export class AlignedPieces {
   written = 0
-  readonly #path: string
-  readonly #temporary: string
-  readonly #fd: number
-  readonly #hash = new Bun.CryptoHasher("sha256")
+  readonly #take: (piece: Uint8Array) => void
   readonly #piece = new Uint8Array(PIECE_BYTES)
   #held = 0
-  #isOpen = true
 
-  constructor(path: string) {
-    this.#path = path
-    this.#temporary = temporaryName(path)
-    this.#fd = writing(this.#path, () => openSync(this.#temporary, "wx"))
+  constructor(take: (piece: Uint8Array) => void) {
+    this.#take = take
   }
 
   write(bytes: Uint8Array): void {
@@ -54,22 +43,55 @@ export class InterleavedOutput implements Disposable {
   #hold(n: number): void {
     this.#held += n
     this.written += n
-    if (this.#held === PIECE_BYTES) this.#flush()
+    if (this.#held === PIECE_BYTES) this.flush()
   }
 
-  #flush(): void {
-    const piece = this.#piece.subarray(0, this.#held)
+  /** What is left: nothing may follow. */
+  flush(): void {
+    if (this.#held > 0) this.#take(this.#piece.subarray(0, this.#held))
+    this.#held = 0
+  }
+}
+
+export class InterleavedOutput implements Disposable {
+  readonly #path: string
+  readonly #temporary: string
+  readonly #fd: number
+  readonly #hash = new Bun.CryptoHasher("sha256")
+  readonly #pieces = new AlignedPieces((piece) => this.#append(piece))
+  #isOpen = true
+
+  constructor(path: string) {
+    this.#path = path
+    removeAbandoned(path)
+    this.#temporary = temporaryName(path)
+    this.#fd = writing(this.#path, () => openSync(this.#temporary, "wx"))
+  }
+
+  get written(): number {
+    return this.#pieces.written
+  }
+
+  write(bytes: Uint8Array): void {
+    this.#pieces.write(bytes)
+  }
+
+  /** Zeros up to `offset`. */
+  padTo(offset: number): void {
+    this.#pieces.padTo(offset)
+  }
+
+  #append(piece: Uint8Array): void {
     this.#hash.update(piece)
     for (let done = 0; done < piece.length; ) {
       const from = done
       done += writing(this.#path, () => writeSync(this.#fd, piece, from, piece.length - from))
     }
-    this.#held = 0
   }
 
   /** Puts the digest in its place, waits until all is on the disk, and gives the file its name. */
   finish(): void {
-    this.#flush()
+    this.#pieces.flush()
     const digest = new TextEncoder().encode(this.#hash.digest("hex"))
     writing(this.#path, () => writeSync(this.#fd, digest, 0, digest.length, DIGEST_OFFSET))
     writing(this.#path, () => fsyncSync(this.#fd))

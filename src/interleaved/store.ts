@@ -5,8 +5,8 @@ import { basename, join } from "node:path"
 import { AsdslError } from "../errors.ts"
 import { readGguf } from "../gguf/reader.ts"
 import { tryLock } from "../setup/lock.ts"
+import { TEMPORARY_NAME } from "../temporary-file.ts"
 import { isInterleaved, readInterleaved } from "./format.ts"
-import { TEMPORARY_NAME } from "./output.ts"
 import { isCurrent, SidecarKey } from "./sidecar.ts"
 
 /** current: of a file that is as it was; outdated: that file is gone or has changed; unfinished: being written, or left by a
