@@ -26,7 +26,12 @@ export async function openClient(
     },
     onNotice: noticeBehind(status),
   }
-  return await EngineClient.open(path, load, chat, listener, promptCache)
+  const reading = import("../interleaved/read-early.ts").then(({ readEarly }) => readEarly(path, load))
+  try {
+    return await EngineClient.open(path, load, chat, listener, promptCache)
+  } finally {
+    ;(await reading)?.[Symbol.dispose]()
+  }
 }
 
 function noticeBehind(status: StatusLine): (text: string) => void {
