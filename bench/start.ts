@@ -1,14 +1,17 @@
 // From nothing to the first token: whole processes, on a model whose pages are in memory and on one whose pages were just
 // dropped, asdsl beside itself without what makes it fast, and beside llama.cpp and ik_llama.cpp where they lie beside the
-// llama-bench that $ASDSL_PEER_LLAMA_CPP or $ASDSL_PEER_IK names. Then decoding from the map beside decoding from memory, and
-// what a process takes beyond its weights.
+// llama-bench that $ASDSL_PEER_LLAMA_CPP or $ASDSL_PEER_IK names. Then decoding from the map beside decoding from memory.
 //
-//   bun bench/start.ts MODEL.gguf [-r 3] [--save]
+//   bun bench/start.ts MODEL.gguf [-r 3] [--read-ahead KB] [--save]
 //
 // A start is the time until the first byte of a reply to 16 tokens is on stdout, 2 threads. Pages are dropped by
-// posix_fadvise through Python: needs Linux. Rounds alternate; medians are printed, all samples are saved.
+// posix_fadvise through Python: needs Linux. Rounds alternate; medians are printed, all samples are saved. In each round the
+// copy is also read by direct I/O: no start from a dropped file is faster than that.
+//
+// Without the prefetch threads it is the kernel's own read-ahead that counts, and machines differ there: 128 KB by default,
+// 8 MB on some virtual ones. --read-ahead sets it for the time of two more starts (as root).
 
-import { existsSync, mkdtempSync, realpathSync, rmSync } from "node:fs"
+import { existsSync, mkdtempSync, readFileSync, realpathSync, rmSync, statSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { dirname, join } from "node:path"
 import { parseArgs } from "node:util"
@@ -20,6 +23,9 @@ import { createTokenizer } from "../src/tokenizer/index.ts"
 import { reportOf, saveReport } from "./save.ts"
 
 const N_PROMPT = 16
+const N_DECODE = 64
+/** Pairs of them: what is asked is 2 %, and one pair is good to about that. */
+const DECODE_ROUNDS = 7
 const TEXT = "Once upon a time, in a small village by the sea, there lived a young fisherman who could not swim at all"
 
 interface Start {
@@ -30,6 +36,8 @@ interface Start {
   readonly cold?: readonly string[]
   /** Removed after each run. */
   readonly removes?: string
+  /** Set while it runs, in KB: the kernel's read-ahead of the disk. */
+  readonly readAhead?: number
 }
 
 /** As many words of TEXT as are 16 tokens. */
@@ -40,7 +48,7 @@ function promptFor(model: string): string {
   return words.slice(0, n + 1).join(" ")
 }
 
-function startsOf(model: string, prompt: string, cache: string, emptyCache: string): Start[] {
+function startsOf(model: string, prompt: string, cache: string, emptyCache: string, readAhead?: number): Start[] {
   const run = ["run", "-m", model, "-t", "2", "-n", "1", "--temp", "0", "--ignore-eos", "-p", prompt]
   const asdsl = (folder: string, ...flags: string[]) => {
     return ["env", `ASDSL_CACHE=${folder}`, process.execPath, join(projectFolder, "src/cli/main.ts"), ...run, ...flags]
@@ -51,12 +59,20 @@ function startsOf(model: string, prompt: string, cache: string, emptyCache: stri
     return path && [path, ...run.slice(1), "--no-warmup", "--no-display-prompt", ...flags]
   }
   const copy = [...new Bun.Glob("*.gguf").scanSync(cache)].map((name) => join(cache, name))
+  const cold = [model, ...copy]
   const llama = peer(process.env.ASDSL_PEER_LLAMA_CPP, ["-no-cnv"])
   const ik = peer(process.env.ASDSL_PEER_IK, ["--log-disable"])
+  const plain = { name: PLAIN, command: asdsl(cache, "--no-prefetch"), cold }
+  const fetched = { name: FETCHED, command: asdsl(cache), cold }
+  const slower = [plain, fetched].map((start) => {
+    return { ...start, name: `${start.name}, ${readAhead} KB ahead`, readAhead: readAhead! }
+  })
   return [
-    { name: "asdsl, copy in memory", command: asdsl(cache), warm: [model, ...copy] },
-    { name: "asdsl, copy dropped", command: asdsl(cache), cold: [model, ...copy] },
-    { name: "asdsl --no-prefetch, copy dropped", command: asdsl(cache, "--no-prefetch"), cold: [model, ...copy] },
+    ...(readAhead === undefined ? [] : slower),
+    plain,
+    fetched,
+    { name: WARM, command: asdsl(cache) }, // as the start before it has left it there
+    { name: DIRECT, command: ["dd", `if=${copy[0]}`, "iflag=direct", "bs=8M", "count=1000", "status=none"], cold },
     { name: "asdsl --no-cache, model in memory", command: asdsl(cache, "--no-cache"), warm: [model] },
     { name: "asdsl, first start, model in memory", command: asdsl(emptyCache), warm: [model], removes: emptyCache },
     ...(llama ? [{ name: "llama.cpp, model in memory", command: llama, warm: [model] }] : []),
@@ -65,36 +81,66 @@ function startsOf(model: string, prompt: string, cache: string, emptyCache: stri
   ]
 }
 
+const PLAIN = "asdsl --no-prefetch, copy dropped"
+const FETCHED = "asdsl, copy dropped"
+const WARM = "asdsl, copy in memory"
+const DIRECT = "reading the copy by direct I/O"
+
+/** The kernel's read-ahead of the disk that a file is on, in KB. */
+function readAheadOf(path: string): { readonly file: string; readonly kilobytes: number } {
+  const { dev } = statSync(path)
+  const device = `/sys/dev/block/${(dev >> 8) & 0xfff}:${(dev & 0xff) | ((dev >> 12) & 0xfff00)}`
+  const file = [`${device}/queue/read_ahead_kb`, `${device}/../queue/read_ahead_kb`].find((each) => existsSync(each))
+  if (file === undefined) throw new Error(`${device} is no disk that says how far it reads ahead`)
+  return { file, kilobytes: Number(readFileSync(file, "utf8")) }
+}
+
 function drop(paths: readonly string[]): void {
   const program =
     "import os,sys\nfor p in sys.argv[1:]:\n f=os.open(p,os.O_RDONLY)\n os.posix_fadvise(f,0,0,os.POSIX_FADV_DONTNEED)"
   Bun.spawnSync(["python3", "-c", program, ...paths], { stdio: ["ignore", "inherit", "inherit"] })
 }
 
-/** Seconds from the start of a process to the first byte of its output; it may go on. */
+/** Seconds from the start of a process to the first byte of its output; it may go on. Of DIRECT, to its end. */
 async function firstByte({ name, command, warm, cold, removes }: Start): Promise<number> {
   for (const path of warm ?? []) Bun.spawnSync(["cat", path], { stdio: ["ignore", "ignore", "inherit"] })
   if (cold !== undefined) drop(cold)
+  const isDirect = name === DIRECT
   const begun = performance.now()
-  const child = Bun.spawn([...command], { stdin: "ignore", stdout: "pipe", stderr: "ignore" })
-  const reader = child.stdout.getReader()
-  const { done } = await reader.read()
+  const child = Bun.spawn([...command], {
+    ...{ stdin: "ignore", stdout: isDirect ? "ignore" : "pipe", stderr: "ignore" },
+  })
+  const reader = child.stdout?.getReader()
+  const first = isDirect ? await child.exited : (await reader!.read()).value
   const seconds = (performance.now() - begun) / 1000
-  if (done) throw new Error(`${name} printed nothing: ${command.join(" ")}`)
-  while (!(await reader.read()).done);
+  if (first === undefined || (isDirect && first !== 0)) throw new Error(`${name} failed: ${command.join(" ")}`)
+  while (reader !== undefined && !(await reader.read()).done);
   await child.exited
   if (removes !== undefined) rmSync(removes, { recursive: true, force: true })
   return seconds
 }
 
+/** firstByte with the kernel's read-ahead that the start asks for. */
+async function timed(start: Start, path: string): Promise<number> {
+  if (start.readAhead === undefined) return await firstByte(start)
+  const { file, kilobytes } = readAheadOf(path)
+  writeFileSync(file, String(start.readAhead))
+  try {
+    return await firstByte(start)
+  } finally {
+    writeFileSync(file, String(kilobytes))
+  }
+}
+
 /** Tokens a second of single tokens, from memory and from the map in turns. */
 async function decodeSpeeds(model: string, cache: string, rounds: number) {
+  drop([...new Bun.Glob("*.gguf").scanSync(cache)].map((name) => join(cache, name))) // read anew, by the prefetch threads
   using memory = await load(model, { nThreads: 2, nCtx: 256, cache: false })
   using mapped = await load(model, { nThreads: 2, nCtx: 256, cache, save: false })
   const samples: Record<string, number[]> = { memory: [], mapped: [] }
   const run = (each: Model) => {
     using session = each.createSession()
-    return 32e9 / runTest(session, { nPrompt: 0, nGen: 32, nDepth: 0 })
+    return (N_DECODE * 1e9) / runTest(session, { nPrompt: 0, nGen: N_DECODE, nDepth: 0 })
   }
   for (let i = -1; i < rounds; i++) {
     for (const [name, each] of Object.entries({ memory, mapped })) {
@@ -103,7 +149,14 @@ async function decodeSpeeds(model: string, cache: string, rounds: number) {
     }
   }
   const ratios = samples.mapped!.map((speed, i) => speed / samples.memory![i]!)
-  return { samples, ratio: median(ratios), pages: { memory: memory.pages().memory, mapped: mapped.pages().mapped } }
+  const pages = { memory: memory.pages().memory, mapped: mapped.pages().mapped! }
+  return {
+    samples,
+    ratio: median(ratios),
+    pages,
+    streamedBytes: mapped.streamedBytes,
+    copyBytes: statSync(mapped.loadedFrom.path).size,
+  }
 }
 
 function median(values: readonly number[]): number {
@@ -111,17 +164,58 @@ function median(values: readonly number[]): number {
   return (sorted[(sorted.length - 1) >> 1]! + sorted[sorted.length >> 1]!) / 2
 }
 
-function table(starts: readonly { name: string; seconds: readonly number[] }[]): string {
-  const rows = starts.map(({ name, seconds }) => `| ${name.padEnd(36)} | ${median(seconds).toFixed(3).padStart(8)} |`)
-  return `| ${"start".padEnd(36)} | first, s |\n| :${"-".repeat(35)} | -------: |\n${rows.join("\n")}\n`
+interface Result {
+  readonly name: string
+  readonly seconds: readonly number[]
+}
+
+function table(starts: readonly Result[]): string {
+  const width = Math.max(...starts.map(({ name }) => name.length))
+  const rows = starts.map(
+    ({ name, seconds }) => `| ${name.padEnd(width)} | ${median(seconds).toFixed(3).padStart(8)} |`,
+  )
+  return `| ${"start".padEnd(width)} | first, s |\n| :${"-".repeat(width - 1)} | -------: |\n${rows.join("\n")}\n`
+}
+
+/** What the samples say in words. */
+function findings(
+  starts: readonly Result[],
+  decode: Awaited<ReturnType<typeof decodeSpeeds>>,
+  kilobytes: number,
+): string {
+  const seconds = (wanted: string) => median(starts.find(({ name }) => name === wanted)!.seconds)
+  const plain = seconds(PLAIN)
+  const rate = decode.copyBytes / seconds(DIRECT)
+  const reading = decode.streamedBytes / rate
+  const bound = plain / Math.max(reading, seconds(WARM))
+  const { resident, huge } = decode.pages.mapped
+  return [
+    `The disk gives ${(rate / 1e9).toFixed(2)} GB/s to direct reads: the ${(decode.streamedBytes / 1e6).toFixed(0)} MB that a pass reads take ` +
+      `${reading.toFixed(2)} s. With the copy dropped the prefetch threads make the first token ${(plain / seconds(FETCHED)).toFixed(2)} times ` +
+      `as fast as the kernel's own read-ahead of ${kilobytes} KB; ${bound.toFixed(2)} is the most that this disk and a start in memory allow.`,
+    ...starts
+      .filter(({ name }) => name.endsWith("KB ahead"))
+      .slice(0, 1)
+      .map(({ name }) => {
+        const ahead = name.slice(PLAIN.length)
+        return `With the kernel's read-ahead at ${ahead.replace(", ", "")} it is ${(seconds(PLAIN + ahead) / seconds(FETCHED + ahead)).toFixed(2)} times.`
+      }),
+    `Decoding from the map is ${decode.ratio.toFixed(3)} times as fast as from memory (median of ${DECODE_ROUNDS} pairs of ` +
+      `${N_DECODE} tokens); ${((100 * huge) / resident).toFixed(1)} % of what is mapped are pages of 2 MiB.`,
+  ].join("\n\n")
 }
 
 async function main(): Promise<void> {
   const { values, positionals } = parseArgs({
     allowPositionals: true,
-    options: { r: { type: "string", short: "r", default: "3" }, save: { type: "boolean", default: false } },
+    options: {
+      r: { type: "string", short: "r", default: "3" },
+      "read-ahead": { type: "string" },
+      save: { type: "boolean", default: false },
+    },
   })
-  if (positionals.length !== 1) throw new Error("usage: bun bench/start.ts MODEL.gguf [-r 3] [--save]")
+  if (positionals.length !== 1)
+    throw new Error("usage: bun bench/start.ts MODEL.gguf [-r 3] [--read-ahead KB] [--save]")
   const model = realpathSync(positionals[0]!)
   const folder = mkdtempSync(join(tmpdir(), "asdsl-start-"))
   try {
@@ -131,18 +225,21 @@ async function main(): Promise<void> {
       const saved = await first.saved
       if (saved?.failure !== undefined) throw new Error(saved.failure)
     }
-    const starts = startsOf(model, promptFor(model), cache, join(folder, "empty")).map((start) => ({
+    const readAhead = values["read-ahead"] === undefined ? undefined : Number(values["read-ahead"])
+    const starts = startsOf(model, promptFor(model), cache, join(folder, "empty"), readAhead).map((start) => ({
       ...{ start, name: start.name, seconds: [] as number[] },
     }))
     for (let round = 0; round < Number(values.r); round++) {
-      for (const { start, seconds } of starts) seconds.push(await firstByte(start))
+      for (const { start, seconds } of starts) seconds.push(await timed(start, model))
     }
-    const decode = await decodeSpeeds(model, cache, Number(values.r))
-    const text = `${table(starts)}\nDecoding from the map is ${decode.ratio.toFixed(3)} times as fast as from memory.\n`
+    const decode = await decodeSpeeds(model, cache, DECODE_ROUNDS)
+    const results = starts.map(({ name, seconds }) => ({ name, seconds }))
+    const { kilobytes } = readAheadOf(model)
+    const text = `${table(results)}\n${findings(results, decode, kilobytes)}\n`
     console.log(text)
     console.log(decode.samples, decode.pages)
-    const results = starts.map(({ name, seconds }) => ({ name, seconds }))
-    if (values.save) saveReport("start", reportOf({ starts: results, decode }), "bun bench/start.ts MODEL --save", text)
+    const report = reportOf({ starts: results, readAheadKilobytes: kilobytes, decode })
+    if (values.save) saveReport("start", report, "bun bench/start.ts MODEL --save", text)
   } finally {
     rmSync(folder, { recursive: true, force: true })
   }
