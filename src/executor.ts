@@ -29,7 +29,8 @@ export interface OutputRow {
 export interface Watch {
   /** Ascending indices into the plan's ops. */
   readonly ops: readonly number[]
-  /** The pass's n rows are done up to op `op`: its operands are in the arena (Executor.memory). */
+  /** The pass's n rows are done up to op `op`: its operands are in the arena (Executor.memory). Behind plan.firstOutputOp
+   * rows are outputs, some of them at a time. */
   beforeOp(op: number, n: number, executor: Executor): void
 }
 
@@ -125,18 +126,19 @@ export class Executor {
   ): number {
     const { program } = this
     const nRows = this.prepare(tokens, begin, n, position, firstOutput, topK)
-    const at = watch === undefined ? 0 : this.#runWatched(kv, n, watch)
+    const at = watch === undefined ? 0 : this.#runWatched(kv, 0, n, nRows, watch)
     program.run(kv, at, program.nOps - at)
     return nRows
   }
 
-  /** Runs up to the last op that is watched; returns it. */
-  #runWatched(kv: KvCache, n: number, watch: Watch): number {
-    let at = 0
+  /** Runs from op `first` up to the last one that is watched; returns it. */
+  #runWatched(kv: KvCache | undefined, first: number, n: number, nOutputs: number, watch: Watch): number {
+    let at = first
     for (const op of watch.ops) {
+      if (op < first) continue
       if (op > at) this.program.run(kv, at, op - at)
       at = op
-      watch.beforeOp(op, n, this)
+      watch.beforeOp(op, op < this.plan.firstOutputOp ? n : nOutputs, this)
     }
     return at
   }
@@ -159,10 +161,11 @@ export class Executor {
   }
 
   /** More rows of the pass that run() has just done: outputs firstOutput .. up to maxOutputs of them. */
-  runOutputs(firstOutput: number, n: number): number {
+  runOutputs(firstOutput: number, n: number, watch?: Watch): number {
     const nRows = this.#setOutputs(firstOutput, n)
     const first = this.plan.firstOutputOp
-    this.program.run(undefined, first, this.program.nOps - first)
+    const at = watch === undefined ? first : this.#runWatched(undefined, first, n, nRows, watch)
+    this.program.run(undefined, at, this.program.nOps - at)
     return nRows
   }
 

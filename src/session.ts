@@ -192,7 +192,7 @@ export class Session {
     for (let first = firstOutput + nRows; first < n; first += nRows) {
       if (this.#passNumber !== this.model.passes) throw stale()
       this.#nRows = 0
-      nRows = executor.runOutputs(first, n)
+      nRows = executor.runOutputs(first, n, options.watch)
       this.#nRows = nRows
       this.#row = nRows - 1
       options.onRows?.(index + first, nRows)

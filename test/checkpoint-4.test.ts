@@ -171,19 +171,21 @@ describe("this machine", () => {
 })
 
 describe("a slow worker", () => {
-  // 1,024 row groups of 36 KB: a run is about a millisecond.
-  const [rows, cols] = [16384, 2048]
+  // 537 million products: a millisecond and more for any two cores. Of shorter runs (MIN_RUN_NS of schedule.c) the
+  // schedule learns nothing, and one column of these 19 MB is shorter on a machine that reads 60 GB/s.
+  const [rows, cols, columns] = [16384, 2048, 16]
   const weights = { type: "Q4_0", rows, cols, bytes: new Uint8Array((rows * cols * 18) / 32) } as const
   const random = randomNumbers(11)
   for (let i = 0; i < weights.bytes.length; i++) {
     weights.bytes[i] = i % 18 === 0 ? 0 : i % 18 === 1 ? 0x24 : Math.floor(256 * random()) // scales of 2^-6
   }
-  const x = Float32Array.from({ length: cols }, () => random() - 0.5)
+  const x = Float32Array.from({ length: columns * cols }, () => random() - 0.5)
+  const bytes = (values: Float32Array) => new Uint8Array(values.buffer, values.byteOffset, values.byteLength)
   const run = (engine: Engine, until: (engine: Engine) => boolean) => {
-    using program = new MatmulProgram(engine, { operation: "matmul", weights: [weights] }, 1)
-    const first = program.run(x, 1)
+    using program = new MatmulProgram(engine, { operation: "matmul", weights: [weights] }, columns)
+    const first = program.run(x, columns)
     for (let i = 0; i < 400 && !until(engine); i++) {
-      expect(program.run(x, 1)).toEqual(first) // whoever is dealt what
+      expect(Buffer.compare(bytes(program.run(x, columns)), bytes(first))).toBe(0) // whoever is dealt what
     }
     return first
   }
@@ -191,7 +193,7 @@ describe("a slow worker", () => {
   test("is dealt less, in proportion to its speed, and results are the same to the bit", () => {
     using even = Engine.create({ nThreads: 2 })
     const expected = run(even, () => false)
-    const isLearned = (engine: Engine) => Math.abs(engine.workers()[1]!.speed.decode / 2 - 0.25) < 0.03 // 1 and 1/3
+    const isLearned = (engine: Engine) => Math.abs(engine.workers()[1]!.speed.decode / 2 - 0.25) < 0.05 // 1 and 1/3
     // What others do on this machine looks like a slow core too, or hides one: a minute of it may not pass for ever.
     let learned = false
     for (let tries = 0; tries < 8 && !learned; tries++) {

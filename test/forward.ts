@@ -339,6 +339,8 @@ export class Forward {
   readonly #engine: Engine
   readonly #arch: string
   readonly #nCtx: number
+  /** Sees what each matrix of a tensor, or of one of its experts, takes. */
+  onInput: ((tensor: string, expert: number, input: Moments) => void) | undefined
 
   /** nCtx: the context that the cache is made for; absent: the model's. */
   constructor(path: string, engine: Engine = "asdsl", nCtx?: number) {
@@ -392,13 +394,16 @@ export class Forward {
 
   #linear(name: string, x: Moments): Moments {
     const bias = this.#has(`${name}.bias`) ? this.#vector(`${name}.bias`) : undefined
-    return product(this.#matrix(`${name}.weight`), x, this.#engine, bias)
+    const matrix = this.#matrix(`${name}.weight`)
+    this.onInput?.(`${name}.weight`, 0, quantized(x, matrix, this.#engine))
+    return product(matrix, x, this.#engine, bias)
   }
 
   /** The same for rows [first, first + rows) of a tensor. */
   #someRows(name: string, first: number, rows: number, x: Moments): Moments {
     const whole = this.#matrix(`${name}.weight`)
     const weights = whole.weights.subarray(first * whole.cols, (first + rows) * whole.cols)
+    if (first === 0) this.onInput?.(`${name}.weight`, 0, quantized(x, whole, this.#engine))
     return product({ ...whole, weights, rows }, x, this.#engine)
   }
 
@@ -504,7 +509,9 @@ export class Forward {
     const logits = this.#linear(`${prefix}_gate_inp`, f)
     const experts = chosen(logits, this.#number("expert_used_count"))
     const through = (part: string, x: Moments, e: number) => {
-      return product(this.#matrix(`${prefix}_${part}_exps.weight`, e), x, this.#engine)
+      const matrix = this.#matrix(`${prefix}_${part}_exps.weight`, e)
+      this.onInput?.(`${prefix}_${part}_exps.weight`, e, quantized(x, matrix, this.#engine))
+      return product(matrix, x, this.#engine)
     }
     const made = experts.map(
       (e) => [e, through("down", gated(through("gate", f, e), through("up", f, e), silu), e)] as const,

@@ -13,6 +13,7 @@ import { runCommand } from "./program.ts"
 import { StatusLine } from "./status.ts"
 
 const { nBatch, nUbatch } = contextFlags
+const MAX_OUTPUTS = 64 // as asdsl perplexity
 
 const flags = {
   ...modelFlags,
@@ -47,7 +48,7 @@ async function run(values: Values<typeof flags>): Promise<void> {
   if (file === undefined) throw new UsageError("a text is needed: -f FILE")
   if (nChunks === 0) throw new UsageError('--chunks is "0", -1 or a whole number of 1 or more is needed')
   const source = readFileSync(file, "utf8")
-  const options: LoadOptions = { ...loadOptions(values), nCtx, maxOutputs: 1, maxTopK: 0 }
+  const options: LoadOptions = { ...loadOptions(values), nCtx, maxOutputs: MAX_OUTPUTS, maxTopK: 0 }
   using model = await loadFile(await modelFile(values), options)
   const controller = new AbortController()
   using interrupts = new Interrupts()

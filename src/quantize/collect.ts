@@ -1,5 +1,6 @@
 // Fills an importance matrix: a model reads a text, and before each op with matrices its input, as it stands in the arena,
-// is squared and summed. The passes are those of any session. Matrices of logits are left out, as by llama-imatrix.
+// is squared and summed. The passes are those of any session, all tokens outputs: the end of the last layer runs for outputs
+// alone. Matrices outside of layers are left out, as by llama-imatrix.
 
 import { ArgumentError } from "../errors.ts"
 import { chunksOf } from "../eval/perplexity.ts"
@@ -37,7 +38,7 @@ export async function collectImportance(
     if (addBos) chunk[0] = bos!
     using session = model.createSession({ nCtx })
     session.topK = 0
-    session.extend(chunk, { outputs: "none", watch: collector, ...(signal === undefined ? {} : { signal }) })
+    session.extend(chunk, { outputs: "all", watch: collector, ...(signal === undefined ? {} : { signal }) })
     await options.onChunk?.(i + 1, nChunks)
   }
   return new Importance(model.path, collector.entries(), { dataset, chunkSize: nCtx, nChunks })
@@ -60,11 +61,11 @@ class Collector {
 
   constructor({ plan }: Executor) {
     for (const [i, op] of plan.ops.entries()) {
-      const sums = i < plan.firstOutputOp ? sumsOf(op) : undefined
+      const sums = sumsOf(op)
       if (sums !== undefined) this.#sums.set(i, sums)
     }
     this.ops = [...this.#sums.keys()]
-    if (this.ops.length === 0) throw new ArgumentError("the model has no matrices before its output")
+    if (this.ops.length === 0) throw new ArgumentError("the model has no matrices in layers")
   }
 
   beforeOp(op: number, n: number, executor: Executor): void {
@@ -107,6 +108,7 @@ function sumsOf({ operation, weights, places }: PlannedOp): Sums | undefined {
   const input = places.in
   if (operation === "embed" || input === undefined || matrices.length === 0) return undefined
   const names = matrices.flatMap(({ source }) => (source instanceof Float32Array ? [] : [source.name]))
+  if (!names.some((name) => name.startsWith("blk."))) return undefined
   const { nMatrices } = matrices[0]!
   const sums = Array.from({ length: nMatrices }, () => new Float64Array(input.cols))
   return { names, input, experts: places.experts, sums, counts: new Float64Array(nMatrices) }

@@ -1,21 +1,24 @@
 // How much each input of each matrix matters: mean squares of what a model has read, as llama.cpp's imatrix files have them.
-// Owns the file format; who fills it is collect.ts.
+// Owns the file format; who fills it is collect.ts, and the format before it is legacy-imatrix.ts's.
 // Source of the format: llama.cpp, tools/imatrix (GGUF of type "imatrix": NAME.in_sum2 and NAME.counts).
 
+import { closeSync, openSync, readSync } from "node:fs"
 import { ArgumentError, FormatError } from "../errors.ts"
+import { reading } from "../file-errors.ts"
 import { readGguf } from "../gguf/reader.ts"
 import { FlatStrings, isStringArray } from "../gguf/strings.ts"
 import type { MetadataValue } from "../gguf/types.ts"
 import { writeGguf } from "../gguf/writer.ts"
 import { openGgufSource } from "./gguf-source.ts"
+import { readLegacyImatrix } from "./legacy-imatrix.ts"
 import { rowCount, rowLength, type TensorSource } from "./source.ts"
 
 /** Of one tensor: each of its matrices (one, or one for each expert) by itself. */
 export interface Entry {
   /** Sums of the squares of each input. */
   readonly sums: Float32Array // (nMatrices, cols)
-  /** Rows of activations that each matrix has read. */
-  readonly counts: Float32Array // (nMatrices)
+  /** Rows of activations that each matrix has read; of older files one number for all of them. */
+  readonly counts: Float32Array // (nMatrices), or (1)
 }
 
 export interface ImportanceFacts {
@@ -28,18 +31,14 @@ export interface ImportanceFacts {
 
 /** By tensor name. */
 export class Importance {
-  readonly #entries: ReadonlyMap<string, Entry>
-
   constructor(
     readonly path: string,
-    entries: ReadonlyMap<string, Entry>,
+    readonly entries: ReadonlyMap<string, Entry>,
     readonly facts: ImportanceFacts,
-  ) {
-    this.#entries = entries
-  }
+  ) {}
 
   get size(): number {
-    return this.#entries.size
+    return this.entries.size
   }
 
   get dataset(): string | undefined {
@@ -53,7 +52,7 @@ export class Importance {
   /** Mean squares of the inputs of a tensor's matrix, over their own mean; undefined where the file does not know them.
    * Throws ArgumentError where it knows a tensor of another shape. */
   of(tensor: Pick<TensorSource, "name" | "type" | "shape">, matrix: number): Float32Array | undefined {
-    const entry = this.#entries.get(tensor.name)
+    const entry = this.entries.get(tensor.name)
     if (entry === undefined) return undefined
     const cols = rowLength(tensor)
     const nMatrices = rowCount(tensor) / (tensor.shape[1] ?? 1)
@@ -62,7 +61,7 @@ export class Importance {
         `${this.path}: ${tensor.name} has ${entry.sums.length} inputs there, the model has ${nMatrices} x ${cols}`,
       )
     }
-    const count = entry.counts[matrix]!
+    const count = entry.counts.length === 1 ? entry.counts[0]! : entry.counts[matrix]!
     const sums = entry.sums.subarray(matrix * cols, (matrix + 1) * cols)
     const mean = sums.reduce((sum, value) => sum + value, 0) / cols
     return count > 0 && mean > 0 ? sums.map((value) => value / mean) : undefined // an expert that was never asked
@@ -71,7 +70,7 @@ export class Importance {
   /** Writes the file: whole or not at all. */
   write(path: string): void {
     const { dataset, chunkSize, nChunks } = this.facts
-    const tensors = [...this.#entries].flatMap(([name, { sums, counts }]) => {
+    const tensors = [...this.entries].flatMap(([name, { sums, counts }]) => {
       const bytes = (values: Float32Array) => new Uint8Array(values.buffer, values.byteOffset, values.byteLength)
       const n = counts.length
       return [
@@ -92,8 +91,34 @@ export class Importance {
 const SUMS = ".in_sum2"
 const COUNTS = ".counts"
 
-/** Reads an imatrix file. Throws FormatError where it is another kind of file or damaged. */
+/** Reads an imatrix file of either format. Throws FormatError where it is another kind of file or damaged. */
 export function readImportance(path: string): Importance {
+  const importance = isGguf(path) ? readGgufImatrix(path) : ofLegacy(path)
+  for (const [tensor, { sums, counts }] of importance.entries) {
+    if (![...sums, ...counts].every((value) => value >= 0 && value < Infinity)) {
+      throw new FormatError(`${path}: ${tensor} has values that are negative or not finite`)
+    }
+    if (counts.length === 0 || sums.length % counts.length !== 0) {
+      throw new FormatError(`${path}: ${tensor} has ${sums.length} sums and ${counts.length} counts`)
+    }
+  }
+  return importance
+}
+
+function isGguf(path: string): boolean {
+  const fd = reading(path, () => openSync(path, "r"))
+  const magic = new Uint8Array(4)
+  readSync(fd, magic, 0, magic.length, 0)
+  closeSync(fd)
+  return new TextDecoder().decode(magic) === "GGUF"
+}
+
+function ofLegacy(path: string): Importance {
+  const { entries, nChunks, dataset } = readLegacyImatrix(path)
+  return new Importance(path, entries, { dataset, chunkSize: 0, nChunks })
+}
+
+function readGgufImatrix(path: string): Importance {
   const { metadata } = readGguf(path)
   if (metadata.get("general.type") !== "imatrix") throw new FormatError(`${path} is a GGUF file, but no imatrix`)
   using source = openGgufSource(path)
@@ -109,14 +134,7 @@ export function readImportance(path: string): Importance {
   for (const name of tensors.keys()) {
     if (!name.endsWith(SUMS)) continue
     const tensor = name.slice(0, -SUMS.length)
-    const entry = { sums: values(name), counts: values(tensor + COUNTS) }
-    if (![...entry.sums, ...entry.counts].every((value) => value >= 0 && value < Infinity)) {
-      throw new FormatError(`${path}: ${tensor} has values that are negative or not finite`)
-    }
-    if (entry.counts.length === 0 || entry.sums.length % entry.counts.length !== 0) {
-      throw new FormatError(`${path}: ${tensor} has ${entry.sums.length} sums and ${entry.counts.length} counts`)
-    }
-    entries.set(tensor, entry)
+    entries.set(tensor, { sums: values(name), counts: values(tensor + COUNTS) })
   }
   const number = (key: string) => Number(metadata.get(key) ?? 0)
   const datasets = metadata.get("imatrix.datasets")
