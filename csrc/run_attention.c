@@ -51,6 +51,7 @@ void run_attention(struct step *step, struct worker *w) {
     job.out = step->at[1], job.out_stride = op->operand[1].stride;
     job.n_heads = op->i[0], job.window = op->i[3];
     job.scale = op->f[0], job.softcap = op->f[1];
+    job.team = w->count;
     int32_t n_items = attention_cut(&job).n_items, begin, end;
     bool partials = wants_partials(step, &job, n_items, w->count);
     if (w->index == 0) step->slot = step->k->attention_chunks_name;

@@ -2,7 +2,7 @@
 // with float64 attention over that (attention-program.ts).
 //
 // q8_0 rounds by csrc/kernels/quantize.h's rule, repeated here in float32 steps, so that what is left to explain is the
-// kernels' own rounding: of float32, and of weights to integers of which 32639 is the largest value's weight of 1.
+// kernels' own rounding: of float32, and of weights to integers, the largest of 64 keys' being 255.
 
 import { expect } from "bun:test"
 import { Type } from "../src/native/abi.ts"
@@ -15,8 +15,8 @@ export type Stored = "f16" | "f32" | "q8_0"
 /** Types of keys and of values. */
 export type Kinds = Stored | readonly [Stored, Stored]
 const CODES = { f16: Type.F16, f32: Type.F32, q8_0: Type.Q8_0 } as const
-const WEIGHT_MAX = 32639
-const CHUNK = 256 // tokens
+const WEIGHT_MAX = 255
+const BLOCK = 64 // tokens that share the unit of their weights
 const { fround } = Math
 
 /** One engine per level and number of threads. */
@@ -145,7 +145,7 @@ function held(shape: AttentionShape, { n, q, k, v }: Rows, kinds: Kinds): Held {
   return { shape: { ...shape, headDim: 2 * headDim, scale: shape.scale / (headDim & -headDim) }, rows, ...more }
 }
 
-/** Variance of the output that integer weights bring: uniform rounding of each, of chunk after chunk. */
+/** Variance of the output that integer weights bring: uniform rounding of each, of 64 keys after 64. */
 function weightVariance({ shape, rows, valueScales }: Held, t: number, head: number): Float64Array {
   const { nHeads, nKvHeads, headDim, window = 0, softcap = 0, scale } = shape
   const out = new Float64Array(headDim)
@@ -161,10 +161,9 @@ function weightVariance({ shape, rows, valueScales }: Held, t: number, head: num
   }
   const max = Math.max(...scores.values())
   const total = [...scores.values()].reduce((sum, score) => sum + Math.exp(score - max), 0)
-  for (const group of Map.groupBy(scores, ([j]) => Math.floor(j / CHUNK)).values()) {
-    const top = Math.max(...group.map(([, score]) => score))
-    const largest = Math.max(...group.map(([j]) => valueScales[j * nKvHeads + kvHead]!))
-    const unit = ((largest / WEIGHT_MAX) * Math.exp(top - max)) / total
+  for (const group of Map.groupBy(scores, ([j]) => Math.floor(j / BLOCK)).values()) {
+    const weights = group.map(([j, score]) => valueScales[j * nKvHeads + kvHead]! * Math.exp(score - max))
+    const unit = Math.max(...weights) / WEIGHT_MAX / total
     for (const j of group.map(([j]) => j)) {
       const rowScale = valueScales[j * nKvHeads + kvHead]!
       for (let d = 0; d < headDim && rowScale > 0; d++) {

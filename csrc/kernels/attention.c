@@ -17,8 +17,10 @@ struct rows {
     struct attention_query *query[TILE_ROWS]; /* for q8_0 keys */
     struct key_span keys[TILE_ROWS];
     float *partial[TILE_ROWS];
-    const uint8_t *next; /* keys of the chunk after this one */
+    size_t ahead; /* bytes from this item's keys to those that are fetched meanwhile */
 };
+
+#define LOG2E 1.44269504f
 
 static int32_t smaller(int32_t a, int32_t b) { return a < b ? a : b; }
 static int32_t larger(int32_t a, int32_t b) { return a > b ? a : b; }
@@ -26,7 +28,7 @@ static int32_t first_lane(struct key_span keys) { return keys.first / ATTENTION_
 
 /* Scores capped and masked in place; returns the largest. */
 static float mask_row(const struct attention_job *job, struct key_span keys, float *scores) {
-    f32x16 cap = f32x16_set1(job->softcap), hidden = f32x16_set1(-INFINITY), largest = hidden;
+    f32x16 cap = f32x16_set1(job->softcap * LOG2E), hidden = f32x16_set1(-INFINITY), largest = hidden;
     for (int32_t i = first_lane(keys); i < keys.end; i += ATTENTION_LANES) {
         f32x16 s = f32x16_loadu(scores + i);
         if (job->softcap > 0) s = f32x16_mul(cap, f32x16_tanh(f32x16_div(s, cap)));
@@ -38,20 +40,25 @@ static float mask_row(const struct attention_job *job, struct key_span keys, flo
     return f32x16_hmax(largest);
 }
 
-/* Scores -> weights exp(score - max) in place, or as integers into weights where factors are given (attention_q8.h).
- * m and l of the partial. */
-static void softmax_row(const struct attention_job *job, struct key_span keys, float *scores, const float *factors,
-                        int16_t *weights, float *partial) {
-    float m = mask_row(job, keys, scores);
+/* m of a row's partial: the largest score to the nearest integer, so that partials are rescaled exactly. */
+static float row_reference(const struct attention_job *job, struct key_span keys, float *scores) {
+    if (!is_whole(keys) || job->softcap > 0) return rintf(mask_row(job, keys, scores));
+    f32x16 largest[4];
+    UNROLL for (int j = 0; j < 4; j++) largest[j] = f32x16_set1(-INFINITY);
+    for (int32_t i = 0; i < ATTENTION_CHUNK; i += 4 * ATTENTION_LANES) UNROLL for (int j = 0; j < 4; j++)
+        largest[j] = f32x16_max(f32x16_loadu(scores + i + j * ATTENTION_LANES), largest[j]);
+    f32x16 a = f32x16_max(largest[0], largest[1]), b = f32x16_max(largest[2], largest[3]);
+    return rintf(f32x16_hmax(f32x16_max(a, b)));
+}
+
+/* Scores -> weights 2^(score - m) in place; m and l of the partial. */
+static void softmax_row(const struct attention_job *job, struct key_span keys, float *scores, float *partial) {
+    float m = row_reference(job, keys, scores);
     f32x16 sum = f32x16_zero(), max = f32x16_set1(m);
     for (int32_t i = first_lane(keys); i < keys.end; i += ATTENTION_LANES) {
-        f32x16 p = f32x16_exp(f32x16_sub(f32x16_loadu(scores + i), max));
+        f32x16 p = f32x16_exp2(f32x16_sub(f32x16_loadu(scores + i), max));
         sum = f32x16_add(sum, p);
-        if (factors) {
-            store_weights(weights + i, p, factors + i);
-        } else {
-            f32x16_storeu(scores + i, p);
-        }
+        f32x16_storeu(scores + i, p);
     }
     partial[0] = m;
     partial[1] = f32x16_sum(sum);
@@ -61,6 +68,7 @@ static void softmax_row(const struct attention_job *job, struct key_span keys, f
 static void weigh_values(const struct attention_job *job, const struct rows *rows, const uint8_t *v, float *weights) {
     value_fn *const *tiles = value_tiles[job->layout->v_type == ASDSL_F32];
     int32_t value_dim = job->layout->value_dim;
+    size_t ahead = rows->ahead;
     const float *p[TILE_ROWS];
     float *sums[TILE_ROWS];
     struct key_span shared = rows->keys[0];
@@ -74,12 +82,12 @@ static void weigh_values(const struct attention_job *job, const struct rows *row
     shared.end = larger(shared.first, shared.end);
     for (int32_t r = 0; r < rows->n; r++) {
         struct key_span before = {rows->keys[r].first, smaller(rows->keys[r].end, shared.first)};
-        if (before.first < before.end) tiles[1](p + r, v, value_dim, before, sums + r);
+        if (before.first < before.end) tiles[1](p + r, v, value_dim, before, ahead, sums + r);
     }
-    if (shared.first < shared.end) tiles[rows->n](p, v, value_dim, shared, sums);
+    if (shared.first < shared.end) tiles[rows->n](p, v, value_dim, shared, ahead, sums);
     for (int32_t r = 0; r < rows->n; r++) {
         struct key_span after = {larger(rows->keys[r].first, shared.end), rows->keys[r].end};
-        if (after.first < after.end) tiles[1](p + r, v, value_dim, after, sums + r);
+        if (after.first < after.end) tiles[1](p + r, v, value_dim, after, ahead, sums + r);
     }
 }
 
@@ -94,31 +102,49 @@ static struct key_span blocks_of(const struct rows *rows) {
 }
 
 /* Integer weights of a row are zero in blocks that another row of the tile sees alone. */
-static void clear_weights(struct key_span blocks, struct key_span keys, int16_t *weights) {
+static void clear_weights(struct key_span blocks, struct key_span keys, weight8u *weights) {
     int32_t from = first_lane(keys), to = (keys.end + ATTENTION_LANES - 1) / ATTENTION_LANES * ATTENTION_LANES;
     for (int32_t i = blocks.first * ATTENTION_LANES; i < from; i++) weights[i] = 0;
     for (int32_t i = to; i < blocks.end * ATTENTION_LANES; i++) weights[i] = 0;
 }
 
+/* Weights of all rows and what their sums are multiplied by, m and l of their partials. Step by step for all rows, not
+ * row by row: a step's last results come late, and other rows do not wait for them. */
+static void weigh_rows_q8(const struct attention_job *job, const struct rows *rows, const float *v_scales,
+                          const struct attention_scratch *s, float *back) {
+    struct value_scales scales = {.masked = s->factors};
+    float inverse[TILE_ROWS * N_BLOCKS], poison[TILE_ROWS];
+    for (int32_t r = 0; r < rows->n; r++) {
+        rows->partial[r][0] = row_reference(job, rows->keys[r], s->scores + r * ATTENTION_CHUNK);
+    }
+    for (int32_t r = 0; r < rows->n; r++) {
+        struct key_span keys = rows->keys[r];
+        if (keys.first != scales.keys.first || keys.end != scales.keys.end) see_scales(&scales, v_scales, keys);
+        poison[r] = scales.poison;
+        rows->partial[r][1] = weigh_row(keys, scales.masked, rows->partial[r][0], s->scores + r * ATTENTION_CHUNK,
+                                        back + r * N_BLOCKS);
+    }
+    factors_of_weights(rows->n, back, inverse);
+    for (int32_t r = 0; r < rows->n; r++) {
+        weight8u *weights = (weight8u *)(void *)s->weights + r * ATTENTION_CHUNK;
+        round_row_of_weights(rows->keys[r], s->scores + r * ATTENTION_CHUNK, inverse + r * N_BLOCKS, weights);
+        for (int b = 0; b < N_BLOCKS; b++) back[r * N_BLOCKS + b] += poison[r];
+    }
+}
+
 static void attend_values_q8(const struct attention_job *job, const struct rows *rows, struct key_span blocks,
                              const uint8_t *values, const struct attention_scratch *s) {
     const struct kv_layout *layout = job->layout;
-    struct value_factors factors = {.by_key = s->factors};
-    float back[TILE_ROWS], *sums[TILE_ROWS];
+    weight8u *weights = (weight8u *)(void *)s->weights;
+    float back[TILE_ROWS * N_BLOCKS] = {0}, *sums[TILE_ROWS];
+    weigh_rows_q8(job, rows, (const float *)(const void *)(values + layout->v_scales), s, back);
     for (int32_t r = 0; r < rows->n; r++) {
-        struct key_span keys = rows->keys[r];
-        int16_t *weights = s->weights + r * ATTENTION_CHUNK;
-        if (keys.first != factors.keys.first || keys.end != factors.keys.end) {
-            fill_factors(&factors, (const float *)(const void *)(values + layout->v_scales), keys);
-        }
-        softmax_row(job, keys, s->scores + r * ATTENTION_CHUNK, factors.by_key, weights, rows->partial[r]);
-        clear_weights(blocks, keys, weights);
-        back[r] = factors.back;
+        clear_weights(blocks, rows->keys[r], weights + r * ATTENTION_CHUNK);
         sums[r] = rows->partial[r] + ATTENTION_LANES;
+        memset(sums[r], 0, sizeof(float) * (size_t)layout->value_dim);
     }
     struct key_span quads = {blocks.first * ATTENTION_LANES / 4, blocks.end * ATTENTION_LANES / 4};
-    size_t ahead = (size_t)((uintptr_t)rows->next - (uintptr_t)values);
-    value_tiles_q8[rows->n](s->weights, values, layout->value_dim, quads, back, ahead, sums);
+    value_tiles_q8[rows->n](weights, values, layout->value_dim, quads, back, rows->ahead, sums);
 }
 
 static void attend_keys_q8(const struct rows *rows, int32_t chunk, const struct kv_layout *layout,
@@ -129,7 +155,7 @@ static void attend_keys_q8(const struct rows *rows, int32_t chunk, const struct 
         query[r] = rows->query[r];
     }
     score_tiles_q8[rows->n](query, keys, (const float *)(const void *)(keys + layout->k_scales), layout->head_dim,
-                            blocks, layout->k_bytes, scores);
+                            blocks, rows->ahead, scores);
 }
 
 /* The partials of a tile over one chunk. Every row sees some of it. head: its keys, then its values. */
@@ -140,15 +166,15 @@ static void attend_tile(const struct attention_job *job, const struct rows *rows
     if (layout->k_type == ASDSL_Q8_0) {
         attend_keys_q8(rows, chunk, layout, blocks, head, s->scores);
     } else {
-        score_tiles[layout->k_type == ASDSL_F32][rows->n](rows->q, head, layout->head_dim, blocks, job->scale,
-                                                          s->scores);
+        score_tiles[layout->k_type == ASDSL_F32][rows->n](rows->q, head, layout->head_dim, blocks, job->scale * LOG2E,
+                                                          rows->ahead, s->scores);
     }
     if (layout->v_type == ASDSL_Q8_0) {
         attend_values_q8(job, rows, blocks, head + layout->k_bytes, s);
         return;
     }
     for (int32_t r = 0; r < rows->n; r++) {
-        softmax_row(job, rows->keys[r], s->scores + r * ATTENTION_CHUNK, NULL, NULL, rows->partial[r]);
+        softmax_row(job, rows->keys[r], s->scores + r * ATTENTION_CHUNK, rows->partial[r]);
     }
     weigh_values(job, rows, head + layout->k_bytes, s->scores);
 }
@@ -170,7 +196,7 @@ static void prepare_item(const struct attention_job *job, const struct attention
                          const struct attention_scratch *s) {
     if (job->layout->k_type != ASDSL_Q8_0) return;
     for (int32_t row = 0; row < item->n_tokens * item->n_heads; row++) {
-        prepare_query(query_at(job, item, row), job->layout->head_dim, job->scale, query_of(job, s, row));
+        prepare_query(query_at(job, item, row), job->layout->head_dim, job->scale * LOG2E, query_of(job, s, row));
     }
 }
 
@@ -178,12 +204,19 @@ static void prepare_item(const struct attention_job *job, const struct attention
 typedef float *partial_of(const struct attention_job *job, int32_t token, int32_t head, int32_t row, int32_t chunk,
                           float *partials);
 
+/* Scales and anchors of a head; tiles fetch its keys and values. */
+static void fetch_scales(const struct kv_layout *layout, const uint8_t *head) {
+    for (size_t at = layout->k_scales; at < layout->k_bytes; at += 64) SIMD_PREFETCH(head + at);
+    for (size_t at = layout->k_bytes + layout->v_scales; at < layout->head_bytes; at += 64) SIMD_PREFETCH(head + at);
+}
+
+/* next: the head that is needed after this one. */
 static void attend_chunk(const struct attention_job *job, const struct attention_item *item, int32_t chunk,
-                         const struct attention_scratch *s, partial_of *partial) {
+                         const uint8_t *next, const struct attention_scratch *s, partial_of *partial) {
     const uint8_t *head = kv_head(job, chunk, item->kv_head);
-    int32_t next = chunk + 1 < attention_n_chunks(job) ? chunk + 1 : chunk;
-    struct rows rows = {.next = kv_head(job, next, item->kv_head)};
+    struct rows rows = {.ahead = (size_t)((uintptr_t)next - (uintptr_t)head)};
     int32_t n_rows = item->n_tokens * item->n_heads;
+    fetch_scales(job->layout, next);
     for (int32_t row = 0; row < n_rows; row++) {
         int32_t t = item->token + row / item->n_heads, h = item->head + row % item->n_heads;
         struct key_span keys = attention_span(job, t, chunk);
@@ -201,16 +234,19 @@ static void attend_chunk(const struct attention_job *job, const struct attention
 }
 
 /* ---- partials into results ---- */
-static float exp_of(float x) {
-    float lanes[ATTENTION_LANES];
-    f32x16_storeu(lanes, f32x16_exp(f32x16_set1(x)));
-    return lanes[0];
+/* 2^x of an integer x <= 0; 0 below -126, NaN stays. */
+static float power_of_two(float x) {
+    if (!(x >= -126.0f)) return x < -126.0f ? 0.0f : x;
+    uint32_t bits = (uint32_t)((int32_t)x + 127) << 23;
+    float y;
+    memcpy(&y, &bits, 4);
+    return y;
 }
 
 /* state = state and partial, as if both had been one stretch of keys. */
 static void merge_partial(const struct attention_job *job, float *state, const float *partial) {
     float m = partial[0] > state[0] ? partial[0] : state[0];
-    float ours = exp_of(state[0] - m), theirs = exp_of(partial[0] - m);
+    float ours = power_of_two(state[0] - m), theirs = power_of_two(partial[0] - m);
     f32x16 a = f32x16_set1(ours), b = f32x16_set1(theirs);
     state[0] = m;
     state[1] = state[1] * ours + partial[1] * theirs;
@@ -262,7 +298,8 @@ static void attend_item(const struct attention_job *job, const struct attention_
     int32_t n_chunks = (job->position + item->token + item->n_tokens - 1) / ATTENTION_CHUNK + 1;
     int32_t n_rows = item->n_tokens * item->n_heads;
     for (int32_t chunk = 0; chunk < n_chunks; chunk++) {
-        attend_chunk(job, item, chunk, s, scratch_partial);
+        const uint8_t *next = kv_head(job, chunk + 1 < n_chunks ? chunk + 1 : 0, item->kv_head);
+        attend_chunk(job, item, chunk, next, s, scratch_partial);
         for (int32_t row = 0; row < n_rows; row++) {
             struct key_span keys = attention_span(job, item->token + row / item->n_heads, chunk);
             if (keys.first == keys.end) continue;
@@ -295,6 +332,13 @@ static void fetch_rows(const struct attention_job *job, const struct attention_i
 attention_fn KERNEL(attention_chunks), KERNEL(attention_merge);
 kv_append_fn KERNEL(kv_append);
 
+/* With partials: unit i's part of the cache. Beyond the units there is nothing to fetch but the last one again. */
+static const uint8_t *head_of_unit(const struct attention_job *job, int32_t i) {
+    int32_t n_chunks = attention_n_chunks(job), n = attention_cut(job).n_items * n_chunks;
+    if (i >= n) i = n - 1;
+    return kv_head(job, i % n_chunks, attention_item(job, i / n_chunks).kv_head);
+}
+
 void KERNEL(attention_chunks)(const struct attention_job *job, int32_t begin, int32_t end, void *scratch) {
     struct attention_scratch s;
     int32_t n_chunks = attention_n_chunks(job), prepared = -1;
@@ -305,7 +349,8 @@ void KERNEL(attention_chunks)(const struct attention_job *job, int32_t begin, in
         if (index != prepared) prepare_item(job, &item, &s);
         prepared = index;
         if (job->partials) {
-            attend_chunk(job, &item, i % n_chunks, &s, shared_partial);
+            const uint8_t *next = head_of_unit(job, i + 1 < end ? i + 1 : i + job->team);
+            attend_chunk(job, &item, i % n_chunks, next, &s, shared_partial);
         } else {
             struct attention_item next = i + 1 < end ? attention_item(job, i + 1) : item;
             fetch_rows(job, &next, &item);

@@ -10,9 +10,10 @@
  * q8_0 is here one float scale for a token's head, by the rule of quantize.h; its keys are rotated and differences from
  * anchors: attention_q8.h.
  *
- * A query row is one head of one token. What it reads of a chunk gives one partial result: the largest score m, the sum
- * l of exp(score - m), the sum of exp(score - m) times value. Partials are merged in the order of chunks, which lie at
- * fixed positions: the result does not depend on how tokens were batched or chunks dealt out to threads.
+ * A query row is one head of one token. Scores count in powers of two: log2(e) is part of what queries are scaled by.
+ * What a row reads of a chunk gives one partial result: the largest score rounded to an integer m, the sum l of
+ * 2^(score - m), the sum of 2^(score - m) times value. Partials are merged in the order of chunks, which lie at fixed
+ * positions: the result does not depend on how tokens were batched or chunks dealt out to threads.
  */
 #ifndef ASDSL_ATTENTION_H
 #define ASDSL_ATTENTION_H
@@ -25,7 +26,7 @@ enum {
     ATTENTION_LANES = 16,
     ATTENTION_ANCHORED = 64, /* tokens that share an anchor */
     ATTENTION_ROWS = 16,     /* query rows of a work item: they share the reading of keys and values */
-    ATTENTION_TILE_ROWS = 4, /* of them, those that share each load */
+    ATTENTION_TILE_ROWS = 8, /* of them, those that share each load, at most */
     ATTENTION_MAX_DIM = 1024, /* head_dim */
 };
 
@@ -89,6 +90,7 @@ struct attention_job {
     const struct kv_layout *layout;
     uint8_t *const *chunks; /* of the cache */
     size_t layer_offset;    /* bytes into each chunk */
+    int32_t team; /* workers; where items are dealt out one by one, a worker's next is likely so many later */
 };
 
 /* The keys of a head in a chunk, followed by its values. */
@@ -143,7 +145,7 @@ struct attention_scratch {
     float *partials, *states; /* (ATTENTION_ROWS, attention_partial_floats) of an item's rows */
     struct attention_query *queries; /* (ATTENTION_ROWS) of attention_query_bytes */
     float *factors; /* (ATTENTION_CHUNK) of q8_0 values */
-    int16_t *weights; /* (ATTENTION_TILE_ROWS, ATTENTION_CHUNK) of q8_0 values */
+    int16_t *weights; /* (ATTENTION_TILE_ROWS, ATTENTION_CHUNK) of q8_0 values: room for weight8u of any level */
 };
 /* scratch: where it begins, 64-byte aligned, or NULL. Returns its floats. */
 static inline size_t attention_scratch_at(int32_t head_dim, float *scratch, struct attention_scratch *s) {

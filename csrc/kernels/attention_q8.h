@@ -5,8 +5,8 @@
  * spreads a channel that stands out over all. What is stored of a key is its difference from an anchor, the key of a
  * nearby token (attention_anchor): what keys have in common, as biases, and softmax does not see, takes no part in the
  * rounding. A score is an exact integer dot product times the scales, and the float score of the anchor, once for 64
- * keys. Weights of values take the values' scales and become int16 with one factor for a query row and chunk; their
- * sums are exact integers too, so levels need not agree on an order.
+ * keys. Weights of values take the values' scales and become 0 .. 255 with one factor for a query row and 64 keys;
+ * their sums are exact integers too, so levels need not agree on an order, and one FMA chain over the blocks of 64.
  *
  * Mean KL divergence of rounding keys alone, 1,024 tokens of tinyshakespeare in contexts of 512: Qwen2.5-Coder-0.5B,
  * whose keys have large biases, 0.0138 with a scale for 32 dimensions, 0.0084 rotated, 0.0025 with anchors; 1.5B 0.0060
@@ -15,18 +15,22 @@
 #ifndef ASDSL_ATTENTION_Q8_H
 #define ASDSL_ATTENTION_Q8_H
 #include "attention.h"
+#include "attention_float.h"
 #include "quantize.h"
 
 enum {
     Q8_HALVES = ATTENTION_LANES / LANES,
-    /* Largest weight: two signed digits of base 256. 256 keys of it times 127 fit 31 bits. */
-    WEIGHT_MAX = 127 * 256 + 127,
+    N_BLOCKS = ATTENTION_CHUNK / ATTENTION_ANCHORED, /* of 64 keys: they share an anchor and the factor of weights */
+    BLOCK_LANES = ATTENTION_ANCHORED / ATTENTION_LANES,
+    WEIGHT_MAX = 255,
 };
-/* Sums of a tile that registers hold: vectors of LANES keys or dimensions. */
+/* Sums of a tile that registers hold: vectors of LANES keys or dimensions, by number of rows. */
 #if defined(__AVX512F__) && !defined(ASDSL_EVEX_AS_AVXVNNI)
 enum { Q8_WIDE = 4 };
+#define Q8_WIDE_OF(rows) ((rows) <= 4 ? 4 : 2)
 #else
 enum { Q8_WIDE = 2 };
+#define Q8_WIDE_OF(rows) 2
 #endif
 
 /* ---- rows to int8 ---- */
@@ -121,16 +125,29 @@ static uint16_t *anchor_of(const struct kv_layout *layout, const uint8_t *keys, 
 }
 
 /* Scores of the anchors of keys that a row sees. */
+SIMD_INLINE void score_blocks_of_anchors(const struct kv_layout *layout, const uint8_t *keys, int first, int end,
+                                         struct attention_query *query) {
+    const float *q = query_floats(query, layout->head_dim);
+    const uint16_t *anchors = anchor_of(layout, keys, 0);
+    f32x16 sum[N_BLOCKS];
+    for (int b = 0; b < N_BLOCKS; b++) sum[b] = f32x16_zero();
+    for (int32_t d = 0; d < layout->value_dim; d += ATTENTION_LANES) {
+        f32x16 x = f32x16_loadu(q + d);
+        for (int b = first; b < end; b++) {
+            sum[b] = f32x16_fma(x, f32x16_load_bf16(anchors + (size_t)b * (size_t)layout->value_dim + d), sum[b]);
+        }
+    }
+    f32x16_sum4(sum, query->bases);
+    for (int b = 0; b < N_BLOCKS; b++) query->bases[b] *= query->scale;
+}
+
 static void score_anchors(const struct kv_layout *layout, const uint8_t *keys, int32_t chunk, struct key_span span,
                           struct attention_query *query) {
-    const float *q = query_floats(query, layout->head_dim);
-    for (int32_t block = span.first / ATTENTION_ANCHORED; block * ATTENTION_ANCHORED < span.end; block++) {
-        const uint16_t *anchor = anchor_of(layout, keys, block);
-        f32x16 sum = f32x16_zero();
-        for (int32_t d = 0; d < layout->value_dim; d += ATTENTION_LANES) {
-            sum = f32x16_fma(f32x16_loadu(q + d), f32x16_load_bf16(anchor + d), sum);
-        }
-        query->bases[block] = f32x16_sum(sum) * query->scale;
+    int first = span.first / ATTENTION_ANCHORED, end = (span.end + ATTENTION_ANCHORED - 1) / ATTENTION_ANCHORED;
+    if (first == 0 && end == N_BLOCKS) {
+        score_blocks_of_anchors(layout, keys, 0, N_BLOCKS, query);
+    } else {
+        score_blocks_of_anchors(layout, keys, first, end, query);
     }
     if (span.first >= ATTENTION_LANES) return;
     f32x16_storeu(query->first, f32x16_set1(query->bases[0]));
@@ -165,9 +182,8 @@ static void append_value_q8(const struct kv_layout *layout, const float *v, int3
     for (int32_t d = 0; d < layout->value_dim; d++) to[4 * d] = (uint8_t)q[d];
 }
 
-/* Tiles fetch what follows, line for line: scores the values of the same chunk, values the keys of the next one.
- * `ahead` is the distance. One token at depth 4,096 of 22 layers of 4 heads of 64, one thread, out of memory
- * (Zen 4, seen once by a scratch program): 0.39 ms a layer without, 0.30 with; 0.19 where the second cache has it. */
+/* Tiles fetch another item's lines, `ahead` bytes from the same lines of this one: a worker's next item, all of which
+ * is fetched evenly while this one is worked on. */
 /* ---- scores: rows x vectors of LANES keys ---- */
 /* k: the part of the vector of key `first`; vectors of the same half lie a block apart. scores, k_scales: of a chunk.
  */
@@ -182,7 +198,7 @@ SIMD_INLINE void score_vectors_q8(const struct attention_query *const *query, co
         UNROLL for (int b = 0; b < wide; b++) {
             const uint8_t *at = k + (size_t)b * block + (size_t)w * ATTENTION_LANES * 4;
             keys[b] = w8_load(at);
-            SIMD_PREFETCH(at + ahead);
+            fetch_ahead(at, ahead);
         }
         UNROLL for (int r = 0; r < rows; r++) {
             av x = av_load(query[r]->q + 4 * w);
@@ -205,85 +221,133 @@ SIMD_INLINE void score_tile_q8(const struct attention_query *const *query, const
     int32_t quads = attention_quads(head_dim);
     size_t block = (size_t)quads * ATTENTION_LANES * 4;
     for (int32_t b = blocks.first, n; b < blocks.end; b += n) {
-        n = blocks.end - b >= Q8_WIDE ? Q8_WIDE : 1;
+        n = blocks.end - b >= Q8_WIDE_OF(rows) ? Q8_WIDE_OF(rows) : 1;
         for (int half = 0; half < Q8_HALVES; half++) {
             const uint8_t *keys = k + (size_t)b * block + (size_t)half * LANES * 4;
             int32_t at = b * ATTENTION_LANES + half * LANES;
             if (n == 1) {
                 score_vectors_q8(query, keys, k_scales, quads, rows, 1, at, ahead, scores);
             } else {
-                score_vectors_q8(query, keys, k_scales, quads, rows, Q8_WIDE, at, ahead, scores);
+                score_vectors_q8(query, keys, k_scales, quads, rows, Q8_WIDE_OF(rows), at, ahead, scores);
             }
         }
     }
 }
 
 /* ---- weights ---- */
-/* The largest scale that a row sees makes WEIGHT_MAX of a weight of 1. */
-struct value_factors {
+/* Scales of the values that a row sees, 0 for the others; poison: 0, or NaN where one of the values was not finite. */
+struct value_scales {
     struct key_span keys;
-    float *by_key; /* (ATTENTION_CHUNK): weight to integer; 0 for keys that are not seen */
-    float back;    /* sum of integers to sum of values; NaN where a value was not finite */
+    float *masked; /* (ATTENTION_CHUNK) */
+    float poison;
 };
 
-static void fill_factors(struct value_factors *f, const float *v_scales, struct key_span keys) {
-    f32x16 largest = f32x16_zero(), poison = f32x16_zero();
+static void see_scales(struct value_scales *v, const float *v_scales, struct key_span keys) {
+    f32x16 poison = f32x16_zero();
     int32_t from = keys.first / ATTENTION_LANES * ATTENTION_LANES;
     for (int32_t i = from; i < keys.end; i += ATTENTION_LANES) {
         f32x16 s = f32x16_loadu(v_scales + i);
         if (keys.first > i) s = f32x16_select(mask16_first(keys.first - i), f32x16_zero(), s);
         if (keys.end - i < ATTENTION_LANES) s = f32x16_select(mask16_first(keys.end - i), s, f32x16_zero());
-        f32x16_storeu(f->by_key + i, s);
-        largest = f32x16_max(s, largest);
+        f32x16_storeu(v->masked + i, s);
         poison = f32x16_add(poison, f32x16_sub(s, s));
     }
-    float top = f32x16_hmax(largest), scale = top > 0 ? (float)WEIGHT_MAX / top : 0.0f;
-    for (int32_t i = from; i < keys.end; i += ATTENTION_LANES) {
-        f32x16_storeu(f->by_key + i, f32x16_mul(f32x16_loadu(f->by_key + i), f32x16_set1(scale)));
-    }
-    f->keys = keys;
-    f->back = f32x16_sum(poison) != 0.0f ? NAN : top / (float)WEIGHT_MAX;
+    v->keys = keys;
+    v->poison = f32x16_sum(poison);
 }
 
-/* 16 weights as integers 0 .. WEIGHT_MAX, NaN too. */
-SIMD_INLINE void store_weights(int16_t *to, f32x16 weights, const float *factors) {
-    f32x16 w = f32x16_min(f32x16_mul(weights, f32x16_loadu(factors)), f32x16_set1((float)WEIGHT_MAX));
-    i32x16_store_i16(to, f32x16_to_i32(w));
+static bool is_whole(struct key_span keys) { return keys.first == 0 && keys.end == ATTENTION_CHUNK; }
+
+/* Scores -> 2^(score - m) times the values' scales, in place. top[N_BLOCKS]: the largest of each 64 keys. Returns the sum
+ * of 2^(score - m). [from, end): whole vectors of a chunk. */
+SIMD_INLINE float weigh_keys(int32_t from, int32_t end, const float *v_scales, float m, float *scores, float *top) {
+    f32x16 sum = f32x16_zero(), max = f32x16_set1(m), largest[N_BLOCKS];
+    UNROLL for (int b = 0; b < N_BLOCKS; b++) {
+        largest[b] = f32x16_zero();
+        UNROLL for (int j = 0; j < BLOCK_LANES; j++) {
+            int32_t i = b * ATTENTION_ANCHORED + j * ATTENTION_LANES;
+            if (i < from || i >= end) continue;
+            f32x16 p = f32x16_exp2(f32x16_sub(f32x16_loadu(scores + i), max));
+            f32x16 w = f32x16_mul(p, f32x16_loadu(v_scales + i));
+            sum = f32x16_add(sum, p);
+            largest[b] = f32x16_max(w, largest[b]);
+            f32x16_storeu(scores + i, w);
+        }
+    }
+    f32x16_hmax4(largest, top);
+    return f32x16_sum(sum);
+}
+
+static float weigh_row(struct key_span keys, const float *v_scales, float m, float *scores, float *top) {
+    if (is_whole(keys)) return weigh_keys(0, ATTENTION_CHUNK, v_scales, m, scores, top);
+    return weigh_keys(keys.first / ATTENTION_LANES * ATTENTION_LANES, keys.end, v_scales, m, scores, top);
+}
+
+/* Of n rows: back[n][N_BLOCKS], the largest weights, become what sums of integers are multiplied by; inverse[] what
+ * weights are multiplied by, 0 where it would overflow. Both have room for whole vectors. */
+static void factors_of_weights(int32_t n, float *back, float *inverse) {
+    for (int32_t i = 0; i < n * N_BLOCKS; i += ATTENTION_LANES) {
+        f32x16 top = f32x16_loadu(back + i), max = f32x16_set1(WEIGHT_MAX);
+        mask16 vanishes = f32x16_lt(top, f32x16_set1(0x1p-118f));
+        f32x16_storeu(inverse + i, f32x16_select(vanishes, f32x16_zero(), f32x16_div(max, top)));
+        f32x16_storeu(back + i, f32x16_div(top, max));
+    }
+}
+
+/* Weights of a row to integers, the largest of 64 keys being WEIGHT_MAX. */
+static void round_row_of_weights(struct key_span keys, const float *weights, const float *inverse, weight8u *to) {
+    for (int32_t i = keys.first / ATTENTION_LANES * ATTENTION_LANES; i < keys.end; i += ATTENTION_LANES) {
+        f32x16 scale = f32x16_set1(inverse[i / ATTENTION_ANCHORED]);
+        i32x16_store_u8(to + i, f32x16_to_i32(f32x16_mul(f32x16_loadu(weights + i), scale)));
+    }
 }
 
 /* ---- values: rows x vectors of LANES dimensions ---- */
-SIMD_INLINE void value_vectors_q8(const int16_t *weights, const uint8_t *v, size_t quad_bytes, int rows, int wide,
-                                  struct key_span quads, const float *back, size_t ahead, float *const *sums) {
+/* sums[r][wide vectors] += the block's keys, quads of them counted from the chunk's first. */
+SIMD_INLINE void value_block_q8(const weight8u *weights, const uint8_t *v, size_t quad_bytes, int rows, int wide,
+                                int32_t first, int32_t end, const float *back, size_t ahead,
+                                float *const *sums) {
     iv sum[ATTENTION_TILE_ROWS][Q8_WIDE];
     UNROLL for (int r = 0; r < rows; r++) UNROLL for (int j = 0; j < wide; j++) sum[r][j] = iv_zero();
-    for (int32_t i = quads.first; i < quads.end; i++) {
-        iv even[Q8_WIDE], odd[Q8_WIDE];
+    for (int32_t i = first; i < end; i++) {
+        b8u values[Q8_WIDE];
         UNROLL for (int j = 0; j < wide; j++) {
             const uint8_t *at = v + (size_t)i * quad_bytes + (size_t)(j * LANES * 4);
-            bv four = bv_load(at);
-            SIMD_PREFETCH(at + ahead);
-            even[j] = iv_even_bytes(four), odd[j] = iv_odd_bytes(four);
+            values[j] = b8u_load(at);
+            fetch_ahead(at, ahead);
         }
-        UNROLL for (int r = 0; r < rows; r++) UNROLL for (int j = 0; j < wide; j++) {
-            sum[r][j] = iv_dot_pairs(sum[r][j], even[j], weights + r * ATTENTION_CHUNK + 4 * i);
-            sum[r][j] = iv_dot_pairs(sum[r][j], odd[j], weights + r * ATTENTION_CHUNK + 4 * i + 2);
-        }
+        UNROLL for (int r = 0; r < rows; r++) UNROLL for (int j = 0; j < wide; j++)
+            sum[r][j] = dot8u_add(sum[r][j], values[j], weights + r * ATTENTION_CHUNK + 4 * i);
     }
-    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int j = 0; j < wide; j++)
-        fv_store(sums[r] + j * LANES, fv_mul(fv_from_i32(sum[r][j]), fv_set1(back[r])));
+    int32_t block = 4 * first / ATTENTION_ANCHORED;
+    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int j = 0; j < wide; j++) {
+        float *to = sums[r] + j * LANES;
+        fv_store(to, fv_fma(fv_from_i32(sum[r][j]), fv_set1(back[r * N_BLOCKS + block]), fv_load(to)));
+    }
 }
 
-SIMD_INLINE void value_tile_q8(const int16_t *weights, const uint8_t *v, int32_t value_dim, int rows,
+SIMD_INLINE void value_vectors_q8(const weight8u *weights, const uint8_t *v, size_t quad_bytes, int rows, int wide,
+                                  struct key_span quads, const float *back, size_t ahead,
+                                  float *const *sums) {
+    const int32_t in_block = ATTENTION_ANCHORED / 4;
+    for (int32_t i = quads.first, next; i < quads.end; i = next) {
+        next = (i / in_block + 1) * in_block;
+        if (next > quads.end) next = quads.end;
+        value_block_q8(weights, v, quad_bytes, rows, wide, i, next, back, ahead, sums);
+    }
+}
+
+SIMD_INLINE void value_tile_q8(const weight8u *weights, const uint8_t *v, int32_t value_dim, int rows,
                                struct key_span quads, const float *back, size_t ahead, float *const *sums) {
     size_t quad_bytes = (size_t)value_dim * 4;
     for (int32_t d = 0, n; d < value_dim; d += n * LANES) {
         float *at[ATTENTION_TILE_ROWS];
         UNROLL for (int r = 0; r < rows; r++) at[r] = sums[r] + d;
-        n = value_dim - d >= Q8_WIDE * LANES ? Q8_WIDE : 1;
+        n = value_dim - d >= Q8_WIDE_OF(rows) * LANES ? Q8_WIDE_OF(rows) : 1;
         if (n == 1) {
             value_vectors_q8(weights, v + 4 * (size_t)d, quad_bytes, rows, 1, quads, back, ahead, at);
         } else {
-            value_vectors_q8(weights, v + 4 * (size_t)d, quad_bytes, rows, Q8_WIDE, quads, back, ahead, at);
+            value_vectors_q8(weights, v + 4 * (size_t)d, quad_bytes, rows, Q8_WIDE_OF(rows), quads, back, ahead, at);
         }
     }
 }
@@ -291,24 +355,28 @@ SIMD_INLINE void value_tile_q8(const int16_t *weights, const uint8_t *v, int32_t
 /* Tiles for each number of rows: constants become registers. */
 typedef void score_q8_fn(const struct attention_query *const *query, const uint8_t *k, const float *k_scales,
                          int32_t head_dim, struct key_span blocks, size_t ahead, float *scores);
-typedef void value_q8_fn(const int16_t *weights, const uint8_t *v, int32_t value_dim, struct key_span quads,
+typedef void value_q8_fn(const weight8u *weights, const uint8_t *v, int32_t value_dim, struct key_span quads,
                          const float *back, size_t ahead, float *const *sums);
 #define TILE_Q8(ROWS)                                                                                                  \
-    static void score_q8_##ROWS(const struct attention_query *const *query, const uint8_t *k, const float *k_scales,   \
-                                int32_t head_dim, struct key_span blocks, size_t ahead, float *scores) { \
-        score_tile_q8(query, k, k_scales, head_dim, ROWS, blocks, ahead, scores);                                             \
+    static void score_##ROWS##_Q8(const struct attention_query *const *query, const uint8_t *k, const float *k_scales, \
+                                  int32_t head_dim, struct key_span blocks, size_t ahead, float *scores) {             \
+        score_tile_q8(query, k, k_scales, head_dim, ROWS, blocks, ahead, scores);                                      \
     }                                                                                                                  \
-    static void value_q8_##ROWS(const int16_t *weights, const uint8_t *v, int32_t value_dim, struct key_span quads,    \
-                                const float *back, size_t ahead, float *const *sums) { \
-        value_tile_q8(weights, v, value_dim, ROWS, quads, back, ahead, sums);                                                 \
+    static void value_##ROWS##_Q8(const weight8u *weights, const uint8_t *v, int32_t value_dim, struct key_span quads, \
+                                  const float *back, size_t ahead, float *const *sums) {                   \
+        value_tile_q8(weights, v, value_dim, ROWS, quads, back, ahead, sums);                                          \
     }
 TILE_Q8(1)
 TILE_Q8(2)
 TILE_Q8(3)
 TILE_Q8(4)
-static score_q8_fn *const score_tiles_q8[ATTENTION_TILE_ROWS + 1] = {NULL, score_q8_1, score_q8_2, score_q8_3,
-                                                                     score_q8_4};
-static value_q8_fn *const value_tiles_q8[ATTENTION_TILE_ROWS + 1] = {NULL, value_q8_1, value_q8_2, value_q8_3,
-                                                                     value_q8_4};
+#if defined(__AVX512F__) && !defined(ASDSL_EVEX_AS_AVXVNNI)
+TILE_Q8(5)
+TILE_Q8(6)
+TILE_Q8(7)
+TILE_Q8(8)
+#endif
+static score_q8_fn *const score_tiles_q8[TILE_ROWS + 1] = {EACH_ROWS(score, Q8)};
+static value_q8_fn *const value_tiles_q8[TILE_ROWS + 1] = {EACH_ROWS(value, Q8)};
 
 #endif

@@ -219,9 +219,6 @@ SIMD_INLINE iv simd_set1_at(const void *p) { /* 4 bytes to all lanes: one vpbroa
     return _mm256_set1_epi32(x);
 }
 SIMD_INLINE av av_load(const void *p) { return simd_set1_at(p); }
-/* Signed bytes 0 and 2 of each row's four, or 1 and 3, as the int16 pairs of iv_dot_pairs. */
-SIMD_INLINE iv iv_even_bytes(bv a) { return _mm256_srai_epi16(_mm256_slli_epi16(a, 8), 8); }
-SIMD_INLINE iv iv_odd_bytes(bv a) { return _mm256_srai_epi16(a, 8); }
 enum { SIMD_NO_BYTE = 32 }; /* to iv_pick_pairs: zero */
 /* Bytes of q4_k's scale lines (layout.h) as int16: byte `from` of each row's four low in the lane, `then` high. */
 SIMD_INLINE iv iv_pick_pairs(bv bytes, int from, int then) {
@@ -287,6 +284,19 @@ SIMD_INLINE iv dot4k_scaled(iv total, dot4k acc, iv scale) {
     return SIMD_DPWSSD(total, _mm256_blend_epi16(acc.low, _mm256_slli_epi32(acc.high, 12), 0xaa), scale);
 }
 SIMD_INLINE iv iv_dot_pairs(iv acc, iv a, const int16_t *b) { return SIMD_DPWSSD(acc, a, simd_set1_at(b)); }
+
+typedef uint8_t weight8u;
+typedef bv b8u;
+SIMD_INLINE void i32x16_store_u8(weight8u *p, i32x16 a) {
+    __m256i pick = _mm256_setr_epi8(0, 8, 4, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, /* lane half 0 */
+                                    0, 8, 4, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1);
+    __m256i lo = _mm256_shuffle_epi8(a.lo, pick), hi = _mm256_shuffle_epi8(a.hi, pick);
+    __m128i lo8 = _mm_unpacklo_epi32(_mm256_castsi256_si128(lo), _mm256_extracti128_si256(lo, 1));
+    __m128i hi8 = _mm_unpacklo_epi32(_mm256_castsi256_si128(hi), _mm256_extracti128_si256(hi, 1));
+    _mm_storeu_si128((void *)p, _mm_unpacklo_epi64(lo8, hi8));
+}
+SIMD_INLINE b8u b8u_load(const void *p) { return bv_load(p); }
+SIMD_INLINE iv dot8u_add(iv acc, b8u bytes, const weight8u *w) { return SIMD_DPBUSD(acc, simd_set1_at(w), bytes); }
 
 enum { DOT5K_STEPS = 8 };
 typedef iv dot5k;
@@ -386,6 +396,20 @@ SIMD_INLINE iv dot4k_scaled(iv total, dot4k acc, iv scale) {
 /* acc + a[0] * b[0] + a[1] * b[1] of int16 pairs; b from memory, the same for every row. */
 SIMD_INLINE iv iv_dot_pairs(iv acc, iv a, const int16_t *b) {
     return _mm256_add_epi32(acc, _mm256_madd_epi16(a, simd_set1_at(b)));
+}
+
+/* dot8u: two products of 255 do not fit 16 bits: weights and bytes are widened, bytes 0 and 2 beside 1 and 3. */
+typedef int16_t weight8u;
+typedef struct {
+    __m256i even, odd;
+} b8u;
+SIMD_INLINE void i32x16_store_u8(weight8u *p, i32x16 a) { i32x16_store_i16(p, a); }
+SIMD_INLINE b8u b8u_load(const void *p) {
+    __m256i a = bv_load(p);
+    return (b8u){_mm256_srai_epi16(_mm256_slli_epi16(a, 8), 8), _mm256_srai_epi16(a, 8)};
+}
+SIMD_INLINE iv dot8u_add(iv acc, b8u bytes, const weight8u *w) {
+    return iv_dot_pairs(iv_dot_pairs(acc, bytes.even, w), bytes.odd, w + 2);
 }
 
 /* dot5k: weights 0 .. 31, DOT5K_STEPS steps of 4 inputs, then times byte j of q4_k's scale lines. A step adds at most

@@ -99,6 +99,32 @@ SIMD_INLINE float f32x16_hmax(f32x16 a) {
     return _mm_cvtss_f32(_mm_max_ss(c, _mm_movehdup_ps(c)));
 }
 
+/* Four of them at once, by the same fold: a b c d side by side in quarters of one register. */
+#define SIMD_FOLDS_FOUR
+#define SIMD_FOLD4(op, a, out)                                                                                         \
+    do {                                                                                                               \
+        __m512 ab = op(_mm512_shuffle_f32x4((a)[0], (a)[1], 0x44), _mm512_shuffle_f32x4((a)[0], (a)[1], 0xee));        \
+        __m512 cd = op(_mm512_shuffle_f32x4((a)[2], (a)[3], 0x44), _mm512_shuffle_f32x4((a)[2], (a)[3], 0xee));        \
+        __m512 x = op(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd));                         \
+        x = op(x, _mm512_permute_ps(x, 0x4e));                                                                         \
+        x = op(x, _mm512_permute_ps(x, 0xb1));                                                                         \
+        __m512i first = _mm512_castsi128_si512(_mm_setr_epi32(0, 4, 8, 12));                                           \
+        _mm_storeu_ps(out, _mm512_castps512_ps128(_mm512_permutexvar_ps(first, x)));                                   \
+    } while (0)
+SIMD_INLINE void f32x16_sum4(const f32x16 *a, float *out) { SIMD_FOLD4(_mm512_add_ps, a, out); }
+SIMD_INLINE void f32x16_hmax4(const f32x16 *a, float *out) { SIMD_FOLD4(_mm512_max_ps, a, out); }
+
+/* Of f32x16_exp2: x = n + r with n the nearest integer, ties to even; p * 2^n, 0 where x is below -126. */
+#define SIMD_SPLITS_EXPONENT
+SIMD_INLINE f32x16 simd_split(f32x16 x, f32x16 *n) {
+    f32x16 r = _mm512_reduce_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    *n = _mm512_sub_ps(x, r);
+    return r;
+}
+SIMD_INLINE f32x16 simd_join(f32x16 x, f32x16 p, f32x16 n) {
+    return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(x, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ), p, n);
+}
+
 /* Lane i with lane i ^ 1, 2, 4, 8. */
 SIMD_INLINE f32x16 f32x16_swap1(f32x16 a) { return _mm512_permute_ps(a, 0xb1); }
 SIMD_INLINE f32x16 f32x16_swap2(f32x16 a) { return _mm512_permute_ps(a, 0x4e); }
@@ -195,9 +221,18 @@ SIMD_INLINE iv dot4k_scaled(iv total, dot4k acc, iv scale) {
 }
 /* acc + a[0] * b[0] + a[1] * b[1] of int16 pairs; b from memory, the same for every row. */
 SIMD_INLINE iv iv_dot_pairs(iv acc, iv a, const int16_t *b) { return _mm512_dpwssd_epi32(acc, a, simd_set1_at(b)); }
-/* Signed bytes 0 and 2 of each row's four, or 1 and 3, as the int16 pairs of iv_dot_pairs. */
-SIMD_INLINE iv iv_even_bytes(bv a) { return _mm512_srai_epi16(_mm512_slli_epi16(a, 8), 8); }
-SIMD_INLINE iv iv_odd_bytes(bv a) { return _mm512_srai_epi16(a, 8); }
+/* dot8u: signed bytes against weights 0 .. 255, the same for every row, that i32x16_store_u8 wrote; of each four bytes
+ * the second and third are swapped. */
+typedef uint8_t weight8u;
+typedef bv b8u;
+SIMD_INLINE void i32x16_store_u8(weight8u *p, i32x16 a) {
+    __m128i swap = _mm_setr_epi8(0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15);
+    _mm_storeu_si128((void *)p, _mm_shuffle_epi8(_mm512_cvtepi32_epi8(a), swap));
+}
+SIMD_INLINE b8u b8u_load(const void *p) { return bv_load(p); }
+SIMD_INLINE iv dot8u_add(iv acc, b8u bytes, const weight8u *w) {
+    return _mm512_dpbusd_epi32(acc, simd_set1_at(w), bytes);
+}
 enum { SIMD_NO_BYTE = 32 }; /* to iv_pick_pairs: zero */
 /* Bytes of q4_k's scale lines (layout.h) as int16: byte `from` of each row's four low in the lane, `then` high. */
 SIMD_INLINE iv iv_pick_pairs(bv bytes, int from, int then) {

@@ -1,5 +1,6 @@
-/* simd_math.h: exp, silu, gelu and tanh, written once in the vocabulary of simd.h, so that every level gives the same
- * bits. Included by simd.h, last. Coefficients: minimax fits of our own (weighted least squares, iterated), float32.
+/* simd_math.h: exp, 2^x, silu, gelu and tanh, written once in the vocabulary of simd.h, so that every level gives the
+ * same bits. Included by simd.h, last. Coefficients: minimax fits of our own (weighted least squares, iterated),
+ * float32.
  */
 /* e^x, relative error below 2e-7. 0 below -87.3365 (no subnormal results); saturates at e^88.37 = 2.4e38; NaN stays. */
 SIMD_INLINE f32x16 f32x16_exp(f32x16 x) {
@@ -19,6 +20,40 @@ SIMD_INLINE f32x16 f32x16_exp(f32x16 x) {
     i32x16 scale = i32x16_shl(i32x16_add(f32x16_bits(shifted), i32x16_set1(127)), 23);
     return f32x16_select(vanishes, f32x16_zero(), f32x16_mul(p, f32x16_from_bits(scale)));
 }
+
+/* 2^x for x below 127, relative error below 1.6e-7, 2^0 = 1. 0 below -126 (no subnormal results); NaN stays. */
+SIMD_INLINE f32x16 f32x16_exp2(f32x16 x) {
+#if defined(SIMD_SPLITS_EXPONENT)
+    f32x16 n, r = simd_split(x, &n);
+#else
+    f32x16 low = f32x16_set1(-126.0f), round = f32x16_set1(12582912.0f); /* as above */
+    mask16 vanishes = f32x16_lt(x, low);
+    x = f32x16_max(low, x); /* the constant first: a NaN in x passes through */
+    f32x16 shifted = f32x16_add(x, round), r = f32x16_sub(x, f32x16_sub(shifted, round));
+#endif
+    f32x16 p = f32x16_set1(0x1.5bf414p-10f); /* 2^r, |r| <= 1/2 */
+    p = f32x16_fma(p, r, f32x16_set1(0x1.3ce91cp-7f));
+    p = f32x16_fma(p, r, f32x16_set1(0x1.c6b6acp-5f));
+    p = f32x16_fma(p, r, f32x16_set1(0x1.ebf9cp-3f));
+    p = f32x16_fma(p, r, f32x16_set1(0x1.62e42ap-1f));
+    p = f32x16_fma(p, r, f32x16_set1(1.0f));
+#if defined(SIMD_SPLITS_EXPONENT)
+    return simd_join(x, p, n);
+#else
+    i32x16 scale = i32x16_shl(i32x16_add(f32x16_bits(shifted), i32x16_set1(127)), 23);
+    return f32x16_select(vanishes, f32x16_zero(), f32x16_mul(p, f32x16_from_bits(scale)));
+#endif
+}
+
+#if !defined(SIMD_FOLDS_FOUR)
+/* f32x16_sum and f32x16_hmax of four. */
+SIMD_INLINE void f32x16_sum4(const f32x16 *a, float *out) {
+    for (int i = 0; i < 4; i++) out[i] = f32x16_sum(a[i]);
+}
+SIMD_INLINE void f32x16_hmax4(const f32x16 *a, float *out) {
+    for (int i = 0; i < 4; i++) out[i] = f32x16_hmax(a[i]);
+}
+#endif
 
 /* x / (1 + e^-x) */
 SIMD_INLINE f32x16 f32x16_silu(f32x16 x) {

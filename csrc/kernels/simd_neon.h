@@ -298,17 +298,29 @@ SIMD_INLINE iv iv_dot_pairs(iv acc, iv a, const int16_t *b) {
                 simd_dot_pairs(acc.hi, vreinterpretq_s16_s32(a.hi), pair)};
 }
 
-/* Signed bytes 0 and 2 of each row's four, or 1 and 3, as the int16 pairs of iv_dot_pairs. */
+/* dot8u: as at level avx2, bytes 0 and 2 of each row's four beside 1 and 3. */
+typedef int16_t weight8u;
+typedef struct {
+    iv even, odd;
+} b8u;
 SIMD_INLINE int32x4_t simd_unzip(int16x8_t a) { /* the first of each pair, then the second */
     return vreinterpretq_s32_s16(vcombine_s16(vget_low_s16(vuzp1q_s16(a, a)), vget_low_s16(vuzp2q_s16(a, a))));
 }
-SIMD_INLINE iv iv_odd_bytes(bv a) {
+SIMD_INLINE iv simd_odd_bytes(bv a) {
     return (iv){simd_unzip(vshrq_n_s16(vreinterpretq_s16_u8(a.lo), 8)),
                 simd_unzip(vshrq_n_s16(vreinterpretq_s16_u8(a.hi), 8))};
 }
-SIMD_INLINE iv iv_even_bytes(bv a) {
+SIMD_INLINE iv simd_even_bytes(bv a) {
     return (iv){simd_unzip(vshrq_n_s16(vshlq_n_s16(vreinterpretq_s16_u8(a.lo), 8), 8)),
                 simd_unzip(vshrq_n_s16(vshlq_n_s16(vreinterpretq_s16_u8(a.hi), 8), 8))};
+}
+SIMD_INLINE void i32x16_store_u8(weight8u *p, i32x16 a) { i32x16_store_i16(p, a); }
+SIMD_INLINE b8u b8u_load(const void *p) {
+    bv a = bv_load(p);
+    return (b8u){simd_even_bytes(a), simd_odd_bytes(a)};
+}
+SIMD_INLINE iv dot8u_add(iv acc, b8u bytes, const weight8u *w) {
+    return iv_dot_pairs(iv_dot_pairs(acc, bytes.even, w), bytes.odd, w + 2);
 }
 
 /* dot4k: a line of nibbles against inputs of the low and of the high nibbles, then times a 6-bit scale. */

@@ -327,10 +327,16 @@ SIMD_INLINE iv dot4k_scaled(iv total, dot4k acc, iv scale) { return total + simd
 /* acc + a[0] * b[0] + a[1] * b[1] of int16 pairs; b from memory, the same for every row. */
 SIMD_INLINE iv simd_first(iv pairs) { return (iv)((u32x16)pairs << 16) >> 16; }
 SIMD_INLINE iv iv_dot_pairs(iv acc, iv a, const int16_t *b) { return acc + simd_first(a) * b[0] + (a >> 16) * b[1]; }
-/* Signed bytes 0 and 2 of each row's four, or 1 and 3, as the int16 pairs of iv_dot_pairs. */
-SIMD_INLINE iv simd_pairs(iv first, iv then) { return (first & 0xffff) | (iv)((u32x16)then << 16); }
-SIMD_INLINE iv iv_even_bytes(bv a) { return simd_pairs((iv)((u32x16)a << 24) >> 24, (iv)((u32x16)a << 8) >> 24); }
-SIMD_INLINE iv iv_odd_bytes(bv a) { return simd_pairs((iv)((u32x16)a << 16) >> 24, (iv)a >> 24); }
+/* dot8u: weights in the order of keys, bytes of which the second and third are swapped. */
+typedef int16_t weight8u;
+typedef bv b8u;
+SIMD_INLINE void i32x16_store_u8(weight8u *p, i32x16 a) { i32x16_store_i16(p, a); }
+SIMD_INLINE b8u b8u_load(const void *p) { return bv_load(p); }
+SIMD_INLINE iv dot8u_add(iv acc, b8u bytes, const weight8u *w) {
+    u32x16 a = (u32x16)bytes;
+    acc += ((iv)(a << 24) >> 24) * w[0] + ((iv)(a << 8) >> 24) * w[1];
+    return acc + ((iv)(a << 16) >> 24) * w[2] + ((iv)a >> 24) * w[3];
+}
 /* Bytes of q4_k's scale lines (layout.h) as int16: byte `from` of each row's four low in the lane, `then` high. */
 SIMD_INLINE iv iv_pick_pairs(bv bytes, int from, int then) {
     iv pairs;
