@@ -28,13 +28,13 @@ struct buffer *buffer_map(const char *path);
 int32_t buffer_check(const struct buffer *buffer);
 
 /* ---- prefetch.c ---- */
-/* Begins to bring bytes [offset, offset + bytes) of a mapped file in, front to back, on a thread of its own that ends
+/* Begins to bring bytes [offset, offset + bytes) of a mapped file in, front to back, on threads of its own that end
  * with the buffer at the latest. Once for a buffer. ASDSL_OK or a negative status with the error text. */
 int32_t prefetch_start(struct buffer *buffer, uint64_t offset, uint64_t bytes);
-void prefetch_end(struct buffer *buffer); /* stops and joins the thread, if there is one */
+void prefetch_end(struct buffer *buffer); /* stops and joins the threads, if there are any */
 double prefetch_done(struct buffer *buffer); /* bytes so far */
 
-/* Sleeps until the thread has come to `end`, or has ended; at once where there is none. */
+/* Sleeps until the threads have come to `end`, or have ended; at once where there are none. */
 void prefetch_await(struct buffer *buffer, uint64_t end);
 
 #endif

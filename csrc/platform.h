@@ -45,8 +45,10 @@ void file_unmap(const struct mapped_file *file);
  * or refused. */
 size_t file_read_text(const char *path, char *out, size_t out_bytes);
 
-/* Bytes [offset, offset + bytes) will be fetched, piece by piece: by huge pages, where the system has them of files. */
+/* Bytes [offset, offset + bytes) will be fetched, piece by piece: by huge pages, where the system has them of files.
+ * Until file_fetch_ends the system reads little ahead of what is touched otherwise. */
 void file_fetch_begins(const struct mapped_file *file, uint64_t offset, uint64_t bytes);
+void file_fetch_ends(const struct mapped_file *file);
 
 /* Waits until bytes [offset, offset + bytes) are in memory and, where the system can do so, in the process' page
  * tables. False: refused, or it cannot be read. */

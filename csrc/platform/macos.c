@@ -41,6 +41,8 @@ void file_fetch_begins(const struct mapped_file *file, uint64_t offset, uint64_t
     (void)bytes;
 }
 
+void file_fetch_ends(const struct mapped_file *file) { (void)file; }
+
 bool file_fetch(const struct mapped_file *file, uint64_t offset, uint64_t bytes) {
     struct radvisory ahead = {.ra_offset = (off_t)offset, .ra_count = (int)bytes};
     if (bytes <= INT32_MAX) fcntl(file->descriptor, F_RDADVISE, &ahead); /* advice: begins to read all of it */

@@ -168,6 +168,8 @@ void file_fetch_begins(const struct mapped_file *file, uint64_t offset, uint64_t
     (void)bytes;
 }
 
+void file_fetch_ends(const struct mapped_file *file) { (void)file; }
+
 /* Reads it in one go: faults would read 32 KB at a time. Pages read so are in the process' working set. */
 bool file_fetch(const struct mapped_file *file, uint64_t offset, uint64_t bytes) {
     WIN32_MEMORY_RANGE_ENTRY range = {(uint8_t *)file->data + offset, (SIZE_T)bytes};

@@ -108,6 +108,7 @@ static void test_fetch(void) {
     if (!file_map(path, &file)) abort();
     file_fetch_begins(&file, 5000, BYTES - 5000);
     CHECK(file_fetch(&file, 5000, BYTES - 5000), "%s", platform_error());
+    file_fetch_ends(&file);
     CHECK(!file_is_lost(&file), "a sound file is lost");
     pages_count(file.data, file.bytes, &counts);
     CHECK(counts.resident < 0 || is_emulated() || counts.resident >= BYTES - 8192, "%g bytes of %d are resident",
