@@ -2,8 +2,14 @@
 
 import { AsdslError, ModelUnavailableError } from "./errors.ts"
 
+/** "ENOSPC", of an error of the system or one below that was made of it; undefined: it is another error. */
+export function systemCode(error: unknown): string | undefined {
+  if (error instanceof AsdslError) return error.code === "io" ? systemCode(error.cause) : undefined
+  return error instanceof Error && "code" in error ? String(error.code) : undefined
+}
+
 function reasonOf(cause: unknown): string {
-  return cause instanceof Error && "code" in cause ? String(cause.code) : String(cause)
+  return systemCode(cause) ?? String(cause)
 }
 
 /** What reads a model's file: what the system refuses is a ModelUnavailableError. */

@@ -1,26 +1,16 @@
 // The file of a saved session: what it is of, the tokens it stands for, a note, and a cache's content by chunks. Owns the
-// bytes on disk: nothing of a file is believed before a checksum covers it, and a file is renamed into place when it is
-// whole. Knows no model and no cache, and nothing of what a chunk's bytes mean.
+// bytes on disk: nothing of a file is believed before a checksum covers it. Knows no model and no cache, and nothing of what
+// a chunk's bytes mean.
 //
 // Little-endian: magic, FIELDS (u64 each), model identity, then by their counts tokens (i32), checksums of the content's
 // pieces (u64) and the note (UTF-8), zeros up to the checksum (u64) of all before it, which ends a page; then the chunks.
 // A piece is MiB or the rest of a chunk: a prefix of the tokens needs only the chunks they are in. Checksums are XXH3 (64
 // bits): they find damage, not forgery, which the engine survives (any content is safe) and which no checksum would stop.
 
-import {
-  closeSync,
-  fstatSync,
-  openSync,
-  readdirSync,
-  readSync,
-  realpathSync,
-  renameSync,
-  rmSync,
-  statSync,
-  writeSync,
-} from "node:fs"
-import { basename, dirname, join } from "node:path"
+import { closeSync, fstatSync, openSync, readSync, statSync } from "node:fs"
 import { SavedSessionError, type SavedSessionProblem } from "./errors.ts"
+import { systemCode } from "./file-errors.ts"
+import { OutputFile } from "./output-file.ts"
 
 const MAGIC = new TextEncoder().encode("asdsl session\r\n\0")
 const FORMAT_VERSION = 1
@@ -38,8 +28,6 @@ const CHECKSUM_BYTES = 8
 const PAGE = 4096
 /** Stays in a core's second cache while it is read, summed and copied. */
 const PIECE_BYTES = 2 ** 20
-/** A temporary file that nobody has written to for so long was left behind by a process that died. */
-const STALE_MS = 60_000
 
 /** What a content is of: numbers as C has them. */
 export type ContentKind = Readonly<Record<(typeof KIND_FIELDS)[number], number>>
@@ -121,35 +109,23 @@ export function writeSession(
 ): void {
   const noteBytes = new TextEncoder().encode(note)
   const plan = planOf({ ...kind, formatVersion: FORMAT_VERSION, nTokens: tokens.length, noteBytes: noteBytes.length })
-  const target = followed(path)
-  removeStale(target)
-  const fresh = `${target}.${crypto.randomUUID().slice(0, 8)}.tmp`
   system(path, "written", () => {
-    const fd = openSync(fresh, "wx")
-    try {
-      try {
-        // No fsync: what a power cut leaves half written, checksums refuse.
-        const checksums = writeContent(fd, plan, read)
-        writeFully(fd, headerBytes(plan, model, tokens, checksums, noteBytes), 0)
-      } finally {
-        closeSync(fd)
-      }
-      renameSync(fresh, target)
-    } catch (error) {
-      rmSync(fresh, { force: true })
-      throw error
-    }
+    using file = new OutputFile(path)
+    // No sync: what a power cut leaves half written, checksums refuse.
+    const checksums = writeContent(file, plan, read)
+    file.writeAt(0, headerBytes(plan, model, tokens, checksums, noteBytes))
+    file.finish()
   })
 }
 
-function writeContent(fd: number, plan: Plan, read: (offset: number, out: Uint8Array) => void): BigUint64Array {
+function writeContent(file: OutputFile, plan: Plan, read: (offset: number, out: Uint8Array) => void): BigUint64Array {
   const checksums = new BigUint64Array(plan.nPieces)
   const buffer = new Uint8Array(PIECE_BYTES)
   for (const { index, offset, bytes } of pieces(plan, plan.nChunks)) {
     const piece = buffer.subarray(0, bytes)
     read(offset, piece)
     checksums[index] = checksum(piece)
-    writeFully(fd, piece, plan.contentAt + offset)
+    file.writeAt(plan.contentAt + offset, piece)
   }
   return checksums
 }
@@ -295,8 +271,8 @@ function system<T>(path: string, what: "read" | "written", body: () => T): T {
   try {
     return body()
   } catch (cause) {
-    const code = (cause as NodeJS.ErrnoException).code
-    if (!(cause instanceof Error) || code === undefined || cause instanceof SavedSessionError) throw cause
+    const code = systemCode(cause)
+    if (code === undefined) throw cause
     if (what === "read" && code === "ENOENT") {
       throw new SavedSessionError("missing", `${path}: there is no such file`, { cause })
     }
@@ -319,32 +295,4 @@ function readFully(fd: number, bytes: Uint8Array, at: number): number {
     done += n
   }
   return done
-}
-
-function writeFully(fd: number, bytes: Uint8Array, at: number): void {
-  for (let done = 0; done < bytes.length; ) done += writeSync(fd, bytes, done, bytes.length - done, at + done)
-}
-
-/** A link stays, and what it leads to is replaced. */
-function followed(path: string): string {
-  try {
-    return realpathSync(path)
-  } catch {
-    return path
-  }
-}
-
-/** Removes what processes that died while they wrote have left beside a file. */
-function removeStale(target: string): void {
-  const prefix = `${basename(target)}.`
-  try {
-    for (const name of readdirSync(dirname(target))) {
-      if (!name.startsWith(prefix) || !/^[0-9a-f]{8}\.tmp$/.test(name.slice(prefix.length))) continue
-      const path = join(dirname(target), name)
-      const stats = statSync(path, { throwIfNoEntry: false })
-      if (stats !== undefined && Date.now() - stats.mtimeMs > STALE_MS) rmSync(path, { force: true })
-    }
-  } catch {
-    // Tidying up is no reason to fail: what is wrong with the folder, writing will say.
-  }
 }

@@ -1,9 +1,10 @@
 // asdsl draft-vocab: the tokens that a draft model keeps its output matrix for, counted in texts. A vocabulary is all it
 // needs: nothing is loaded.
 
-import { readFileSync, renameSync, rmSync, writeFileSync } from "node:fs"
+import { readFileSync } from "node:fs"
 import { architectureOf } from "../arch/index.ts"
 import { readModelHeader } from "../gguf/split.ts"
+import { writeWhole } from "../output-file.ts"
 import { DEFAULT_LIST_LENGTH, formatList, listed, listPath } from "../speculative/vocabulary-list.ts"
 import { createTokenizer } from "../tokenizer/index.ts"
 import { Vocabulary } from "../tokenizer/vocabulary.ts"
@@ -53,7 +54,7 @@ async function run(values: Values<typeof flags>): Promise<void> {
   const nCovered = tokens.reduce((sum, token) => sum + counts[token]!, 0)
   const coverage = nAll === 0 ? 0 : nCovered / nAll
   const target = values.out ?? listPath(path)
-  write(target, formatList(tokens, nVocab, coverage))
+  writeWhole(target, new TextEncoder().encode(formatList(tokens, nVocab, coverage)))
   const share = `${(100 * coverage).toFixed(2)} % of ${nAll} tokens`
   await writeOut(`${target}: ${tokens.length} of ${nVocab} tokens; ${share} are covered\n`)
 }
@@ -69,16 +70,4 @@ function ranking(counts: Float64Array, nAll: number): number[] {
   const harmonic = counts.reduce((sum, _, i) => sum + 1 / (i + 1), 0)
   const scores = counts.map((count, i) => count + (PRIOR * nAll) / ((i + 1) * harmonic))
   return Array.from(counts.keys()).sort((a, b) => scores[b]! - scores[a]! || a - b)
-}
-
-/** Whole or not at all. */
-function write(path: string, text: string): void {
-  const fresh = `${path}.${process.pid}.tmp`
-  try {
-    writeFileSync(fresh, text)
-    renameSync(fresh, path)
-  } catch (error) {
-    rmSync(fresh, { force: true })
-    throw error
-  }
 }

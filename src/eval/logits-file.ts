@@ -7,9 +7,10 @@
 //
 // A log-probability is minimum + scale * code. The minimum is that of the row, or 24 below the largest.
 
-import { closeSync, fstatSync, openSync, readSync, renameSync, rmSync, writeSync } from "node:fs"
+import { closeSync, fstatSync, openSync, readSync } from "node:fs"
 import { ArgumentError, FormatError } from "../errors.ts"
 import type { OutputRow } from "../executor.ts"
+import { OutputFile } from "../output-file.ts"
 import { scoredRows } from "./perplexity.ts"
 
 const MAGIC = "_logits_"
@@ -154,39 +155,30 @@ export class LogitsReader {
 export class LogitsWriter {
   readonly chunk: LogitsChunk
   readonly #header: LogitsHeader
-  readonly #path: string
-  readonly #partial: string
-  readonly #file: number
+  readonly #file: OutputFile
   #nWritten = 0
-  #isOpen = true
 
   /** @param tokens of all chunks, BOS not put in. */
   constructor(path: string, header: LogitsHeader, tokens: Int32Array) {
     if (tokens.length !== header.nCtx * header.nChunks) {
       throw new ArgumentError(`${tokens.length} tokens for ${header.nChunks} chunks of ${header.nCtx}`)
     }
-    this.#path = path
-    this.#partial = `${path}.${process.pid}.partial`
     this.#header = header
     this.chunk = new LogitsChunk(header)
-    this.#file = openSync(this.#partial, "w")
     const bytes = new Uint8Array(HEADER_BYTES)
     bytes.set(new TextEncoder().encode(MAGIC))
     const view = new DataView(bytes.buffer)
     for (const [i, value] of [header.nCtx, header.nVocab, header.nChunks].entries()) {
       view.setInt32(MAGIC.length + 4 * i, value, true)
     }
-    this.#write(bytes)
-    this.#write(new Uint8Array(tokens.buffer, tokens.byteOffset, tokens.byteLength))
-  }
-
-  #write(bytes: Uint8Array): void {
-    for (let done = 0; done < bytes.length; ) done += writeSync(this.#file, bytes, done)
+    this.#file = new OutputFile(path)
+    this.#file.write(bytes)
+    this.#file.write(new Uint8Array(tokens.buffer, tokens.byteOffset, tokens.byteLength))
   }
 
   /** Appends `chunk` as it is now. */
   writeChunk(): void {
-    this.#write(this.chunk.bytes)
+    this.#file.write(this.chunk.bytes)
     this.#nWritten++
   }
 
@@ -194,15 +186,11 @@ export class LogitsWriter {
   finish(): void {
     const { nChunks } = this.#header
     if (this.#nWritten !== nChunks) throw new ArgumentError(`${this.#nWritten} of ${nChunks} chunks were written`)
-    closeSync(this.#file)
-    this.#isOpen = false
-    renameSync(this.#partial, this.#path)
+    this.#file.finish()
   }
 
   /** Removes what is not complete. */
   [Symbol.dispose](): void {
-    if (!this.#isOpen) return
-    closeSync(this.#file)
-    rmSync(this.#partial, { force: true })
+    this.#file[Symbol.dispose]()
   }
 }

@@ -2,10 +2,8 @@
 // file that takes the final name once it is complete. Knows no model and no quantisation.
 // Source: the GGUF specification in ggml-org/ggml docs/gguf.md.
 
-import { closeSync, fsyncSync, openSync, renameSync, rmSync, writeSync } from "node:fs"
 import { ArgumentError, UnsupportedError } from "../errors.ts"
-import { writing } from "../file-errors.ts"
-import { removeAbandoned, temporaryName } from "../temporary-file.ts"
+import { OutputFile } from "../output-file.ts"
 import { METADATA_TYPES, type MetadataTypeName, NUMERIC_ARRAYS, type NumericTypeName } from "./metadata-types.ts"
 import { isStringArray } from "./strings.ts"
 import {
@@ -59,35 +57,24 @@ export function writeGguf(path: string, contents: GgufContents): void {
 /** A file that is being written, for those who make its data in turns with other work. It has another name until
  * finish(), and nothing of it is left when it is disposed before. Throws what writeGguf throws. */
 export class GgufWriter implements Disposable {
-  readonly #path: string
-  readonly #temporary: string
-  readonly #fd: number
-  readonly #out: FileOutput
+  readonly #file: OutputFile
+  readonly #out: BufferedOutput
   readonly #tensors: readonly TensorHeader[]
   readonly #offsets: readonly number[]
   readonly #alignment: number
   readonly #dataStart: number
   #current = 0
-  #isOpen = true
 
   constructor(path: string, contents: GgufDescription) {
     const alignment = alignmentOf(contents.metadata)
     const { header, offsets } = makeHeader(contents, alignment)
-    this.#path = path
-    removeAbandoned(path)
-    this.#temporary = temporaryName(path)
     this.#tensors = contents.tensors
     this.#offsets = offsets
     this.#alignment = alignment
-    this.#fd = writing(path, () => openSync(this.#temporary, "wx"))
-    this.#out = new FileOutput(path, this.#fd)
-    try {
-      this.#out.write(header)
-      this.#out.pad(alignment)
-    } catch (error) {
-      this[Symbol.dispose]()
-      throw error
-    }
+    this.#file = new OutputFile(path)
+    this.#out = new BufferedOutput(this.#file)
+    this.#out.write(header)
+    this.#out.pad(alignment)
     this.#dataStart = this.#out.written
   }
 
@@ -108,19 +95,13 @@ export class GgufWriter implements Disposable {
   /** All tensors are there: the file gets its name. */
   finish(): void {
     if (this.#current < this.#tensors.length) throw new Error(`${this.#tensors[this.#current]!.name} was not written`)
-    this.#out.finish()
-    this.#close()
-    writing(this.#path, () => renameSync(this.#temporary, this.#path))
-  }
-
-  #close(): void {
-    if (this.#isOpen) closeSync(this.#fd)
-    this.#isOpen = false
+    this.#out.flush()
+    this.#file.sync()
+    this.#file.finish()
   }
 
   [Symbol.dispose](): void {
-    this.#close()
-    rmSync(this.#temporary, { force: true })
+    this.#file[Symbol.dispose]()
   }
 }
 
@@ -320,23 +301,21 @@ function arrayTypeOf(
 }
 
 /** Collects small pieces, hands on large ones. */
-class FileOutput {
+class BufferedOutput {
   written = 0
-  readonly #path: string
-  readonly #fd: number
+  readonly #file: OutputFile
   readonly #buffer = new Uint8Array(2 ** 18)
   #held = 0
 
-  constructor(path: string, fd: number) {
-    this.#path = path
-    this.#fd = fd
+  constructor(file: OutputFile) {
+    this.#file = file
   }
 
   write(bytes: Uint8Array): void {
     this.written += bytes.length
-    if (this.#held + bytes.length > this.#buffer.length) this.#flush()
+    if (this.#held + bytes.length > this.#buffer.length) this.flush()
     if (bytes.length > this.#buffer.length) {
-      this.#writeOut(bytes)
+      this.#file.write(bytes)
     } else {
       this.#buffer.set(bytes, this.#held)
       this.#held += bytes.length
@@ -349,22 +328,9 @@ class FileOutput {
     for (; n > 0; n -= Math.min(n, ZEROS.length)) this.write(ZEROS.subarray(0, Math.min(n, ZEROS.length)))
   }
 
-  /** Everything is on the disk afterwards. */
-  finish(): void {
-    this.#flush()
-    writing(this.#path, () => fsyncSync(this.#fd))
-  }
-
-  #flush(): void {
-    this.#writeOut(this.#buffer.subarray(0, this.#held))
+  flush(): void {
+    this.#file.write(this.#buffer.subarray(0, this.#held))
     this.#held = 0
-  }
-
-  #writeOut(bytes: Uint8Array): void {
-    for (let done = 0; done < bytes.length; ) {
-      const from = done
-      done += writing(this.#path, () => writeSync(this.#fd, bytes, from, bytes.length - from))
-    }
   }
 }
 

@@ -1,10 +1,8 @@
-// A file that is written once, front to back, and has its name when it is whole. Pieces go out as large aligned calls:
+// A file that is written once, front to back. Pieces go out as large aligned calls:
 // that is what the size of pages in the page cache, and so of those in a process, depends on (csrc/platform/linux.c).
 // Knows nothing of what it writes but where the digest goes.
 
-import { closeSync, fsyncSync, openSync, renameSync, rmSync, writeSync } from "node:fs"
-import { writing } from "../file-errors.ts"
-import { removeAbandoned, temporaryName } from "../temporary-file.ts"
+import { OutputFile } from "../output-file.ts"
 import { DIGEST_OFFSET } from "./format.ts"
 
 /** A multiple of the largest page. */
@@ -54,18 +52,12 @@ export class AlignedPieces {
 }
 
 export class InterleavedOutput implements Disposable {
-  readonly #path: string
-  readonly #temporary: string
-  readonly #fd: number
+  readonly #file: OutputFile
   readonly #hash = new Bun.CryptoHasher("sha256")
   readonly #pieces = new AlignedPieces((piece) => this.#append(piece))
-  #isOpen = true
 
   constructor(path: string) {
-    this.#path = path
-    removeAbandoned(path)
-    this.#temporary = temporaryName(path)
-    this.#fd = writing(this.#path, () => openSync(this.#temporary, "wx"))
+    this.#file = new OutputFile(path)
   }
 
   get written(): number {
@@ -83,30 +75,19 @@ export class InterleavedOutput implements Disposable {
 
   #append(piece: Uint8Array): void {
     this.#hash.update(piece)
-    for (let done = 0; done < piece.length; ) {
-      const from = done
-      done += writing(this.#path, () => writeSync(this.#fd, piece, from, piece.length - from))
-    }
+    this.#file.write(piece)
   }
 
   /** Puts the digest in its place, waits until all is on the disk, and gives the file its name. */
   finish(): void {
     this.#pieces.flush()
-    const digest = new TextEncoder().encode(this.#hash.digest("hex"))
-    writing(this.#path, () => writeSync(this.#fd, digest, 0, digest.length, DIGEST_OFFSET))
-    writing(this.#path, () => fsyncSync(this.#fd))
-    this.#close()
-    writing(this.#path, () => renameSync(this.#temporary, this.#path))
-  }
-
-  #close(): void {
-    if (this.#isOpen) closeSync(this.#fd)
-    this.#isOpen = false
+    this.#file.writeAt(DIGEST_OFFSET, new TextEncoder().encode(this.#hash.digest("hex")))
+    this.#file.sync()
+    this.#file.finish()
   }
 
   /** What is not finished goes away. */
   [Symbol.dispose](): void {
-    this.#close()
-    rmSync(this.#temporary, { force: true })
+    this.#file[Symbol.dispose]()
   }
 }
