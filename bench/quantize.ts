@@ -1,16 +1,24 @@
 // The errors of two quantised files against their source, tensor by tensor: which is nearer, and by how much.
 //
-//   bun bench/quantize.ts SOURCE.gguf OURS.gguf THEIRS.gguf [--imatrix FILE]
+//   bun bench/quantize.ts SOURCE.gguf OURS.gguf THEIRS.gguf [--imatrix FILE] [--save NAME]
 //
 // Source: bench/offgrid.ts, so that it lies on neither's grid. Theirs: llama-quantize SOURCE THEIRS TYPE on the same file, of the
 // same types. An error is the sum of w (x - y)^2, w as csrc/kernels/encode.h has it, and the plain sum of squares beside it.
-// Quality of the model: asdsl perplexity --kl-divergence with the logits of the source.
+// --save: more rows of bench/results/NAME.md.
+// Quality of the model: bench/divergence.ts.
 
+import { existsSync, readFileSync } from "node:fs"
+import { basename, join } from "node:path"
+import { type Command, group, text, UsageError, type Values } from "../src/cli/arguments.ts"
+import { runCommand, warn, writeOut } from "../src/cli/program.ts"
+import { type Column, tableHead, tableRow } from "../src/cli/table.ts"
+import { median } from "../src/eval/statistics.ts"
 import { TENSOR_TYPES, type TensorTypeName } from "../src/gguf/types.ts"
 import { Buffer, Engine } from "../src/native/handles.ts"
 import { openGgufSource } from "../src/quantize/gguf-source.ts"
 import { type Importance, readImportance } from "../src/quantize/importance.ts"
 import { rowBytes, rowCount, rowLength, type TensorSource } from "../src/quantize/source.ts"
+import { reportOf, saveReport } from "./save.ts"
 
 const PIECE_ROWS = 1024
 
@@ -68,12 +76,12 @@ interface Comparison {
 function compare(decoder: Decoder, tensors: readonly TensorSource[], importance: Importance | undefined): Comparison {
   const [source, ours, theirs] = tensors as [TensorSource, TensorSource, TensorSource]
   if (ours.type !== theirs.type)
-    throw new Error(`${ours.name} is ${ours.type} in one file, ${theirs.type} in the other`)
-  const width = ours.type === "Q6_K" ? 16 : 32
+    throw new UsageError(`${ours.name} is ${ours.type} in one file, ${theirs.type} in the other`)
   const sums = [
     { weighted: 0, plain: 0 },
     { weighted: 0, plain: 0 },
   ]
+  const width = ours.type === "Q6_K" ? 16 : 32
   const nRows = rowCount(source)
   const weights = importance?.of(source, 0)
   for (let row = 0; row < nRows; row += PIECE_ROWS) {
@@ -89,30 +97,68 @@ function compare(decoder: Decoder, tensors: readonly TensorSource[], importance:
   return { name: ours.name, type: ours.type, weighted: a.weighted / b.weighted, plain: a.plain / b.plain }
 }
 
-function median(values: readonly number[]): number {
-  const ascending = Float64Array.from(values).sort()
-  return ascending[Math.floor(ascending.length / 2)]!
+/** Two files beside each other. */
+interface Pair {
+  readonly ours: string
+  readonly theirs: string
+  readonly imatrix: string | undefined
+  readonly comparisons: readonly Comparison[]
 }
 
-function report(comparisons: readonly Comparison[]): void {
-  console.log(
-    "| type | tensors | at or below | median of weighted errors, ours / theirs | most | median of plain errors |",
+const COLUMNS: readonly Column[] = [
+  { name: "ours / theirs", width: 12, align: "left" },
+  { name: "type", width: 5, align: "left" },
+  ...["tensors", "weighted: at or below 1", "median", "largest", "plain: at or below 1", "median", "largest"].map(
+    (name): Column => ({ name, width: 7, align: "right" }),
+  ),
+]
+
+function markdown(pairs: readonly Pair[]): string {
+  const rows = pairs.flatMap(({ ours, theirs, comparisons }) =>
+    [...Map.groupBy(comparisons, ({ type }) => type)].map(([type, of]) => {
+      const columns = (["weighted", "plain"] as const).flatMap((kind) => {
+        const ratios = of.map((each) => each[kind])
+        const nBelow = ratios.filter((ratio) => ratio <= 1).length
+        return [String(nBelow), median(ratios).toFixed(4), Math.max(...ratios).toFixed(4)]
+      })
+      return tableRow(COLUMNS, [`${ours} / ${theirs}`, type, String(of.length), ...columns])
+    }),
   )
-  console.log("| --- | ---: | ---: | ---: | ---: | ---: |")
-  for (const [type, of] of Map.groupBy(comparisons, ({ type }) => type)) {
-    const weighted = of.map((each) => each.weighted)
-    const nBelow = weighted.filter((ratio) => ratio <= 1).length
-    const numbers = [median(weighted), Math.max(...weighted), median(of.map(({ plain }) => plain))]
-    console.log(`| ${type} | ${of.length} | ${nBelow} | ${numbers.map((value) => value.toFixed(4)).join(" | ")} |`)
-  }
+  return `Errors of tensors, ours over theirs.\n\n${tableHead(COLUMNS)}${rows.join("")}`
 }
 
-if (import.meta.main) {
-  const [source, ours, theirs, flag, file] = process.argv.slice(2)
-  if (theirs === undefined) throw new Error("bun bench/quantize.ts SOURCE.gguf OURS.gguf THEIRS.gguf [--imatrix FILE]")
-  const importance = flag === "--imatrix" ? readImportance(file!) : undefined
-  using from = openGgufSource(source!)
-  using a = openGgufSource(ours!)
+/** The pairs that a saved report has, with this one instead of its old one. */
+function withOthers(name: string, own: Pair): Pair[] {
+  const path = join(import.meta.dir, "results", `${name}.json`)
+  const saved = existsSync(path) ? (JSON.parse(readFileSync(path, "utf8")).pairs as Pair[]) : []
+  return [...saved.filter(({ ours, theirs }) => ours !== own.ours || theirs !== own.theirs), own]
+}
+
+const flags = {
+  ...group("Comparison", {
+    imatrix: text("--imatrix", { value: "FILE", help: "importance by which errors are weighted" }),
+    save: text("--save", { value: "NAME", help: "add the two files to bench/results/NAME.json and .md" }),
+  }),
+}
+
+const command: Command<typeof flags> = {
+  name: "bench/quantize.ts",
+  summary: "errors of two quantised files against their source",
+  usage: "SOURCE.gguf OURS.gguf THEIRS.gguf [--imatrix FILE] [--save NAME]",
+  flags,
+  takesOperands: true,
+}
+
+async function run(
+  { imatrix, save }: Values<typeof flags>,
+  _given: ReadonlySet<string>,
+  files: readonly string[],
+): Promise<void> {
+  const [source, ours, theirs] = files
+  if (source === undefined || ours === undefined || theirs === undefined) throw new UsageError("three files are needed")
+  const importance = imatrix === undefined ? undefined : readImportance(imatrix)
+  using from = openGgufSource(source)
+  using a = openGgufSource(ours)
   using b = openGgufSource(theirs)
   using decoder = new Decoder()
   const find = (tensors: readonly TensorSource[], name: string) => tensors.find((tensor) => tensor.name === name)!
@@ -120,5 +166,13 @@ if (import.meta.main) {
     const found = [tensor, find(a.tensors, tensor.name), find(b.tensors, tensor.name)]
     return found[1]!.type === tensor.type ? [] : [compare(decoder, found, importance)]
   })
-  report(comparisons)
+  const name = imatrix === undefined ? undefined : basename(imatrix)
+  const own: Pair = { ours: basename(ours), theirs: basename(theirs), imatrix: name, comparisons }
+  const pairs = save === undefined ? [own] : withOthers(save, own)
+  await writeOut(markdown(pairs))
+  if (save === undefined) return
+  const line = "bun bench/quantize.ts SOURCE OURS THEIRS --imatrix FILE"
+  warn(`written: ${saveReport(save, reportOf({ pairs }), `${line} --save ${save}`, markdown(pairs))}`)
 }
+
+process.exitCode = await runCommand(command, process.argv.slice(2), run)

@@ -5,7 +5,7 @@
 // ASDSL_KILLS=50 kills so many times; a few by default.
 
 import { afterAll, describe, expect, test } from "bun:test"
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs"
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { dequantize } from "../src/gguf/dequantize.ts"
@@ -52,30 +52,37 @@ function start(output: string) {
 
 const N_KILLS = Number(process.env.ASDSL_KILLS ?? 4)
 
+/** Until the output, or what is to become it, has `bytes` bytes, or the process has ended. */
+async function grown(child: Bun.Subprocess, name: string, bytes: number): Promise<void> {
+  const sizes = () =>
+    readdirSync(root).flatMap((file) => (file.startsWith(name) ? [statSync(join(root, file)).size] : []))
+  while (child.exitCode === null && !sizes().some((size) => size >= bytes)) await Bun.sleep(1)
+}
+
 test(
   `killed at ${N_KILLS} moments, nothing partial has the final name`,
   async () => {
     const whole = join(root, "whole.gguf")
-    const begin = performance.now()
     expect(await start(whole).exited).toBe(0)
-    const ms = performance.now() - begin
-    const wanted = sha256(readFileSync(whole))
+    const [wanted, wholeBytes] = [sha256(readFileSync(whole)), statSync(whole).size]
     const next = random(Number(process.env.ASDSL_KILLS ?? 21))
     let nEarly = 0
     for (let i = 0; i < N_KILLS; i++) {
-      const output = join(root, `killed-${i}.gguf`)
+      const name = `killed-${i}.gguf`
+      const output = join(root, name)
       const child = start(output)
-      // From when writing may have begun to a little after the end.
-      await Bun.sleep(ms * (0.2 + 0.9 * next()))
+      // From when there is a file to a little after the end; names vanish and come between two calls, so ENOENT is no news.
+      await grown(child, name, 1.05 * next() * wholeBytes).catch(() => {})
+      await Bun.sleep(3 * next())
       child.kill("SIGKILL")
       await child.exited
       if (existsSync(output)) expect(sha256(readFileSync(output))).toBe(wanted)
       else nEarly++
-      for (const name of readdirSync(root)) if (name.startsWith("killed-")) rmSync(join(root, name))
+      for (const left of readdirSync(root)) if (left.startsWith("killed-")) rmSync(join(root, left))
     }
     expect(nEarly).toBeGreaterThan(0)
   },
-  20_000 + 5_000 * N_KILLS,
+  60_000 + 20_000 * N_KILLS,
 )
 
 test("Ctrl-C leaves nothing behind, and the exit code says so", async () => {

@@ -32,6 +32,7 @@
     X(ASDSL_Q5_0, q5_0, L)                                                                                             \
     X(ASDSL_Q5_1, q5_1, L)                                                                                             \
     X(ASDSL_Q8_0, q8_0, L)                                                                                             \
+    X(ASDSL_IQ4_NL, iq4_nl, L)                                                                                         \
     X(ASDSL_Q4_K, q4_k, L)                                                                                             \
     X(ASDSL_Q5_K, q5_k, L)                                                                                             \
     X(ASDSL_Q6_K, q6_k, L)

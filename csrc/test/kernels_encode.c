@@ -126,8 +126,8 @@ static void test_expand(void) {
 }
 
 int main(void) {
-    static const int32_t types[] = {ASDSL_F32,  ASDSL_F16,  ASDSL_BF16, ASDSL_Q4_0, ASDSL_Q4_1, ASDSL_Q5_0,
-                                    ASDSL_Q5_1, ASDSL_Q8_0, ASDSL_Q4_K, ASDSL_Q5_K, ASDSL_Q6_K};
+    static const int32_t types[] = {ASDSL_F32,  ASDSL_F16,  ASDSL_BF16,   ASDSL_Q4_0, ASDSL_Q4_1, ASDSL_Q5_0,
+                                    ASDSL_Q5_1, ASDSL_Q8_0, ASDSL_IQ4_NL, ASDSL_Q4_K, ASDSL_Q5_K, ASDSL_Q6_K};
     usable = usable_levels();
     for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
         const struct type_facts *t = type_facts(types[i]);

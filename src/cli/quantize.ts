@@ -9,7 +9,7 @@ import { readImportance } from "../quantize/importance.ts"
 import { type Override, planTypes } from "../quantize/policy.ts"
 import { quantizeModel } from "../quantize/quantize.ts"
 import { type ModelSource, rowBytes, rowCount, rowLength } from "../quantize/source.ts"
-import { ENCODED_TYPES, MIXTURES, type MixtureName, nameIn } from "../quantize/types.ts"
+import { DRAFT_FILE_TYPES, ENCODED_TYPES, MIXTURES, type MixtureName, nameIn } from "../quantize/types.ts"
 import { ProgressBar } from "../setup/progress.ts"
 import { type Command, group, text, texts, toggle, UsageError, type Values } from "./arguments.ts"
 import { threadFlags } from "./flags.ts"
@@ -125,18 +125,16 @@ async function run(
     () => controller.abort(),
     () =>
       quantizeModel(source, output, {
-        ...{ types, importance, engine, fileType: fileTypeOf(mixture, types) },
+        ...{ types, importance, engine, fileType: values.forDraft ? draftFileType(types) : MIXTURES[mixture].fileType },
         onProgress: (done, total) => bar.update(done, total),
         signal: controller.signal,
       }),
   )
 }
 
-/** A draft is mostly of one of two types. */
-function fileTypeOf(mixture: MixtureName, types: readonly TensorTypeName[]): number {
+function draftFileType(types: readonly TensorTypeName[]): number {
   const isOf = (type: TensorTypeName) => types.filter((each) => each === type).length
-  const isKQuant = MIXTURES[mixture].base === "Q4_K"
-  return isKQuant && isOf("Q4_0") > isOf("Q4_K") ? MIXTURES.Q4_0.fileType : MIXTURES[mixture].fileType
+  return DRAFT_FILE_TYPES[isOf("IQ4_NL") > isOf("Q4_K") ? "IQ4_NL" : "Q4_K"]!
 }
 
 function warnOfFallbacks({ tensors }: ModelSource, types: readonly TensorTypeName[]): void {

@@ -138,5 +138,5 @@ function fitting(tensor: Shaped, type: TensorTypeName): TensorTypeName {
 
 /** 4.5 bits either way, where 32 divides a row. */
 function draftType(tensor: Shaped): TensorTypeName {
-  return rowLength(tensor) % 256 === 0 ? "Q4_K" : fitting(tensor, "Q4_0")
+  return rowLength(tensor) % 256 === 0 ? "Q4_K" : fitting(tensor, "IQ4_NL")
 }
