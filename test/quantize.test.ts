@@ -283,6 +283,23 @@ describe("a file", () => {
   })
 })
 
+test("a draft has 4.5 bits in every matrix, whether or not 256 divides its rows", async () => {
+  const odd = join(root, "odd.gguf")
+  writeRandomModel(odd, { ...SHAPE, dim: 224, nHeads: 7, nKvHeads: 1, seed: 3, type: "F16", tied: false })
+  using source = openGgufSource(odd)
+  using engine = Engine.create({ nThreads: 2 })
+  const types = planTypes(source.tensors, source.metadata, { mixture: "Q4_K_S", forDraft: true })
+  for (const [i, { shape }] of source.tensors.entries()) {
+    if (shape.length > 1) expect(types[i]).toBe(shape[0] === 512 ? "Q4_K" : "IQ4_NL")
+  }
+  const path = join(root, "draft.gguf")
+  await quantizeModel(source, path, { types, engine, fileType: 25 })
+  using model = await load(path, { nThreads: 1 })
+  using session = model.createSession()
+  session.sync([1, 5, 7])
+  expect(session.row().nNotFinite).toBe(0)
+})
+
 // ---- importance ----
 
 describe("an importance matrix", () => {
