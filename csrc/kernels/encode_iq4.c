@@ -6,7 +6,8 @@
 #include "encode.h"
 
 enum { SUB = 32, BYTES = 18, STARTS = 10, LLOYD = 3 };
-/* The largest weight gets the end of the table at first, or what is so much further: a quarter of the distance there. */
+/* The largest weight gets the end of the table at first, or what is so much further: a quarter of the distance there.
+ */
 static const float STEP = 6.0f;
 
 /* Between neighbours of the table: a weight above it goes to the upper one. */
