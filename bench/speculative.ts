@@ -1,11 +1,12 @@
 // Plain decoding beside drafts, on Spec-Bench's prompts ($ASDSL_TEST_DATA/prompts) and on prompts of our own whose answers
 // copy (bench/prompts): each prompt in every setting, in turns, greedy unless --temp says otherwise. A speed-up is plain
 // decoding's time for the same tokens over the setting's, summed over a category's prompts; the text has to be the same.
-// --peers: node-llama-cpp's own speculation on the same files and prompts, after each category; its tokens may differ.
+// --peers: what others have of speculation on the same files and prompts, after each category (bench/peers/speculation.ts);
+// their tokens may differ. A prompt's turn is kept in --work, so that --seconds at a time make up the whole.
 //
-//   bun bench/speculative.ts -m MODEL.gguf [-md DRAFT.gguf] -n 128 --prompts 10 --draft 4,16 [--peers]
+//   bun bench/speculative.ts -m MODEL.gguf [-md DRAFT.gguf] -n 128 --prompts 10 --draft 2,4,8 [--peers] [--seconds 60]
 
-import { readFileSync } from "node:fs"
+import { appendFileSync, existsSync, mkdirSync, readFileSync } from "node:fs"
 import { basename, join } from "node:path"
 import {
   type Command,
@@ -24,7 +25,9 @@ import { draftOptions, loadFile, loadOptions, modelFile } from "../src/cli/load.
 import { runCommand, warn, writeOut } from "../src/cli/program.ts"
 import { type Column, tableHead, tableRow } from "../src/cli/table.ts"
 import type { GenerateOptions, GenerationResult, Model, SpeculativeMode } from "../src/index.ts"
-import { runPeer } from "./peers/speculation.ts"
+import { type PeerReply, runPeers } from "./peers/speculation.ts"
+import { resumableFlags, UNFINISHED } from "./resumable.ts"
+import { reportOf, saveReport } from "./save.ts"
 
 const flags = {
   ...modelFlags,
@@ -35,11 +38,17 @@ const flags = {
     nPrompts: integer("--prompts", { min: 1, initial: 10, help: "prompts of a category at most" }),
     categories: texts("--category", { value: "NAME", help: "only this category" }),
     drafts: integers("--draft, --draft-max", {
-      ...{ min: 1, max: 2 ** 16, initial: [2, 4, 8, 16] },
-      help: "tokens of a draft, for the settings that always draft",
+      ...{ min: 1, max: 2 ** 16, initial: [2, 4, 8] },
+      help: "tokens of a draft, where the draft model always drafts",
+    }),
+    lookups: integers("--lookup", {
+      ...{ min: 1, max: 2 ** 16, initial: [8, 16] },
+      help: "tokens of a draft, where lookups always draft",
     }),
     temperature: number("--temp", { min: 0, initial: 0, help: "temperature; 0: always the likeliest token" }),
-    hasPeers: toggle("--peers", { initial: false, help: "node-llama-cpp's speculation beside ours" }),
+    hasPeers: toggle("--peers", { initial: false, help: "the peers' speculation beside ours" }),
+    peerDraft: text("--peer-draft", { value: "FILE", help: "the peers' draft model, if not ours" }),
+    ...resumableFlags("speculative"),
     data: text("--data", { value: "FOLDER", help: "where prompts/spec-bench.jsonl is; absent: $ASDSL_TEST_DATA" }),
   }),
   ...contextFlags,
@@ -50,16 +59,19 @@ const flags = {
 const command: Command<typeof flags> = {
   name: "bench/speculative.ts",
   summary: "plain decoding beside drafts, by category of prompts",
-  usage: "[-m MODEL] [-n 128] [-r 1] [--prompts 10] [--category NAME] [--draft 2,4,8,16] [-o md|json]",
+  usage: "[-m MODEL] [-n 128] [-r 1] [--prompts 10] [--category NAME] [--draft 2,4,8] [--lookup 8,16] [-o md|json]",
   flags,
 }
+
+/** Passes and steps timed for what a step costs. */
+const STEP_TURNS = 15
 
 interface Setting {
   readonly name: string
   readonly options: GenerateOptions
 }
 
-/** What a setting came to over the prompts of a category. */
+/** What a setting came to on a prompt, or over those of a category. */
 interface Total {
   nTokens: number
   milliseconds: number
@@ -69,6 +81,11 @@ interface Total {
   /** By place in the draft. */
   byPosition: { nDrafted: number; nAccepted: number }[]
 }
+
+/** What runs leave behind, a line each. */
+type Entry =
+  | { readonly category: string; readonly turn: number; readonly totals: Readonly<Record<string, Total>> }
+  | { readonly category: string; readonly peers: Readonly<Record<string, readonly PeerReply[]>> }
 
 interface Prompt {
   readonly category: string
@@ -93,14 +110,14 @@ function promptsOf({
   return new Map(chosen.map(([category, prompts]) => [category, prompts.slice(0, nPrompts)]))
 }
 
-function settingsOf({ drafts }: Values<typeof flags>, hasDraftModel: boolean): Setting[] {
-  const modes: SpeculativeMode[] = hasDraftModel ? ["lookup", "draft"] : ["lookup"]
+function settingsOf({ drafts, lookups }: Values<typeof flags>, hasDraftModel: boolean): Setting[] {
+  const fixed = (speculative: SpeculativeMode, lengths: readonly number[]) =>
+    lengths.map((maxDraft): Setting => ({ name: `${speculative} ${maxDraft}`, options: { speculative, maxDraft } }))
   return [
     { name: "plain", options: { speculative: "off" } },
     { name: "auto", options: { speculative: "auto" } },
-    ...modes.flatMap((speculative) =>
-      drafts.map((maxDraft) => ({ name: `${speculative} ${maxDraft}`, options: { speculative, maxDraft } })),
-    ),
+    ...fixed("lookup", lookups),
+    ...(hasDraftModel ? fixed("draft", drafts) : []),
   ]
 }
 
@@ -110,47 +127,50 @@ async function reply(model: Model, prompt: Prompt, options: GenerateOptions): Pr
   return await session.generate(tokensOf(model, prompt.turns[0]!), { ...options, stop: model.template.stop }).finish()
 }
 
-function add(total: Total, { nGenerated, generationMs, speculation }: GenerationResult): void {
-  total.nTokens += Math.max(nGenerated - 1, 0)
-  total.milliseconds += generationMs
-  total.nPasses += speculation.nPasses
-  total.nDrafted += speculation.nDrafted
-  total.nAccepted += speculation.nAccepted
-  for (const [place, { nDrafted, nAccepted }] of speculation.byPosition.entries()) {
-    total.byPosition[place] ??= { nDrafted: 0, nAccepted: 0 }
-    total.byPosition[place].nDrafted += nDrafted
-    total.byPosition[place].nAccepted += nAccepted
-  }
+function totalOf({ nGenerated, generationMs, speculation }: GenerationResult): Total {
+  const { nPasses, nDrafted, nAccepted, byPosition } = speculation
+  const nTokens = Math.max(nGenerated - 1, 0)
+  return { nTokens, milliseconds: generationMs, nPasses, nDrafted, nAccepted, byPosition: [...byPosition] }
 }
 
-/** Every setting on every prompt of a category. Each turn begins with another setting. */
+function sumOf(totals: readonly Total[]): Total {
+  const sum: Total = { nTokens: 0, milliseconds: 0, nPasses: 0, nDrafted: 0, nAccepted: 0, byPosition: [] }
+  for (const total of totals) {
+    for (const name of ["nTokens", "milliseconds", "nPasses", "nDrafted", "nAccepted"] as const)
+      sum[name] += total[name]
+    for (const [place, { nDrafted, nAccepted }] of total.byPosition.entries()) {
+      sum.byPosition[place] ??= { nDrafted: 0, nAccepted: 0 }
+      sum.byPosition[place].nDrafted += nDrafted
+      sum.byPosition[place].nAccepted += nAccepted
+    }
+  }
+  return sum
+}
+
+/** A prompt in every setting; each turn begins with another one. */
 async function measure(
   model: Model,
-  prompts: readonly Prompt[],
+  prompt: Prompt,
+  turn: number,
   settings: readonly Setting[],
-  { nGen, rounds, temperature }: Values<typeof flags>,
-): Promise<Total[]> {
-  const totals = settings.map(
-    (): Total => ({ ...{ nTokens: 0, milliseconds: 0, nPasses: 0, nDrafted: 0, nAccepted: 0 }, byPosition: [] }),
-  )
-  for (let turn = 0; turn < rounds * prompts.length; turn++) {
-    const texts = new Set<string>()
-    for (let i = 0; i < settings.length; i++) {
-      const which = (turn + i) % settings.length
-      const options = { temperature, seed: turn, maxTokens: nGen, ...settings[which]!.options }
-      const result = await reply(model, prompts[turn % prompts.length]!, options)
-      add(totals[which]!, result)
-      texts.add(result.tokens.join())
-    }
-    if (texts.size > 1) throw new Error(`drafts changed the reply to: ${prompts[turn % prompts.length]!.turns[0]}`)
+  { nGen, temperature }: Values<typeof flags>,
+): Promise<Record<string, Total>> {
+  const totals: Record<string, Total> = {}
+  const texts = new Set<string>()
+  for (let i = 0; i < settings.length; i++) {
+    const { name, options } = settings[(turn + i) % settings.length]!
+    const result = await reply(model, prompt, { temperature, seed: turn, maxTokens: nGen, ...options })
+    totals[name] = totalOf(result)
+    texts.add(result.tokens.join())
   }
+  if (texts.size > 1) throw new Error(`drafts changed the reply to: ${prompt.turns[0]}`)
   return totals
 }
 
-function rowOf({ name }: Setting, total: Total, plain: Total) {
+function rowOf(setting: string, total: Total, plain: Total) {
   const { nTokens, milliseconds, nPasses, nDrafted, nAccepted, byPosition } = total
   return {
-    setting: name,
+    setting,
     tokensPerSecond: (1000 * nTokens) / milliseconds,
     speedUp: plain.milliseconds / milliseconds,
     tokensPerPass: (nPasses + nAccepted) / nPasses,
@@ -159,29 +179,11 @@ function rowOf({ name }: Setting, total: Total, plain: Total) {
   }
 }
 
-/** The peer's rows, against our own plain decoding: its own is one of them. */
-async function peerRows(
-  model: Model,
-  prompts: readonly Prompt[],
-  { nGen }: Values<typeof flags>,
-  plain: Total,
-): Promise<{ setting: string; tokensPerSecond: number; speedUp: number }[]> {
-  const { results } = await runPeer({
-    ...{ model: model.path, draft: model.draft?.path, nThreads: model.engineInfo().nThreads, nGen },
-    prompts: prompts.map(({ turns }) => tokensOf(model, turns[0]!)),
-  })
-  return Object.entries(results).map(([name, replies]) => {
-    const [nTokens, milliseconds] = [
-      sum(replies.map((each) => each.nTokens)),
-      sum(replies.map((each) => each.milliseconds)),
-    ]
-    const tokensPerSecond = (1000 * nTokens) / milliseconds
-    return {
-      setting: `peer ${name}`,
-      tokensPerSecond,
-      speedUp: (tokensPerSecond * plain.milliseconds) / (1000 * plain.nTokens),
-    }
-  })
+/** A peer's row, against our own plain decoding: its own is one of its settings. */
+function peerRow(setting: string, replies: readonly PeerReply[], plain: Total) {
+  const nTokens = sum(replies.map((each) => each.nTokens))
+  const tokensPerSecond = (1000 * nTokens) / sum(replies.map((each) => each.milliseconds))
+  return { setting, tokensPerSecond, speedUp: (tokensPerSecond * plain.milliseconds) / (1000 * plain.nTokens) }
 }
 
 function tokensOf({ template }: Model, said: string): Int32Array {
@@ -211,38 +213,158 @@ function line(category: string, row: Row): string {
   return tableRow(COLUMNS, [category, setting, ...numbers, nDrafted > 0 ? String(nDrafted) : "", accepted])
 }
 
-async function run(values: Values<typeof flags>): Promise<void> {
+/** Where a measurement's entries are: one of other models, settings or lengths has others. */
+function entriesPath(
+  { work, nGen, temperature }: Values<typeof flags>,
+  model: Model,
+  settings: readonly Setting[],
+): string {
+  const facts = [basename(model.path), model.draft && basename(model.draft.path), nGen, temperature, settings]
+  mkdirSync(work, { recursive: true })
+  return join(work, `${Bun.hash(JSON.stringify(facts)).toString(16)}.jsonl`)
+}
+
+function readEntries(path: string): Entry[] {
+  const text = existsSync(path) ? readFileSync(path, "utf8").trimEnd() : ""
+  return text === "" ? [] : text.split("\n").map((line): Entry => JSON.parse(line))
+}
+
+/** Measures what is not among the entries, until it is all there or the time is up. */
+async function measureRest(
+  model: Model,
+  categories: ReadonlyMap<string, readonly Prompt[]>,
+  settings: readonly Setting[],
+  values: Values<typeof flags>,
+): Promise<{ entries: readonly Entry[]; isDone: boolean }> {
+  const { rounds, seconds, hasPeers, peerDraft, nGen } = values
+  const path = entriesPath(values, model, settings)
+  const entries = readEntries(path)
+  const keep = (entry: Entry) => {
+    appendFileSync(path, `${JSON.stringify(entry)}\n`)
+    entries.push(entry)
+  }
+  const since = performance.now()
+  const isLate = () => seconds > 0 && performance.now() - since > 1000 * seconds
+  for (const [category, prompts] of categories) {
+    const own = entries.filter((entry) => entry.category === category)
+    for (let turn = 0; turn < rounds * prompts.length; turn++) {
+      if (own.some((entry) => "turn" in entry && entry.turn === turn)) continue
+      if (isLate()) return { entries, isDone: false }
+      keep({ category, turn, totals: await measure(model, prompts[turn % prompts.length]!, turn, settings, values) })
+    }
+    if (!hasPeers || own.some((entry) => "peers" in entry)) continue
+    if (isLate()) return { entries, isDone: false }
+    const peers = await runPeers({
+      ...{ model: model.path, draft: peerDraft ?? model.draft?.path, nThreads: model.engineInfo().nThreads, nGen },
+      prompts: prompts.map(({ turns }) => ({ text: turns[0]!, tokens: tokensOf(model, turns[0]!) })),
+    })
+    keep({ category, peers })
+  }
+  return { entries, isDone: true }
+}
+
+function resultOf(category: string, entries: readonly Entry[], settings: readonly Setting[]) {
+  const own = entries.filter((entry) => entry.category === category)
+  const turns = own.flatMap((entry) => ("turn" in entry ? [entry.totals] : []))
+  const plain = sumOf(turns.map((totals) => totals.plain!))
+  return {
+    category,
+    nTurns: turns.length,
+    rows: settings.map(({ name }) => rowOf(name, sumOf(turns.map((totals) => totals[name]!)), plain)),
+    peers: own.flatMap((entry) =>
+      "peers" in entry ? Object.entries(entry.peers).map(([name, replies]) => peerRow(name, replies, plain)) : [],
+    ),
+    turns,
+  }
+}
+
+function tableOf(results: readonly ReturnType<typeof resultOf>[]): string {
+  const lines = results.flatMap(({ category, rows, peers }) => [
+    ...rows.map((row) => line(category, row)),
+    ...peers.map(({ setting, tokensPerSecond, speedUp }) =>
+      tableRow(COLUMNS, [category, setting, tokensPerSecond.toFixed(1), speedUp.toFixed(2), "", "", ""]),
+    ),
+  ])
+  return tableHead(COLUMNS) + lines.join("")
+}
+
+/** What both models take of memory, and the draft model of the machine's time: a step over a pass of the target, both over
+ * one token, medians of turns. */
+async function factsOf(model: Model, prompt: Prompt) {
+  const tokens = tokensOf(model, prompt.turns[0]!)
+  const { draft } = model
+  using sessions = new DisposableStack()
+  const timer = (each: Model) => {
+    const session = sessions.use(each.createSession())
+    session.topK = 0
+    session.sync(tokens)
+    const times: number[] = []
+    return {
+      turn() {
+        const startedAt = performance.now()
+        session.extend([tokens[0]!])
+        times.push(performance.now() - startedAt)
+        session.truncate(tokens.length)
+      },
+      median: () => times.toSorted((a, b) => a - b)[times.length >> 1]!,
+      kvBytes: () => session.kvBytes,
+    }
+  }
+  const own = timer(model)
+  const drafts = draft && timer(draft)
+  for (let turn = 0; turn < STEP_TURNS; turn++) {
+    own.turn()
+    drafts?.turn()
+  }
+  return {
+    nTokens: tokens.length,
+    passMs: own.median(),
+    draftStepMs: drafts?.median(),
+    stepShare: drafts && drafts.median() / own.median(),
+    weightBytes: model.weightBytes,
+    draftWeightBytes: draft?.weightBytes,
+    kvBytes: own.kvBytes(),
+    draftKvBytes: drafts?.kvBytes(),
+    residentBytes: process.memoryUsage.rss(),
+  }
+}
+
+async function run(values: Values<typeof flags>): Promise<number> {
   const categories = promptsOf(values)
   const path = await modelFile(values)
   const draft = await draftOptions(values)
   const settings = settingsOf(values, draft.draft !== undefined)
-  using model = await loadFile(path, { ...loadOptions(values), ...draft })
-  const isJson = values.output === "json"
-  const results: { category: string; nPrompts: number; rows: Row[]; peers: Awaited<ReturnType<typeof peerRows>> }[] = []
-  await reply(model, [...categories.values()][0]![0]!, { maxTokens: 16, speculative: "off" }) // pages and caches are warm then
-  if (!isJson) await writeOut(tableHead(COLUMNS))
-  for (const [category, prompts] of categories) {
-    const totals = await measure(model, prompts, settings, values)
-    const rows = settings.map((setting, i) => rowOf(setting, totals[i]!, totals[0]!))
-    const peers = values.hasPeers ? await peerRows(model, prompts, values, totals[0]!) : []
-    results.push({ category, nPrompts: prompts.length, rows, peers })
-    if (isJson) continue
-    await writeOut(rows.map((row) => line(category, row)).join(""))
-    for (const { setting, tokensPerSecond, speedUp } of peers) {
-      await writeOut(tableRow(COLUMNS, [category, setting, tokensPerSecond.toFixed(1), speedUp.toFixed(2), "", "", ""]))
-    }
-  }
-  const memory = {
-    weightBytes: model.weightBytes,
-    draftWeightBytes: model.draft?.weightBytes,
-    residentBytes: process.memoryUsage.rss(),
-  }
-  if (!isJson) return void (await writeOut(`resident: ${(memory.residentBytes / 1e6).toFixed(0)} MB\n`))
-  const { cpu, nThreads, level } = model.engineInfo()
-  const { nGen, rounds, temperature } = values
-  await writeOut(
-    `${JSON.stringify({ model: basename(path), cpu, nThreads, level, nGen, rounds, temperature, memory, results }, null, 2)}\n`,
-  )
+  const options = loadOptions(values)
+  using model = await loadFile(path, { ...options, ...draft })
+  const first = [...categories.values()][0]![0]!
+  // Pages and caches are warm then, and what passes cost is known.
+  await reply(model, first, { maxTokens: 16, speculative: "off" })
+  if (model.draft !== undefined) await reply(model, first, { maxTokens: 24, speculative: "auto" })
+  const facts = await factsOf(model, first)
+  const { entries, isDone } = await measureRest(model, categories, settings, values)
+  const results = [...categories.keys()]
+    .filter((category) => entries.some((entry) => entry.category === category && "turn" in entry))
+    .map((category) => resultOf(category, entries, settings))
+  const { nThreads, level } = model.engineInfo()
+  const { nGen, rounds, temperature, save } = values
+  const names = { model: basename(path), draft: model.draft && basename(model.draft.path) }
+  const report = reportOf({ ...names, nThreads, level, nGen, rounds, temperature, facts, results })
+  const table = tableOf(results)
+  if (values.output === "json") await writeOut(`${JSON.stringify(report, null, 2)}\n`)
+  else await writeOut(`${table}${factsText(facts)}`)
+  if (!isDone) return UNFINISHED
+  if (save !== undefined) saveReport(save, report, `bun ${command.name}`, `${table}\n${factsText(facts)}`)
+  return 0
+}
+
+function factsText(facts: Awaited<ReturnType<typeof factsOf>>): string {
+  const megabytes = (bytes: number | undefined) => `${((bytes ?? 0) / 1e6).toFixed(0)} MB`
+  const { passMs, draftStepMs, stepShare, weightBytes, draftWeightBytes, kvBytes, draftKvBytes, residentBytes } = facts
+  const step =
+    draftStepMs === undefined
+      ? ""
+      : `, a draft step ${draftStepMs.toFixed(2)} ms = ${stepShare!.toFixed(3)} of it; its weights ${megabytes(draftWeightBytes)}, KV ${megabytes(draftKvBytes)}`
+  return `a pass ${passMs.toFixed(2)} ms${step}; weights ${megabytes(weightBytes)}, KV ${megabytes(kvBytes)}, resident ${megabytes(residentBytes)}\n`
 }
 
 process.exitCode = await runCommand(command, process.argv.slice(2), run)
