@@ -12,7 +12,7 @@ import { biasMap, Sampler, type SamplerOptions, type TokenSampler } from "./samp
 import type { Session } from "./session.ts"
 import { type Speculation, Speculator } from "./speculative/accept.ts"
 import type { Drafter } from "./speculative/drafter.ts"
-import { speculatorOptions } from "./speculative/mode.ts"
+import { keepLearnt, speculatorOptions } from "./speculative/mode.ts"
 import type { SpeculativeMode } from "./speculative/options.ts"
 import { StopMatcher } from "./stop.ts"
 import type { StreamDecoder } from "./tokenizer/types.ts"
@@ -320,6 +320,7 @@ export class Generation implements AsyncIterable<Piece> {
 
   #end(): void {
     this.#options.promptCache?.keepGenerated(this.#session)
+    keepLearnt(this.#session.model)
     this.#result = {
       finishReason: this.#finishReason,
       text: this.#text,

@@ -11,7 +11,8 @@ import type { GgufHeader } from "./gguf/types.ts"
 import { ARENA_BUFFER, GraphBuilder, type GraphLimits, type Plan, type PlannedOp } from "./graph.ts"
 import { readSource } from "./interleaved/repack.ts"
 import type { SaveResult } from "./interleaved/save.ts"
-import { type LoadedWeights, ModelSource } from "./interleaved/source.ts"
+import { MIN_SOURCE_BYTES } from "./interleaved/sidecar.ts"
+import { copiesFolder, type LoadedWeights, ModelSource } from "./interleaved/source.ts"
 import {
   DEFAULT_KV_TYPE,
   type DraftModelOptions,
@@ -323,6 +324,14 @@ export class Model {
   /** How prompts multiply matrices. */
   get prefill(): PrefillMode {
     return this.#parts.options.prefill ?? "exact"
+  }
+
+  /** Where what is learnt of the model's passes is kept: beside the repacked copies, of models that have one. undefined:
+   * nowhere. */
+  get learntFolder(): string | undefined {
+    const { options } = this.#parts
+    const isSmall = typeof options.cache !== "string" && this.weightBytes < MIN_SOURCE_BYTES
+    return options.save === false || isSmall ? undefined : copiesFolder(options)
   }
 
   /** The model that drafts for this one; it lives as long as this one does. */

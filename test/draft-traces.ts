@@ -47,15 +47,15 @@ function* unpack(bytes: Uint8Array): Generator<Trace["drafts"][number]> {
 
 /** What things cost, in passes over one token. */
 export interface Machine {
-  /** A pass over n tokens. */
-  pass(n: number): number
+  /** The products of a pass over n tokens; reading the weights takes 1. */
+  products(n: number): number
   /** A step of the draft model. */
   readonly step: number
   /** Of its prompt, a token. */
   readonly read: number
   /** Standard deviation of a pass's time, as a share of it; one in fifty takes twice as long then. */
   readonly noise: number
-  /** Standard deviation of the machine's speed, which changes now and then, as a share of it. */
+  /** Standard deviation of the memory's speed, which changes now and then, as a share of it. */
   readonly drift: number
 }
 
@@ -72,11 +72,13 @@ class Clock {
     this.#random = new Random(seed)
   }
 
-  /** Something that should take so many passes has been done; how long it took. */
-  spend(passes: number): number {
+  /** Something has been done whose weights take so many passes to be read, and its products so many to be computed; how
+   * long it took. */
+  spend(reading: number, products: number): number {
     const { noise } = this.#machine
     const disturbed = noise > 0 && this.#random.double() < 0.02 ? 2 : 1
-    const milliseconds = 25 * this.#speed * passes * disturbed * Math.exp(noise * this.#normal())
+    const passes = Math.max(this.#speed * reading, products)
+    const milliseconds = 25 * passes * disturbed * Math.exp(noise * this.#normal())
     this.milliseconds += milliseconds
     return milliseconds
   }
@@ -129,7 +131,8 @@ class TraceDrafter implements EvaluatingDrafter {
     while (draft.n < max && gate?.extends(draft, draft.n === 0 ? this.nPending : 1, max) !== false) {
       const n = draft.n === 0 ? this.nPending : 1
       if (draft.n === 0) this.#nHeld = this.#nKnown
-      const spent = this.#clock.spend(n > 16 ? n * this.#machine.read : this.#machine.step * (1 + (n - 1) / 50))
+      const { step, read } = this.#machine
+      const spent = n > 16 ? this.#clock.spend(0, n * read) : this.#clock.spend(step, n * read)
       gate?.stepped(n, spent)
       const confidence = said[draft.n] ?? 0.25 // beyond what was written down
       if (gate?.includes(draft, confidence) === false) break
@@ -191,7 +194,7 @@ export function replay(trace: Trace, setting: Setting, machine: Machine, learnt:
     const max = Math.min(maxDraft, reply.length - 2 - at)
     const draft = max > 0 ? drafter?.propose(max, { gate: controller }) : undefined
     const n = draft === undefined ? 0 : (controller?.choose(draft.confidences, draft.n, draft.source) ?? draft.n)
-    const milliseconds = clock.spend(machine.pass(n + 1))
+    const milliseconds = clock.spend(1, machine.products(n + 1))
     controller?.passed(n + 1, milliseconds)
     outcome.nDrafted += n
     for (let i = 0; draft !== undefined && i < n; i++) {

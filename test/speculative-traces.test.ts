@@ -4,15 +4,16 @@
 import { describe, expect, test } from "bun:test"
 import { type Machine, nothingLearnt, type Outcome, readTraces, replay, type Setting } from "./draft-traces.ts"
 
-/** Passes over n tokens, in passes over one: Qwen2.5-Coder-1.5B Q4_K_M on 2 cores of Zen 4, memory at 31 GB/s; and where
- * each token more costs a tenth. */
-const MEASURED = [1, 0.96, 0.96, 0.97, 1.03, 1.05, 1.17, 1.31, 1.51, 1.63, 1.77, 1.91, 2.03, 2.16, 2.29, 2.41, 2.54]
-const measured = { pass: (n: number) => MEASURED[n - 1]!, step: 0.23, read: 0.032 }
-const tenth = { pass: (n: number) => 1 + 0.1 * (n - 1), step: 0.25, read: 0.05 }
+/** As Qwen2.5-Coder-1.5B Q4_K_M with its 0.5B as draft is on 2 cores of Zen 4: memory at 31 GB/s, 33 ms a pass, and twice
+ * as fast, where products are most of a longer pass; and where each token more costs a tenth. */
+const slow = { products: (n: number) => 0.1 + 0.155 * n, step: 0.235, read: 0.032 }
+const fast = { products: (n: number) => 0.15 + 0.23 * n, step: 0.245, read: 0.047 }
+const tenth = { products: (n: number) => 1 + 0.1 * (n - 1), step: 0.25, read: 0.05 }
 const MACHINES: Record<string, Machine> = {
-  "as measured": { ...measured, noise: 0, drift: 0 },
-  "as measured, disturbed": { ...measured, noise: 0.03, drift: 0 },
-  "as measured, disturbed, of changing speed": { ...measured, noise: 0.03, drift: 0.25 },
+  "slow memory": { ...slow, noise: 0, drift: 0 },
+  "fast memory": { ...fast, noise: 0, drift: 0 },
+  "slow memory, disturbed": { ...slow, noise: 0.03, drift: 0 },
+  "memory of changing speed, disturbed": { ...fast, noise: 0.03, drift: 0.25 },
   "a tenth a token, disturbed": { ...tenth, noise: 0.03, drift: 0 },
 }
 const SEEDS = [1, 2, 3, 4]
@@ -23,8 +24,8 @@ const COPYING = ["edit a file", "quote a text", "continue a table"]
 const READS = 0.6
 const LEARNS = 0.82
 /** Of the best fixed setting, elsewhere: what it takes to find out what a disturbed machine's passes cost is part of the rest. */
-const NEAR = 0.95
-const NEAR_DISTURBED = 0.87
+const NEAR = 0.89
+const NEAR_DISTURBED = 0.85
 
 const traces = readTraces()
 
@@ -90,7 +91,7 @@ describe.each(Object.entries(MACHINES))("%s", (_, machine) => {
 })
 
 test("a machine whose draft model costs as much as the model itself: none is asked, and nothing is lost", () => {
-  const machine: Machine = { ...measured, step: 1, read: 0.2, noise: 0, drift: 0 }
+  const machine: Machine = { ...slow, step: 1, read: 0.2, noise: 0, drift: 0 }
   const auto = speedUps(AUTO, machine)
   const alone = speedUps({ ...AUTO, isAlone: true }, machine)
   for (const [category, speedUp] of auto) expect(speedUp).toBeGreaterThan(0.95 * alone.get(category)!)

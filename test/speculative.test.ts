@@ -285,6 +285,6 @@ describe("costs", () => {
     expect(costs.cost(13)).toBeCloseTo(2.6 + 4 * 0.2, 6)
     expect([costs.largest, costs.nSingles, costs.units(25)]).toEqual([9, 4, 2.5])
     costs.observe(5, 10_000)
-    expect(costs.cost(5)).toBeCloseTo(1.4 + 1.4 / 16, 6)
+    expect(costs.cost(5)).toBeCloseTo(1.4 + 1.4 / 8, 6)
   })
 })

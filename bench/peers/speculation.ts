@@ -84,7 +84,12 @@ function attempts(out: string): PeerReply[] {
 }
 
 async function outputOf(command: readonly string[], input: string): Promise<string> {
-  const child = Bun.spawn([...command], { stdin: new TextEncoder().encode(input), stdout: "pipe", stderr: "ignore" })
+  const child = Bun.spawn([...command], {
+    cwd: tmpdir(), // some write a log where they are
+    stdin: new TextEncoder().encode(input),
+    stdout: "pipe",
+    stderr: "ignore",
+  })
   const out = await new Response(child.stdout).text()
   if ((await child.exited) !== 0) throw new Error(`${command[0]} ended with ${child.exitCode}: ${command.join(" ")}`)
   return out

@@ -44,6 +44,11 @@ export interface LoadedWeights extends Disposable {
   readonly saved: Promise<SaveResult> | undefined
 }
 
+/** Where copies are looked for; undefined: nowhere. */
+export function copiesFolder({ cache = true }: SourceOptions): string | undefined {
+  return typeof cache === "string" ? cache : cache ? sidecarFolder() : undefined
+}
+
 export class ModelSource implements Disposable {
   readonly header: GgufFile
   readonly #kind: OpenedModel["kind"]
@@ -70,8 +75,7 @@ export class ModelSource implements Disposable {
 
   /** Reads the header and maps the files. */
   static async open(path: string, options: SourceOptions & LoadProgress): Promise<ModelSource> {
-    const { cache = true } = options
-    const folder = typeof cache === "string" ? cache : cache ? sidecarFolder() : undefined
+    const folder = copiesFolder(options)
     const opened = openModel(path, folder)
     if (options.verify !== true || opened.kind === "plain") return new ModelSource(opened, folder, options)
     try {

@@ -12,6 +12,17 @@ const PLACES = [1, 3, 7] as const
 const CONFIDENCES = [0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.95] as const
 const N_LEVELS = CONFIDENCES.length + 1
 
+/** Verdicts by kind: how many, and how many of them good. */
+export interface VerdictState {
+  readonly tried: readonly number[]
+  readonly accepted: readonly number[]
+}
+
+export interface AcceptanceState {
+  readonly byKind: VerdictState
+  readonly byPlace: VerdictState
+}
+
 export class Acceptance {
   readonly #byKind = new Verdicts((PLACES.length + 1) * N_LEVELS)
   readonly #byPlace = new Verdicts(PLACES.length + 1)
@@ -44,6 +55,17 @@ export class Acceptance {
     this.#byPlace.judge(place, isAccepted)
   }
 
+  /** For restore(). */
+  get state(): AcceptanceState {
+    return { byKind: this.#byKind.state, byPlace: this.#byPlace.state }
+  }
+
+  /** Goes on from a state; one of another shape is not taken. */
+  restore({ byKind, byPlace }: AcceptanceState): void {
+    this.#byKind.restore(byKind)
+    this.#byPlace.restore(byPlace)
+  }
+
   /** A pass was made without a draft: what was seen counts a little less. */
   rest(): void {
     this.#byKind.fade()
@@ -59,6 +81,16 @@ class Verdicts {
   constructor(nKinds: number) {
     this.#tried = new Float64Array(nKinds)
     this.#accepted = new Float64Array(nKinds)
+  }
+
+  get state(): VerdictState {
+    return { tried: [...this.#tried], accepted: [...this.#accepted] }
+  }
+
+  restore({ tried, accepted }: VerdictState): void {
+    if (tried.length !== this.#tried.length || accepted.length !== tried.length) return
+    this.#tried.set(tried)
+    this.#accepted.set(accepted)
   }
 
   estimate(kind: number, guess: number): number {

@@ -28,7 +28,8 @@ const RATE_TRUST = 4
 /** A model's tokens that are less likely are not verified, even where that costs nothing that can be measured: other
  * processes have use for the processor. 0.2 costs 1 % of the speed over the traces of test/speculative-traces.test.ts, 0.35 6 %. */
 const MIN_LIKELIHOOD = 0.2
-/** Passes over one token before the first draft: they are what drafts are measured by. */
+/** Passes over one token before the first draft: they are what drafts are measured by. One is enough where it is known from
+ * an earlier time what others cost beside it. */
 const MIN_SINGLES = 2
 /** Drafts in a row after which one pass is made without: what it costs changes with the context. */
 const MAX_ROW = 64
@@ -112,6 +113,7 @@ export class Controller implements DraftGate {
     const { costs } = this.#model!
     const expected = this.#stepCost(n)
     costs.observe(n, milliseconds)
+    if (n === 1 && costs.isAnchored) this.#costs.hint(costs.singleFor(milliseconds))
     if (n > MAX_STEP) return
     const cost = Math.min(this.#costs.units(milliseconds), CLIP * expected)
     this.#rate.passes += cost
@@ -130,6 +132,7 @@ export class Controller implements DraftGate {
     this.#rate.passed(cost)
     if (this.#source !== "lookup") this.#rateElsewhere.passed(cost)
     if (n > 1) return
+    this.#model?.costs.anchor(milliseconds)
     this.#lookups.rest()
     this.#model?.acceptance.rest()
   }
@@ -146,7 +149,8 @@ export class Controller implements DraftGate {
   }
 
   get #isReady(): boolean {
-    return this.#costs.nSingles >= MIN_SINGLES && this.#nInRow < MAX_ROW
+    const least = this.#costs.largest > 1 ? 1 : MIN_SINGLES
+    return this.#costs.nSingles >= least && this.#nInRow < MAX_ROW
   }
 
   /** A pass more than twice as large as any before may cost anything. */

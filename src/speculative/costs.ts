@@ -1,20 +1,20 @@
 // What a pass over n tokens costs, in passes over one token, learnt from passes as they are timed; and what one of a draft
 // model costs. Knows no clock.
 //
-// The machine's speed and the ratio between passes are learnt apart: the speed moves within seconds where memory is shared
-// with others, and every pass says it; ratios are the model's and the processor's, and move slowly.
+// A pass over few tokens takes as long as its weights take to be read, one over many as long as their products take to be
+// computed: the longer of the two (the roofline model, Williams et al. 2009). The first moves within seconds where memory is
+// shared with others, and every pass over few tokens says it; the second is learnt by number of tokens. Seen on Zen 4 within
+// one run: 31 and 22.5 ms for one token, 34 and 35 for six, 90 both times for 17.
 
 /** Of a token more, where nothing was measured. */
 const FIRST_SLOPE = 0.1
 /** Weight of a new measurement; the first ones are averaged. */
-const LEARN = 1 / 16
-/** Of a pass over one token, against the ratios of the other passes that the speed was last told by. */
-const ANCHOR = 1 / 4
-/** What a ratio loses against the first guess with every pass over one token, so that it is tried again; and of its weight. */
+const LEARN = 1 / 8
+/** A pass that takes so many times as long as one over one token is bound by its products. */
+const BOUND = 1.08
+/** What a time loses against the first guess with every pass over one token, so that it is tried again; and of its weight. */
 const FORGET = 1 / 256
 const DOUBT = 1 / 32
-/** Measurements after which a length of pass says what the machine's speed is. */
-const MIN_COUNT = 3
 /** Tokens of a draft model's pass that is measured by its length. */
 const MAX_SHORT = 16
 /** One measurement moves an estimate by this factor at most: another process may have had the core meanwhile. */
@@ -39,17 +39,28 @@ class Speed {
   }
 }
 
+/** By tokens of a pass: milliseconds of its products, and how often they were measured; null: never. */
+export interface PassState {
+  readonly products: readonly (number | null)[]
+  readonly counts: readonly (number | null)[]
+}
+
 export class PassCosts {
   readonly #speed = new Speed()
   #nSingles = 0
-  #nOthers = 0 // passes in a row over more than one token
-  readonly #ratios: number[] = [] // by tokens of a pass; undefined: not measured
+  #nPasses = 0
+  readonly #products: number[] = [] // by tokens of a pass, milliseconds; undefined: not measured
   readonly #counts: number[] = [] // measurements, likewise
   #largest = 1 // the most tokens of a pass that was measured
 
   /** Passes over one token so far. */
   get nSingles(): number {
     return this.#nSingles
+  }
+
+  /** All passes that were timed. */
+  get nPasses(): number {
+    return this.#nPasses
   }
 
   /** Milliseconds of a pass over one token now; 0 before the first. */
@@ -62,10 +73,37 @@ export class PassCosts {
     return this.#largest
   }
 
+  /** For restore(). */
+  get state(): PassState {
+    const all = <T>(values: readonly T[]) => Array.from(values, (value) => value ?? null)
+    return { products: all(this.#products), counts: all(this.#counts) }
+  }
+
+  /** Goes on from what was learnt before, on the same machine. */
+  restore({ products, counts }: PassState): void {
+    for (let n = 2; n < products.length; n++) {
+      const [milliseconds, count] = [products[n], counts[n]]
+      if (milliseconds == null || count == null) continue
+      this.#products[n] = milliseconds
+      this.#counts[n] = count
+      this.#largest = n
+    }
+  }
+
   /** A pass over n tokens took so long. */
   observe(n: number, milliseconds: number): void {
+    this.#nPasses++
     if (n > 1) this.#learn(n, milliseconds)
-    else this.#anchor(milliseconds)
+    else {
+      this.#nSingles++
+      this.#speed.add(milliseconds)
+      this.#forget()
+    }
+  }
+
+  /** Something else says that a pass over one token would take so long now. */
+  hint(milliseconds: number): void {
+    if (this.#nSingles > 0) this.#speed.add(milliseconds)
   }
 
   /** A pass that took so long, in passes over one token. */
@@ -73,67 +111,110 @@ export class PassCosts {
     return this.single > 0 ? milliseconds / this.single : 1
   }
 
-  /** What a pass over n tokens should cost, in passes over one: measured, or on the line between measured neighbours. */
+  /** What a pass over n tokens should cost, in passes over one: its products measured, or on the line between measured
+   * neighbours. */
   cost(n: number): number {
     if (n <= 1) return 1
-    const measured = this.#ratios[n]
+    const { single } = this
+    return single > 0 ? Math.max(1, this.#productsOf(n) / single) : firstGuess(n)
+  }
+
+  #productsOf(n: number): number {
+    const measured = this.#products[n]
     if (measured !== undefined) return measured
+    const { single } = this
     let [below, above] = [n - 1, n + 1]
-    while (below > 1 && this.#ratios[below] === undefined) below--
-    while (above < this.#ratios.length && this.#ratios[above] === undefined) above++
-    const base = this.#ratios[below] ?? 1
-    if (above < this.#ratios.length) {
-      return base + ((n - below) / (above - below)) * (this.#ratios[above]! - base)
+    while (below > 1 && this.#products[below] === undefined) below--
+    while (above < this.#products.length && this.#products[above] === undefined) above++
+    const base = this.#products[below] ?? single
+    if (above < this.#products.length) {
+      return base + ((n - below) / (above - below)) * (this.#products[above]! - base)
     }
-    const slope = below > 1 ? Math.max((base - 1) / (below - 1), FIRST_SLOPE / 4) : FIRST_SLOPE
+    const slope = below > 1 ? Math.max((base - single) / (below - 1), (FIRST_SLOPE / 4) * single) : FIRST_SLOPE * single
     return base + (n - below) * slope
   }
 
-  /** A pass over one token is what the others are measured by: where it takes longer than they said, they cost less. */
-  #anchor(milliseconds: number): void {
-    const off = this.single > 0 ? clip(milliseconds / this.single, 1) : 1
-    const weight = this.#nOthers > 0 ? ANCHOR : 0
-    for (let i = 2; i < this.#ratios.length; i++) {
-      const ratio = this.#ratios[i]
-      if (ratio === undefined) continue
-      this.#ratios[i] = (ratio + FORGET * (firstGuess(i) - ratio)) * off ** -weight
-      this.#counts[i]! *= 1 - DOUBT
+  #forget(): void {
+    const { single } = this
+    for (let n = 2; n < this.#products.length; n++) {
+      const products = this.#products[n]
+      if (products === undefined) continue
+      this.#products[n] = products + FORGET * (single * firstGuess(n) - products)
+      this.#counts[n]! *= 1 - DOUBT
     }
-    this.#nSingles++
-    this.#nOthers = 0
-    this.#speed.add(milliseconds)
   }
 
   #learn(n: number, milliseconds: number): void {
-    if (this.#nSingles === 0) return
-    const expected = this.cost(n)
-    const count = (this.#counts[n] ?? 0) + 1
-    const ratio = clip(this.units(milliseconds), expected)
-    this.#ratios[n] = expected + Math.max(LEARN, 1 / count) * (ratio - expected)
-    this.#counts[n] = count
+    const { single } = this
+    if (single === 0) return
+    const expected = this.cost(n) * single
+    const time = clip(milliseconds, expected)
+    const known = this.#products[n]
+    // Where reading took longer, all that is known of the products is that they did not.
+    if (known === undefined || time < known || time > BOUND * single) {
+      const count = (this.#counts[n] ?? 0) + 1
+      this.#products[n] = (known ?? time) + Math.max(LEARN, 1 / count) * (time - (known ?? time))
+      this.#counts[n] = count
+    }
+    if (time < single || (known !== undefined && known < time / BOUND && time < single * BOUND)) this.#speed.add(time)
     this.#largest = Math.max(this.#largest, n)
-    this.#nOthers++
-    if (count > MIN_COUNT) this.#speed.add(milliseconds / expected)
   }
+}
+
+/** Of a draft model: its passes, one of its own in passes of the target, both over one token, and milliseconds of a token
+ * that it reads among many. */
+export interface DraftState {
+  readonly passes: PassState
+  readonly share: number
+  readonly perToken: number
 }
 
 /** Passes of a draft model: over one token or some in milliseconds of their own, over many in milliseconds a token. */
 export class DraftCosts {
   readonly #passes = new PassCosts()
-  readonly #share: number
-  #perToken = 0 // milliseconds, of long passes
+  #share: number
+  #nAnchors = 0
+  #perToken = 0 // milliseconds, of long passes; 0: not known
 
   /** @param share of a target's pass, where nothing was measured: that of the bytes that both read. */
   constructor(share: number) {
     this.#share = share
   }
 
+  /** For restore(). */
+  get state(): DraftState {
+    return { passes: this.#passes.state, share: this.#share, perToken: this.#perToken }
+  }
+
+  restore({ passes, share, perToken }: DraftState): void {
+    this.#passes.restore(passes)
+    this.#share = share
+    this.#perToken = perToken
+  }
+
   observe(n: number, milliseconds: number): void {
     if (n <= MAX_SHORT) this.#passes.observe(n, milliseconds)
     else {
       const perToken = milliseconds / n
-      this.#perToken += (this.#perToken === 0 ? 1 : 2 * LEARN) * (perToken - this.#perToken)
+      this.#perToken += (this.#perToken === 0 ? 1 : LEARN) * (perToken - this.#perToken)
     }
+  }
+
+  /** Whether singleFor() has been measured. */
+  get isAnchored(): boolean {
+    return this.#nAnchors > 0
+  }
+
+  /** A pass of the target over one token took so long, beside the last steps. */
+  anchor(single: number): void {
+    if (this.#passes.nSingles === 0 || single === 0) return
+    const share = clip(this.#passes.single / single, this.#share)
+    this.#share += Math.max(LEARN, 1 / ++this.#nAnchors) * (share - this.#share)
+  }
+
+  /** What one of the target should take where a step takes so long: both read their weights. */
+  singleFor(milliseconds: number): number {
+    return milliseconds / this.#share
   }
 
   /** What a pass over n tokens should take, where one of the target over one token takes `single`. */

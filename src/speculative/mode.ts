@@ -1,5 +1,5 @@
 // Which drafter and which controller a generation gets, and what they go on knowing from one to the next: what passes cost
-// and how well a draft model does is learnt once a model, how well lookups do once a session.
+// and how well a draft model does is learnt once a model and kept for other processes, how well lookups do once a session.
 
 import { ArgumentError } from "../errors.ts"
 import type { GenerateOptions } from "../generate.ts"
@@ -7,17 +7,15 @@ import type { Model } from "../model.ts"
 import { checkInteger } from "../native/handles.ts"
 import type { Session } from "../session.ts"
 import type { SpeculatorOptions } from "./accept.ts"
-import { Acceptance } from "./acceptance.ts"
 import { CombinedDrafter } from "./combined.ts"
-import { Controller, type DraftModelRecord, MODEL_ACCEPTANCE } from "./controller.ts"
-import { DraftCosts, PassCosts } from "./costs.ts"
+import { Controller } from "./controller.ts"
 import { ModelDrafter } from "./draft-model.ts"
 import type { Drafter } from "./drafter.ts"
+import { Learnt } from "./learnt.ts"
 import { LookupDrafter } from "./lookup.ts"
 import { DEFAULT_MAX_DRAFT, SPECULATIVE_MODES, type SpeculativeMode } from "./options.ts"
 
-const costsOf = new WeakMap<Model, PassCosts>()
-const recordOf = new WeakMap<Model, DraftModelRecord>()
+const learntOf = new WeakMap<Model, Learnt>()
 const controllerOf = new WeakMap<Session, Controller>()
 const drafterOf = new WeakMap<Session, ModelDrafter>()
 
@@ -33,9 +31,14 @@ export function speculatorOptions(session: Session, options: GenerateOptions): S
   return {
     drafter: options.drafter ?? drafter(session, speculative, options.minDraftConfidence ?? 0),
     controller: speculative === "auto" ? controller(session) : undefined,
-    costs: costs(session.model),
+    costs: learnt(session.model).costs,
     ...{ maxDraft, minDraft },
   }
+}
+
+/** A generation is over: what it taught is kept for other processes. */
+export function keepLearnt(model: Model): void {
+  learntOf.get(model)?.keep()
 }
 
 function drafter(session: Session, mode: SpeculativeMode, minConfidence: number): Drafter {
@@ -50,20 +53,12 @@ function drafter(session: Session, mode: SpeculativeMode, minConfidence: number)
 }
 
 function controller(session: Session): Controller {
-  return cached(controllerOf, session, () => new Controller(costs(session.model), record(session.model)))
+  const { costs, record } = learnt(session.model)
+  return cached(controllerOf, session, () => new Controller(costs, record))
 }
 
-function costs(model: Model): PassCosts {
-  return cached(costsOf, model, () => new PassCosts())
-}
-
-function record(model: Model): DraftModelRecord | undefined {
-  const { draft } = model
-  if (draft === undefined) return undefined
-  return cached(recordOf, model, () => ({
-    costs: new DraftCosts(draft.streamedBytes / model.streamedBytes),
-    acceptance: new Acceptance(MODEL_ACCEPTANCE),
-  }))
+function learnt(model: Model): Learnt {
+  return cached(learntOf, model, () => new Learnt(model))
 }
 
 function cached<K extends WeakKey, V>(values: WeakMap<K, V>, key: K, make: () => V): V {
