@@ -4,6 +4,10 @@
 #include "platform.h"
 #include <stdlib.h>
 
+/* An arena has room for the longest of passes, and a chat's are short: by huge pages 6 to 8 MB of SmolLM2's 12 would be
+ * resident, by small ones 2. What is larger holds weights, or a model beside which it does not count. */
+#define SPARSE_BYTES 0x1p24
+
 static void buffer_destroy(struct object *object) {
     struct buffer *buffer = (struct buffer *)object;
     pages_free(buffer->data, (size_t)buffer->bytes + BUFFER_PADDING);
@@ -28,6 +32,7 @@ struct buffer *buffer_allocate(double bytes) {
         asdsl_fail(ASDSL_E_MEMORY, "buffer: the system refused %.0f bytes", bytes);
         return NULL;
     }
+    if (bytes < SPARSE_BYTES) pages_sparse(pages, (size_t)bytes + BUFFER_PADDING);
     object_init(&buffer->object, OBJECT_BUFFER, buffer_destroy);
     buffer->data = pages;
     buffer->bytes = (uint64_t)bytes;

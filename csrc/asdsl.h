@@ -332,8 +332,8 @@ ASDSL_API asdsl_handle asdsl_buffer_map(const char *path);
 /* Another handle of the same buffer, with a reference of its own: for another thread to use and to release. */
 ASDSL_API asdsl_handle asdsl_buffer_share(asdsl_handle buffer);
 ASDSL_API int32_t asdsl_buffer_check(asdsl_handle buffer); /* ASDSL_E_IO: what was read from this map may be zeros */
-/* Begins to bring bytes of a map in, front to back, on a thread of its own; once for a map. An operation of asdsl_run
- * waits until the thread has come to the end of its weights. */
+/* Begins to bring bytes of a map in, front to back, on threads of its own; once for a map. An operation of asdsl_run
+ * waits until they have come to the end of its weights. */
 ASDSL_API int32_t asdsl_buffer_prefetch(asdsl_handle buffer, double offset, double bytes);
 ASDSL_API int32_t asdsl_buffer_lock(asdsl_handle buffer); /* keeps all of it in memory; ASDSL_E_MEMORY: refused */
 ASDSL_API int32_t asdsl_buffer_pages(asdsl_handle buffer, struct asdsl_pages *out);

@@ -23,6 +23,9 @@ const char *platform_error(void);
 void *pages_allocate(size_t bytes);
 void pages_free(void *pages, size_t bytes);
 
+/* Of pages that nobody has touched little will be: no huge ones, each of which would be all there for a byte of it. */
+void pages_sparse(void *pages, size_t bytes);
+
 /* Physical memory, or less by a limit on this process; 0: unknown. */
 double platform_memory_bytes(void);
 

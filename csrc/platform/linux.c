@@ -49,6 +49,8 @@ void pages_free(void *pages, size_t bytes) {
     if (pages) munmap(pages, to_pages(bytes));
 }
 
+void pages_sparse(void *pages, size_t bytes) { madvise(pages, to_pages(bytes), MADV_NOHUGEPAGE); }
+
 /* Of a file that is hardly in memory, what is there of bytes [offset, offset + bytes) goes: read ahead behind its
  * header in small pieces, it would keep huge ones out. */
 static void drop_remains(const struct mapped_file *file, uint64_t offset, uint64_t bytes) {

@@ -35,6 +35,11 @@ void pages_free(void *pages, size_t bytes) {
     if (pages) munmap(pages, bytes);
 }
 
+void pages_sparse(void *pages, size_t bytes) { /* there are no huge pages */
+    (void)pages;
+    (void)bytes;
+}
+
 void file_fetch_begins(const struct mapped_file *file, uint64_t offset, uint64_t bytes) { /* no huge pages of files */
     (void)file;
     (void)offset;

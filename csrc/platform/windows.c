@@ -47,6 +47,11 @@ void pages_free(void *pages, size_t bytes) {
     if (pages) VirtualFree(pages, 0, MEM_RELEASE);
 }
 
+void pages_sparse(void *pages, size_t bytes) { /* there are no huge pages */
+    (void)pages;
+    (void)bytes;
+}
+
 double platform_memory_bytes(void) {
     MEMORYSTATUSEX memory = {.dwLength = sizeof memory};
     JOBOBJECT_EXTENDED_LIMIT_INFORMATION job;

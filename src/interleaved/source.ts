@@ -1,5 +1,5 @@
 // What a model is loaded from, and how its weights come: an interleaved file is mapped and used in place, read ahead by a
-// thread of its own; of a plain GGUF file they are interleaved in memory, and a copy for the next start is written behind.
+// threads of their own; of a plain GGUF file they are interleaved in memory, and a copy for the next start is written behind.
 
 import { rmSync } from "node:fs"
 import { AsdslError } from "../errors.ts"
@@ -21,7 +21,7 @@ export interface SourceOptions {
   mmap?: boolean
   /** Keep the weights from being swapped out or dropped. Default false. */
   mlock?: boolean
-  /** Read a mapped file ahead of the first pass, on a thread of its own. Default true. */
+  /** Read a mapped file ahead of the first pass, on threads of their own. Default true. */
   prefetch?: boolean
   /** Compare all of an interleaved file with the digest that was written into it. Default false. */
   verify?: boolean

@@ -161,7 +161,7 @@ export class Buffer extends MemoryHandle {
     checked(native().asdsl_buffer_check(this.id))
   }
 
-  /** Begins to bring bytes of a map into memory, front to back, on a thread of its own; once for a map. Passes over
+  /** Begins to bring bytes of a map into memory, front to back, on threads of their own; once for a map. Passes over
    * weights in it wait for them. */
   prefetch(offset: number, bytes: number): void {
     checkInteger("offset to prefetch from", offset, 0, this.bytes)
