@@ -6,7 +6,7 @@
 //
 // A start is the time until the first byte of a reply to 16 tokens is on stdout, 2 threads. Pages are dropped by
 // posix_fadvise through Python: needs Linux. Rounds alternate; medians are printed, all samples are saved. In each round the
-// copy is also read a little by direct I/O: no start from a dropped file is faster than that.
+// copy is also read a little by direct I/O: what the disk was able to at the time.
 //
 // Without the prefetch threads it is the kernel's own read-ahead that counts, and machines differ there: 128 KB by default,
 // 8 MB on some virtual ones. --read-ahead sets it for the time of two more starts (as root).
@@ -189,19 +189,17 @@ function findings(
   const seconds = (wanted: string) => median(starts.find(({ name }) => name === wanted)!.seconds)
   const plain = seconds(PLAIN)
   const rate = (DIRECT_MB * 2 ** 20) / seconds(DIRECT)
-  const reading = decode.streamedBytes / rate
-  const bound = plain / Math.max(reading, seconds(WARM))
   const { resident, huge } = decode.pages.mapped
   return [
-    `The disk gives ${(rate / 1e9).toFixed(2)} GB/s to direct reads: the ${(decode.streamedBytes / 1e6).toFixed(0)} MB that a pass reads take ` +
-      `${reading.toFixed(2)} s. With the copy dropped the prefetch threads make the first token ${(plain / seconds(FETCHED)).toFixed(2)} times ` +
-      `as fast as the kernel's own read-ahead of ${kilobytes} KB; ${bound.toFixed(2)} is the most that this disk and a start in memory allow.`,
+    `With the copy dropped the first token comes ${(plain / seconds(FETCHED)).toFixed(2)} times as fast as by the kernel's own ` +
+      `read-ahead of ${kilobytes} KB. A pass reads ${(decode.streamedBytes / 1e6).toFixed(0)} MB; direct reads of 8 MB, one at ` +
+      `a time, get ${(rate / 1e9).toFixed(2)} GB/s of the disk.`,
     ...starts
       .filter(({ name }) => name.endsWith("KB ahead"))
       .slice(0, 1)
       .map(({ name }) => {
         const ahead = name.slice(PLAIN.length)
-        return `With the kernel's read-ahead at ${ahead.replace(", ", "")} it is ${(seconds(PLAIN + ahead) / seconds(FETCHED + ahead)).toFixed(2)} times.`
+        return `With the kernel reading ${ahead.replace(", ", "")} it is ${(seconds(PLAIN + ahead) / seconds(FETCHED + ahead)).toFixed(2)} times.`
       }),
     `Decoding from the map is ${decode.ratio.toFixed(3)} times as fast as from memory (median of ${DECODE_ROUNDS} pairs of ` +
       `${N_DECODE} tokens); ${((100 * huge) / resident).toFixed(1)} % of what is mapped are pages of 2 MiB.`,
