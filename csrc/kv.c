@@ -1,5 +1,9 @@
 /* kv.c: memory and length of a key/value cache. Chunks come when they are first needed and stay until the end: a cache
  * costs what its longest text so far needed, and growing it moves nothing.
+ *
+ * Chunks lie side by side in slabs, each as large as all before it: huge pages begin where the last chunk ends. A slab
+ * for a chunk is rounded up to huge pages, which costs a quarter of the memory (q8_0 of 22 layers of 4 heads of 64: 3.1
+ * MB in 4.2); of a larger one, what no chunk has needed is not touched.
  */
 #include "kv.h"
 #include "buffer.h"
@@ -9,11 +13,20 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { MAX_SLABS = 64 }; /* 23 hold 2^30 tokens; more where the system refused large ones */
+
+struct slab {
+    uint8_t *pages;
+    size_t bytes;
+};
+
 struct kv_cache {
     struct asdsl_kv_options options;
     struct kv_layout layout;
     int32_t length, n_chunks, room; /* room: of chunks[] */
     uint8_t **chunks;
+    struct slab slabs[MAX_SLABS];
+    int32_t n_slabs, n_spare; /* n_spare: chunks of the last slab that nothing has needed */
 };
 
 const struct asdsl_kv_options *kv_options(const struct kv_cache *kv) { return &kv->options; }
@@ -61,7 +74,7 @@ struct kv_cache *kv_create(const struct asdsl_kv_options *options) {
 }
 
 void kv_destroy(struct kv_cache *kv) {
-    for (int32_t i = 0; i < kv->n_chunks; i++) pages_free(kv->chunks[i], kv->layout.chunk_bytes);
+    for (int32_t i = 0; i < kv->n_slabs; i++) pages_free(kv->slabs[i].pages, kv->slabs[i].bytes);
     free(kv->chunks);
     free(kv);
 }
@@ -74,6 +87,23 @@ int32_t kv_truncate(struct kv_cache *kv, int32_t length) {
     return ASDSL_OK;
 }
 
+static int32_t chunks_for(int32_t tokens) { return (tokens - 1) / ATTENTION_CHUNK + 1; }
+
+/* As many chunks as there are, within the capacity, or fewer where the system refuses them. */
+static bool add_slab(struct kv_cache *kv) {
+    if (kv->n_slabs == MAX_SLABS) return false;
+    int32_t n = kv->n_chunks ? kv->n_chunks : 1, most = chunks_for(kv->options.capacity) - kv->n_chunks;
+    for (n = n < most ? n : most; n > 0; n /= 2) {
+        size_t bytes = (size_t)n * kv->layout.chunk_bytes;
+        uint8_t *pages = pages_allocate(bytes);
+        if (!pages) continue;
+        kv->slabs[kv->n_slabs++] = (struct slab){pages, bytes};
+        kv->n_spare = n;
+        return true;
+    }
+    return false;
+}
+
 static bool add_chunk(struct kv_cache *kv) {
     if (kv->n_chunks == kv->room) {
         int32_t room = kv->room ? 2 * kv->room : 16;
@@ -82,13 +112,14 @@ static bool add_chunk(struct kv_cache *kv) {
         kv->chunks = chunks;
         kv->room = room;
     }
-    uint8_t *chunk = pages_allocate(kv->layout.chunk_bytes);
-    if (chunk) kv->chunks[kv->n_chunks++] = chunk;
-    return chunk;
+    if (kv->n_spare == 0 && !add_slab(kv)) return false;
+    const struct slab *last = &kv->slabs[kv->n_slabs - 1];
+    kv->chunks[kv->n_chunks++] = last->pages + last->bytes - (size_t)kv->n_spare-- * kv->layout.chunk_bytes;
+    return true;
 }
 
 int32_t kv_reserve(struct kv_cache *kv, int32_t length) {
-    int32_t wanted = (int32_t)(((int64_t)length + ATTENTION_CHUNK - 1) / ATTENTION_CHUNK);
+    int32_t wanted = length > 0 ? chunks_for(length) : 0;
     double bytes = (double)wanted * (double)kv->layout.chunk_bytes, memory = platform_memory_bytes();
     bool fits = kv->n_chunks >= wanted || memory <= 0 || bytes <= memory; /* as buffer_allocate does */
     while (fits && kv->n_chunks < wanted) fits = add_chunk(kv);

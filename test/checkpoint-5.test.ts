@@ -2,6 +2,7 @@
 // rounding (attention-checks.ts); between levels, threads and cuts into passes: the same bits.
 
 import { describe, expect, setDefaultTimeout, test } from "bun:test"
+import { readFileSync } from "node:fs"
 import {
   borders,
   cacheOf,
@@ -189,4 +190,29 @@ describe("memory", () => {
     expect(used[0]).toBe(chunks * 256 * 4 * 2 * 64 * 2)
     expect(used[1] / used[0]).toBeLessThanOrEqual(0.54)
   })
+
+  test.skipIf(process.platform !== "linux")("resident memory follows use, not the capacity", () => {
+    const shape = shapeOf(32, 32, 128, { window: 1 }) // a window: what is appended counts, not attention
+    const { engine } = engines.at(-1)!
+    using program = new AttentionProgram(engine, shape, MAX_TOKENS)
+    const rows = randomRows(shape, MAX_TOKENS, 701)
+    for (const kinds of KINDS) {
+      using kv = cacheOf(shape, 2 ** 20, kinds)
+      for (let i = 0; i < 63; i++) {
+        program.run(kv, rows, 0, MAX_TOKENS) // until the arrays of this test take no more memory
+        kv.truncate(0)
+      }
+      const before = { resident: residentBytes(), bytes: kv.bytes }
+      for (let i = 0; i < 64; i++) program.run(kv, rows, 0, MAX_TOKENS)
+      const growth = (residentBytes() - before.resident) / (kv.bytes - before.bytes)
+      expect(growth).toBeGreaterThan(0.8)
+      expect(growth).toBeLessThan(1.25)
+    }
+  })
 })
+
+/** Memory of the process's own: without mapped files. */
+function residentBytes(): number {
+  Bun.gc(true)
+  return 1024 * Number(/^RssAnon:\s+(\d+) kB$/m.exec(readFileSync("/proc/self/status", "utf8"))![1])
+}
