@@ -6,6 +6,7 @@ import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSy
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { plansOf, verdictTable } from "../bench/checkpoints.ts"
+import { depthTable } from "../bench/depth.ts"
 import { LINES, MODELS } from "../bench/lines.ts"
 import { machineFacts, parseCpuTime, stolenShare } from "../bench/machine.ts"
 import { enginesFor } from "../bench/peers/compare.ts"
@@ -350,4 +351,33 @@ describe("README's speeds", () => {
     const text = readFileSync(join(projectFolder, "README.md"), "utf8")
     expect(withSpeeds(text, speedsText(readRun))).toBe(text)
   })
+})
+
+test("decoding at a depth: against the hardest peer of each round, and against depth 0", () => {
+  const program = (name: string, isPeer: boolean, ns: Record<string, number[]>, more = {}) => {
+    return { name, isPeer, version: "1", ns, ...more }
+  }
+  const [deep, shallow] = ["decode 4096 10", "decode 0 10"]
+  const table = depthTable({
+    tests: [deep],
+    readBytesPerSecond: [40e9, 50e9, 44e9],
+    programs: [
+      program(
+        "asdsl q8_0",
+        false,
+        { [shallow]: [4e8, 2e8, 1e8], [deep]: [5e8, 2.5e8, 1e8] },
+        { residentBytes: [1e6, 3.5e6] },
+      ),
+      program("slow", true, { [deep]: [20e8, 20e8, 20e8] }),
+      program("fast", true, { [deep]: [10e8, 4e8, 3e8] }), // 2, 1.6 and 3 times as long
+    ],
+  })
+  const rows = table.split("\n").map((line) => line.split(/\s*\|\s*/).slice(1, -1))
+  expect(rows).toContainEqual(["asdsl q8_0", shallow, "50.0", "", ""])
+  expect(rows).toContainEqual(["asdsl q8_0", deep, "40.0", "2.00", "80.0 %"])
+  expect(rows).toContainEqual(["fast", deep, "25.0", "", ""])
+  expect(table).toContain(
+    "Medians of 3 rounds; ratios are medians of each round's. Read bandwidth before rounds: 40.0 to 50.0 GB/s.",
+  )
+  expect(table).toContain("asdsl q8_0 2.5 MB")
 })
