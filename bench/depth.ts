@@ -3,7 +3,7 @@
 // for all of a round. With --pause rounds begin when stdin says so: filling takes minutes and may run beside other work.
 //
 //   ASDSL_PEER_LLAMA_CPP_DEPTH=.. ASDSL_PEER_IK_DEPTH=.. bun bench/depth.ts -m MODEL -d 4096 -n 32 -r 5 --save depth-4096
-//   bun bench/depth.ts -m MODEL -d 0 -p 8192 -n 0 -r 1 --save prompt-8192 --add
+//   bun bench/depth.ts -m MODEL -d 8192 -p 8192 -r 1 --save depth-8192 --add --only "asdsl q8_0"    the prompt fills the context
 //
 // The peers' programs are built from bench/peers/llama-depth.cpp.
 
@@ -71,7 +71,7 @@ interface Results {
   readonly model: string
   readonly nThreads: number
   readonly tests: readonly Test[]
-  /** Bytes/s before each round. */
+  /** Bytes/s before each round in which asdsl took part. */
   readonly readBytesPerSecond: number[]
   readonly programs: Result[]
 }
@@ -136,7 +136,7 @@ function programsOf(model: string, nCtx: number, nThreads: number, fillThreads: 
 }
 
 function testsOf({ nDepth, nGen, nPrompt }: Values<typeof flags>): Test[] {
-  const tests = [...(nGen > 0 ? [`decode ${nDepth} ${nGen}`] : []), ...(nPrompt > 0 ? [`prompt ${nPrompt}`] : [])]
+  const tests = [...(nPrompt > 0 ? [`prompt ${nPrompt}`] : []), ...(nGen > 0 ? [`decode ${nDepth} ${nGen}`] : [])]
   if (tests.length === 0) throw new UsageError("-n 0 and -p 0 leave nothing to measure")
   return tests
 }
@@ -200,16 +200,18 @@ export function depthTable({ tests, programs, readBytesPerSecond }: Omit<Results
   })
   const memory = resident.length > 0 ? ` Resident memory that filling the context took: ${resident.join(", ")}.` : ""
   const read = readBytesPerSecond.map((bytes) => bytes / 1e9)
-  const range = `${Math.min(...read).toFixed(1)} to ${Math.max(...read).toFixed(1)} GB/s`
-  return `${tableHead(COLUMNS)}${rows.join("")}\nMedians of ${read.length} rounds; ratios are medians of each round's. Read bandwidth before rounds: ${range}.${memory}\n`
+  const range = read.length > 0 ? `${Math.min(...read).toFixed(1)} to ${Math.max(...read).toFixed(1)} GB/s` : "unknown"
+  return `${tableHead(COLUMNS)}${rows.join("")}\nMedians of rounds; ratios are medians of each round's. Read bandwidth before rounds: ${range}.${memory}\n`
 }
 
 // ---- Rounds ----
 
-/** Fills a program's contexts and measures what they take. */
+/** Fills a program's contexts, unless the prompt of each turn does, and measures what they take. */
 async function prepare(child: Child, { name, isPeer }: Program, tests: readonly Test[]): Promise<Result> {
   const [, version = "unknown"] = (await child.line()).split(" ")
   const result = { name, isPeer, version, ns: {} }
+  const [prompt] = tests.filter((test) => test.startsWith("prompt"))
+  if (prompt !== undefined && tests.some((test) => test.startsWith(`decode ${tokensOf(prompt)} `))) return result
   const [shallow, deep] = asked(
     tests.filter((test) => test.startsWith("decode")),
     { isPeer },
@@ -242,13 +244,14 @@ async function run(values: Values<typeof flags>): Promise<void> {
     warn("waiting for a line")
     for await (const _line of console) break
   }
+  const others = earlier?.programs.filter(({ name }) => !programs.some((program) => program.name === name)) ?? []
   const results: Results = {
     ...{ model: basename(file), nThreads, tests, readBytesPerSecond: [...(earlier?.readBytesPerSecond ?? [])] },
-    programs: players.map(({ result }) => result),
+    programs: [...others, ...players.map(({ result }) => result)],
   }
   const own = players.find(({ result }) => !result.isPeer)
   for (let round = 0; round < values.rounds; round++) {
-    results.readBytesPerSecond.push((await own?.child.ask("probe")) ?? 0)
+    if (own !== undefined) results.readBytesPerSecond.push(await own.child.ask("probe"))
     for (const { child, result } of players) {
       for (const test of asked(tests, result)) {
         result.ns[test] = [...(result.ns[test] ?? []), Math.round(await child.ask(test))]

@@ -53,7 +53,7 @@ async function run(values: Values<typeof flags>): Promise<void> {
     } else if (what === "decode") {
       await writeOut(`${runTest(sessionOf(a), { nPrompt: 0, nGen: b, nDepth: a })}\n`)
     } else {
-      await writeOut(`${runTest(sessionOf(0), { nPrompt: a, nGen: 0, nDepth: 0 })}\n`)
+      await writeOut(`${runTest(sessionOf(a), { nPrompt: a, nGen: 0, nDepth: 0 })}\n`)
     }
   }
 }
