@@ -22,6 +22,7 @@ import { reportOf, saveReport } from "./save.ts"
 
 const MAX_TOKENS = 2 ** 20
 const KINDS = ["f16", "q8_0"] as const
+const PASS = 512 // tokens
 
 const flags = {
   ...modelFlags,
@@ -218,6 +219,7 @@ async function prepare(child: Child, { name, isPeer }: Program, tests: readonly 
   )
   if (shallow !== undefined) await child.ask(shallow)
   if (deep === undefined) return result
+  await child.ask(`prompt ${PASS}`) // what passes of a prompt need besides
   const before = await child.ask("resident")
   await child.ask(deep)
   return { ...result, residentBytes: [before, await child.ask("resident")] }
