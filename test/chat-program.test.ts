@@ -3,6 +3,7 @@
 
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test"
 import { join } from "node:path"
+import { DEFAULT_SYSTEM } from "../src/cli/chat.ts"
 import { load, type Model } from "../src/index.ts"
 import { projectFolder } from "../src/setup/project.ts"
 import { defaultModelPath, hasDefaultModel } from "./tokenizer-fixtures.ts"
@@ -46,7 +47,7 @@ describe.skipIf(!hasDefaultModel)("in a pipe", () => {
     const long = "word ".repeat(300)
     const lines = `${PARIS}\r\n\n${long}\nThank you.` // the last line lacks its end
     const { stdout, stderr, exitCode } = await run([...CHAT, "-c", "200", "-n", "16", "--temp", "0"], lines)
-    using chat = model.chat({ system: "You are a helpful assistant.", nCtx: 200, maxTokens: 16, temperature: 0 })
+    using chat = model.chat({ system: DEFAULT_SYSTEM, nCtx: 200, maxTokens: 16, temperature: 0 })
     const replies = [await chat.say(PARIS).finish(), await chat.say("Thank you.").finish()]
     expect(stdout).toBe(replies.map(({ text }) => `${text}\n`).join(""))
     expect(stderr).toMatch(/^the prompt has 3\d\d tokens, the context holds 200\n$/)
@@ -110,7 +111,7 @@ describe.skipIf(!hasDefaultModel)("in a pipe", () => {
     expect(thought.stderr).toMatch(FOOTER)
     expect(thought.stderr.split("\n").length).toBe(2)
     const named = await run([...CHAT, ...base, "--chat-template", "chatml"])
-    using chatml = model.chat({ system: "You are a helpful assistant.", temperature: 0, maxTokens: 8 })
+    using chatml = model.chat({ system: DEFAULT_SYSTEM, temperature: 0, maxTokens: 8 })
     expect(named.stdout).toBe(`${(await chatml.say(PARIS).finish()).text}\n`)
   })
 
@@ -121,7 +122,7 @@ describe.skipIf(!hasDefaultModel)("in a pipe", () => {
       .trimEnd()
       .split("\n")
       .map((line) => JSON.parse(line))
-    using chat = model.chat({ system: "You are a helpful assistant.", temperature: 0, maxTokens: 8, seed: 5 })
+    using chat = model.chat({ system: DEFAULT_SYSTEM, temperature: 0, maxTokens: 8, seed: 5 })
     for (const [i, said] of [PARIS, "Thank you."].entries()) {
       const { tokens: _, promptMs, firstTokenMs, generationMs, speculation, ...rest } = await chat.say(said).finish()
       expect(lines[i]).toMatchObject(rest)

@@ -45,7 +45,7 @@ describe.skipIf(!hasDefaultModel)("SmolLM2", () => {
   })
   afterAll(() => model?.[Symbol.dispose]())
 
-  const SYSTEM = "You are a helpful assistant."
+  const SYSTEM = "You are a helpful AI assistant. The answer should be short."
   const GREEDY: ChatOptions = { system: SYSTEM, temperature: 0, maxTokens: 24 }
 
   test("names Paris", async () => {
