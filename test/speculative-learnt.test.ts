@@ -8,7 +8,7 @@ import { join } from "node:path"
 import { load } from "../src/index.ts"
 import { Acceptance } from "../src/speculative/acceptance.ts"
 import { DraftCosts, PassCosts } from "../src/speculative/costs.ts"
-import { Learnt } from "../src/speculative/learnt.ts"
+import { forgetLearnt, Learnt } from "../src/speculative/learnt.ts"
 import { tinyTokens, writeTinyModel } from "./tiny-model.ts"
 
 setDefaultTimeout(60_000)
@@ -108,4 +108,14 @@ test("nothing is kept where there are no copies", async () => {
   const before = readdirSync(folder)
   await generate(false)
   expect(readdirSync(folder)).toEqual(before)
+})
+
+test("asdsl cache prune --all forgets it", async () => {
+  const cache = join(folder, "pruned")
+  await generate(cache)
+  const [name] = kept(cache)
+  writeFileSync(join(cache, "passes-of-mine.json"), "")
+  expect(forgetLearnt(cache)).toEqual([join(cache, name!)])
+  expect(kept(cache)).toEqual(["passes-of-mine.json"])
+  expect(forgetLearnt(join(folder, "no such folder"))).toEqual([])
 })

@@ -4,6 +4,7 @@ import { AsdslError } from "../errors.ts"
 import { sidecarFolder } from "../interleaved/sidecar.ts"
 import { type CachedCopy, cachedCopies, removeCopy } from "../interleaved/store.ts"
 import { verify } from "../interleaved/verify.ts"
+import { forgetLearnt } from "../speculative/learnt.ts"
 import { type Command, group, toggle, UsageError, type Values } from "./arguments.ts"
 import { outputFlag } from "./flags.ts"
 import { runCommand, warn, writeOut } from "./program.ts"
@@ -11,7 +12,7 @@ import { type Column, formatBytes, tableHead, tableRow } from "./table.ts"
 
 const flags = {
   ...group("Copies", {
-    all: toggle("--all", { initial: false, help: "prune: current ones too" }),
+    all: toggle("--all", { initial: false, help: "prune: current ones too, and what was learnt of passes" }),
     verify: toggle("--verify", { initial: false, help: "list: compare each with its digest, which reads all of it" }),
   }),
   ...outputFlag(["md", "json"]),
@@ -41,7 +42,7 @@ async function run(
     return 0
   }
   const copies = cachedCopies(folder)
-  return verb === "list" ? await list(folder, copies, values) : await prune(copies, values.all)
+  return verb === "list" ? await list(folder, copies, values) : await prune(folder, copies, values.all)
 }
 
 async function list(folder: string, copies: readonly CachedCopy[], values: Values<typeof flags>): Promise<number> {
@@ -77,7 +78,7 @@ function table(copies: readonly CachedCopy[]): string {
   return tableHead(columns) + rows.map((row) => tableRow(columns, row)).join("")
 }
 
-async function prune(copies: readonly CachedCopy[], isAll: boolean): Promise<number> {
+async function prune(folder: string, copies: readonly CachedCopy[], isAll: boolean): Promise<number> {
   let freed = 0
   for (const copy of copies) {
     if (copy.state === "current" && !isAll) continue
@@ -88,6 +89,7 @@ async function prune(copies: readonly CachedCopy[], isAll: boolean): Promise<num
       warn(`${copy.path} is being written by another process`)
     }
   }
+  if (isAll) for (const path of forgetLearnt(folder)) await writeOut(`removed ${path}\n`)
   await writeOut(`${formatBytes(freed)} freed\n`)
   return 0
 }

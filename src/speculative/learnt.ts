@@ -2,7 +2,7 @@
 // repacked copies, one for each pair of models, processor, instruction set and number of threads. It holds times and
 // counts, nothing of any text. It is a help and no more: what is wrong with it is no error.
 
-import { mkdirSync, readFileSync } from "node:fs"
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from "node:fs"
 import { dirname, join } from "node:path"
 import { AsdslError } from "../errors.ts"
 import { systemCode } from "../file-errors.ts"
@@ -76,6 +76,14 @@ function pathOf(model: Model): string | undefined {
   const facts = [...copies, cpu, level, nThreads, draft?.outputTokens?.length]
   const digest = new Bun.CryptoHasher("sha256").update(JSON.stringify(facts)).digest("hex").slice(0, 16)
   return join(folder, `passes-${digest}.json`)
+}
+
+/** Removes what was kept in a folder; returns the paths. */
+export function forgetLearnt(folder: string): string[] {
+  const names = existsSync(folder) ? readdirSync(folder) : []
+  const paths = names.filter((name) => /^passes-[0-9a-f]{16}\.json$/.test(name)).map((name) => join(folder, name))
+  for (const path of paths) rmSync(path, { force: true })
+  return paths
 }
 
 function readState(path: string): LearntState | undefined {
