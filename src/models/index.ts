@@ -2,8 +2,7 @@
 
 import { existsSync, type Stats, statSync } from "node:fs"
 import { ModelUnavailableError } from "../errors.ts"
-import { fetchModel } from "./fetch.ts"
-import { type HubOptions, resolveHubModel } from "./hub/index.ts"
+import type { HubOptions } from "./hub/index.ts"
 import { parseHubName } from "./hub/name.ts"
 import { knownModel, knownModels, modelPath } from "./manifest.ts"
 
@@ -20,12 +19,14 @@ export async function resolveModel(nameOrPath: string, options: HubOptions = {})
   const stats = statsOf(nameOrPath)
   if (stats && !(isKnown && stats.isDirectory())) return nameOrPath // a folder's reader says what is wrong with it
   const hubName = parseHubName(nameOrPath)
-  if (hubName) return resolveHubModel(hubName, options)
+  // What fetches is imported where something is fetched: it takes memory that a process with a file has no use for.
+  if (hubName) return (await import("./hub/index.ts")).resolveHubModel(hubName, options)
   const path = modelPath(nameOrPath)
   if (existsSync(path)) return path
   if (options.offline) {
     throw new ModelUnavailableError(`${nameOrPath} is not at ${path}; offline, nothing is fetched: leave --offline out`)
   }
+  const { fetchModel } = await import("./fetch.ts")
   await fetchModel(knownModel(nameOrPath), path, options)
   return path
 }
