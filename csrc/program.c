@@ -432,8 +432,8 @@ static int32_t run_range(struct program *p, struct kv_cache *kv, int32_t first, 
     uint64_t since = clock_ticks();
     struct tune_sample sample;
     /* Without an output the last products read nothing, and the run says nothing of what their bytes cost. */
-    bool tunes = p->copy->n_tokens == 1 && p->copy->n_outputs == 1 &&
-                 tune_begin(&p->engine->tuner, p->ops, p->ticks, first, end, &sample);
+    bool tunes = p->copy->n_tokens == 1 && p->copy->n_outputs == 1;
+    if (tunes) tune_begin(&p->engine->tuner, p->ops, p->ticks, first, end, &sample);
     set_rows(p, kv, first, end);
     if (has_parallel_step(p, first, end)) {
         enum schedule_phase phase = p->copy->n_tokens <= KERNEL_GEMV_MAX ? PHASE_DECODE : PHASE_PREFILL;

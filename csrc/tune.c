@@ -1,14 +1,19 @@
-/* tune.c: the first tokens are decoded with and without fetching ahead in turns, then each weight type keeps what was
- * faster.
+/* tune.c: tokens are decoded with and without fetching ahead in pairs, and each weight type does what its last pairs
+ * say is faster.
  *
- * No rule fits all machines: on a Zen 4 VM that had 57 GB/s a q4_k GEMV read 50 GB/s by the hardware's own prefetching
- * and 40 with instructions beside it, q6_k 16 and 37; on an Emerald Rapids VM the instructions gave q4_k 16 to 57 %.
- * A probe on memory of its own would cost 50 ms at each start; the weights themselves cost nothing, and the results do
- * not depend on it.
+ * No rule fits all machines, nor one machine for long: a Zen 4 VM whose read bandwidth moves between 33 and 62 GB/s
+ * from minute to minute gives q6_k 25.5 GB/s by the hardware's own prefetching and 30.3 with instructions beside it in
+ * its slow state (q4_k 29.9, 31.7), and q4_k 50 and 40 in its fast one (2 threads, 300 MB, one column). So looking
+ * never ends; two tokens in a row are told the same state. A probe on memory of its own would cost 50 ms at each start;
+ * the weights themselves cost nothing, and results do not depend on it.
  */
 #include "tune.h"
 
-enum { RUNS = 8 }; /* of each way: the fastest of 8 tokens is not one that something disturbed */
+enum {
+    FIRST_PAIRS = 8, /* one after the other */
+    IDLE_RUNS = 30,  /* between later pairs: the slower way takes one run of 32 */
+    VOTES = 5,       /* of pairs: two disturbed ones change nothing, a new state of the machine is seen after three */
+};
 
 /* Operands 2 .. that are weights; 0: no product. */
 static int32_t weights_of(const struct asdsl_op *op) {
@@ -40,39 +45,67 @@ double tune_weight_bytes(const struct asdsl_op *op) {
     return bytes;
 }
 
-static bool is_settled(const struct tuner *tuner, int32_t type) {
-    return tuner->trial[type].runs[0] >= RUNS && tuner->trial[type].runs[1] >= RUNS;
-}
+static bool is_measured(const struct tuner *tuner, int32_t type) { return type >= 0 && !tuner->trial[type].idle; }
 
-bool tune_begin(const struct tuner *tuner, const struct asdsl_op *ops, const uint64_t *ticks, int32_t first,
-                int32_t end, struct tune_sample *sample) {
-    bool any = false;
-    *sample = (struct tune_sample){0};
+static void add_ticks(const struct tuner *tuner, const struct asdsl_op *ops, const uint64_t *ticks, int32_t first,
+                      int32_t end, double sign, struct tune_sample *sample) {
     for (int32_t i = first; i < end; i++) {
         int32_t type = type_of(&ops[i]);
-        if (type < 0 || is_settled(tuner, type)) continue;
-        any = true;
-        sample->ticks[type] += (double)ticks[i];
+        if (is_measured(tuner, type)) sample->ticks[type] += sign * (double)ticks[i];
     }
-    return any;
+}
+
+void tune_begin(const struct tuner *tuner, const struct asdsl_op *ops, const uint64_t *ticks, int32_t first,
+                int32_t end, struct tune_sample *sample) {
+    *sample = (struct tune_sample){0};
+    add_ticks(tuner, ops, ticks, first, end, -1, sample);
+}
+
+/* What most of the last pairs were for. */
+static bool faster_way(const struct trial *t) {
+    int32_t votes = 0;
+    for (int i = 0; i < VOTES; i++) votes += t->votes >> i & 1;
+    return 2 * votes > VOTES;
+}
+
+/* The way of a pair's first run: by turns, so that a machine that gets slower or faster favours neither. */
+static bool first_way(const struct trial *t) { return faster_way(t) != (t->n_pairs % 2 == 1); }
+
+static void end_pair(struct trial *t, bool *fetch, bool is_told) {
+    t->is_second = false;
+    if (is_told) t->n_pairs++;
+    t->idle = is_told && t->n_pairs < FIRST_PAIRS ? 0 : IDLE_RUNS;
+    *fetch = t->idle ? faster_way(t) : first_way(t);
+}
+
+static void take_sample(struct trial *t, bool *fetch, double cost, double bytes) {
+    if (!t->is_second) {
+        t->cost = cost;
+        t->bytes = bytes;
+        t->is_second = true;
+        *fetch = !*fetch;
+        return;
+    }
+    /* Another program's run came between, a draft model's: they do not compare. */
+    bool is_told = bytes == t->bytes && cost > 0 && t->cost > 0;
+    if (is_told) t->votes = t->votes << 1 | (*fetch == (cost < t->cost));
+    end_pair(t, fetch, is_told);
 }
 
 void tune_end(struct tuner *tuner, const struct asdsl_op *ops, const uint64_t *ticks, int32_t first, int32_t end,
-              const struct tune_sample *begin) {
-    struct tune_sample sample = {0};
+              struct tune_sample *sample) {
+    add_ticks(tuner, ops, ticks, first, end, 1, sample);
     for (int32_t i = first; i < end; i++) {
         int32_t type = type_of(&ops[i]);
-        if (type < 0 || is_settled(tuner, type)) continue;
-        sample.ticks[type] += (double)ticks[i];
-        sample.bytes[type] += tune_weight_bytes(&ops[i]);
+        if (type >= 0) sample->bytes[type] += tune_weight_bytes(&ops[i]);
     }
     for (int32_t type = 0; type < TUNE_TYPES; type++) {
-        if (sample.bytes[type] == 0) continue;
-        double rate = (sample.ticks[type] - begin->ticks[type]) / sample.bytes[type];
-        int way = tuner->fetch[type];
-        double *least = &tuner->trial[type].least[way];
-        if (tuner->trial[type].runs[way]++ == 0 || rate < *least) *least = rate;
-        bool faster = tuner->trial[type].least[1] < tuner->trial[type].least[0];
-        tuner->fetch[type] = is_settled(tuner, type) ? faster : !way;
+        struct trial *t = &tuner->trial[type];
+        if (sample->bytes[type] == 0) continue;
+        if (t->idle == 0) {
+            take_sample(t, &tuner->fetch[type], sample->ticks[type] / sample->bytes[type], sample->bytes[type]);
+        } else if (--t->idle == 0) {
+            tuner->fetch[type] = first_way(t);
+        }
     }
 }

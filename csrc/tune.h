@@ -11,9 +11,11 @@ double tune_weight_bytes(const struct asdsl_op *op);
 /* All zero: nothing learned. An engine has one; it changes between runs only. */
 struct tuner {
     bool fetch[TUNE_TYPES]; /* what the next run does: job.fetch_ahead of one column */
-    struct {
-        double least[2]; /* clock ticks for a byte without and with fetching, of the fastest run */
-        int32_t runs[2];
+    struct trial {
+        uint32_t votes; /* for fetching, of the last pairs: a bit each */
+        double cost, bytes; /* of a byte, and how many, in the first run of a pair */
+        int32_t n_pairs, idle; /* pairs made; runs until the next one */
+        bool is_second;
     } trial[TUNE_TYPES];
 };
 
@@ -22,11 +24,11 @@ struct tune_sample {
     double ticks[TUNE_TYPES], bytes[TUNE_TYPES];
 };
 
-/* False: nothing is left to learn from ops [first, end), and no sample is needed. */
-bool tune_begin(const struct tuner *tuner, const struct asdsl_op *ops, const uint64_t *ticks, int32_t first,
+/* Before a run of one token, its logits wanted, of ops [first, end); ticks: (n_ops), spent in each op so far. */
+void tune_begin(const struct tuner *tuner, const struct asdsl_op *ops, const uint64_t *ticks, int32_t first,
                 int32_t end, struct tune_sample *sample);
-/* After a run of one token, its logits wanted, over the same range. */
+/* After it. */
 void tune_end(struct tuner *tuner, const struct asdsl_op *ops, const uint64_t *ticks, int32_t first, int32_t end,
-              const struct tune_sample *begin);
+              struct tune_sample *sample);
 
 #endif
