@@ -260,7 +260,12 @@ async function run(values: Values<typeof flags>): Promise<void> {
       }
     }
     if (values.save !== undefined) {
-      saveReport(values.save, reportOf(results), `bun bench/depth.ts -m MODEL ${tests.join(" ")}`, depthTable(results))
+      saveReport(
+        values.save,
+        reportOf(results),
+        `bun bench/depth.ts -m MODEL -d ${values.nDepth} -n ${values.nGen} -p ${values.nPrompt}`,
+        depthTable(results),
+      )
     }
   }
   await writeOut(depthTable(results))

@@ -5,7 +5,8 @@
 #include <stdlib.h>
 
 /* An arena has room for the longest of passes, and a chat's are short: by huge pages 6 to 8 MB of SmolLM2's 12 would be
- * resident, by small ones 2. What is larger holds weights, or a model beside which it does not count. */
+ * resident, by small ones 2 (seen once; bench/footprint.ts). What is larger holds weights, or a model beside which it
+ * does not count. */
 #define SPARSE_BYTES 0x1p24
 
 static void buffer_destroy(struct object *object) {

@@ -443,7 +443,7 @@ static int32_t run_range(struct program *p, struct kv_cache *kv, int32_t first, 
     }
     p->run_ticks += (double)(clock_ticks() - since);
     p->run_ns += clock_ns() - since_ns;
-    if (tunes && run.cancelled < 0) tune_end(&p->engine->tuner, p->ops, p->ticks, first, end, &sample);
+    if (tunes && run.cancelled < 0) tune_end(&p->engine->tuner, p->ops, p->weight_bytes, p->ticks, first, end, &sample);
     if (run.cancelled >= 0) {
         atomic_store(&p->cancel, false);
         return asdsl_fail(ASDSL_E_CANCELLED, "run: cancelled before op %d %s", run.cancelled,

@@ -4,8 +4,9 @@
  * No rule fits all machines, nor one machine for long: a Zen 4 VM whose read bandwidth moves between 33 and 62 GB/s
  * from minute to minute gives q6_k 25.5 GB/s by the hardware's own prefetching and 30.3 with instructions beside it in
  * its slow state (q4_k 29.9, 31.7), and q4_k 50 and 40 in its fast one (2 threads, 300 MB, one column). So looking
- * never ends; two tokens in a row are told the same state. A probe on memory of its own would cost 50 ms at each start;
- * the weights themselves cost nothing, and results do not depend on it.
+ * never ends (seen once; bench/gemm.ts compares two builds); two tokens in a row are told the same state. A probe on
+ * memory of its own would cost 50 ms at each start; the weights themselves cost nothing, and results do not depend on
+ * it.
  */
 #include "tune.h"
 
@@ -92,12 +93,12 @@ static void take_sample(struct trial *t, bool *fetch, double cost, double bytes)
     end_pair(t, fetch, is_told);
 }
 
-void tune_end(struct tuner *tuner, const struct asdsl_op *ops, const uint64_t *ticks, int32_t first, int32_t end,
-              struct tune_sample *sample) {
+void tune_end(struct tuner *tuner, const struct asdsl_op *ops, const double *weight_bytes, const uint64_t *ticks,
+              int32_t first, int32_t end, struct tune_sample *sample) {
     add_ticks(tuner, ops, ticks, first, end, 1, sample);
     for (int32_t i = first; i < end; i++) {
         int32_t type = type_of(&ops[i]);
-        if (type >= 0) sample->bytes[type] += tune_weight_bytes(&ops[i]);
+        if (type >= 0) sample->bytes[type] += weight_bytes[i];
     }
     for (int32_t type = 0; type < TUNE_TYPES; type++) {
         struct trial *t = &tuner->trial[type];

@@ -27,8 +27,8 @@ struct tune_sample {
 /* Before a run of one token, its logits wanted, of ops [first, end); ticks: (n_ops), spent in each op so far. */
 void tune_begin(const struct tuner *tuner, const struct asdsl_op *ops, const uint64_t *ticks, int32_t first,
                 int32_t end, struct tune_sample *sample);
-/* After it. */
-void tune_end(struct tuner *tuner, const struct asdsl_op *ops, const uint64_t *ticks, int32_t first, int32_t end,
-              struct tune_sample *sample);
+/* After it; weight_bytes: (n_ops), tune_weight_bytes of each. */
+void tune_end(struct tuner *tuner, const struct asdsl_op *ops, const double *weight_bytes, const uint64_t *ticks,
+              int32_t first, int32_t end, struct tune_sample *sample);
 
 #endif

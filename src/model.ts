@@ -11,8 +11,8 @@ import type { GgufHeader } from "./gguf/types.ts"
 import { ARENA_BUFFER, GraphBuilder, type GraphLimits, type Plan, type PlannedOp } from "./graph.ts"
 import { readSource } from "./interleaved/repack.ts"
 import type { SaveResult } from "./interleaved/save.ts"
-import { MIN_SOURCE_BYTES } from "./interleaved/sidecar.ts"
-import { copiesFolder, type LoadedWeights, ModelSource } from "./interleaved/source.ts"
+import { copiesFolder, MIN_SOURCE_BYTES } from "./interleaved/sidecar.ts"
+import { type LoadedWeights, ModelSource } from "./interleaved/source.ts"
 import {
   DEFAULT_KV_TYPE,
   type DraftModelOptions,

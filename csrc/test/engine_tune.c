@@ -23,6 +23,7 @@ static uint64_t cost(bool fetches, uint64_t without, uint64_t with, int token) {
 enum { N = 4 };
 struct machine {
     struct asdsl_op ops[N];
+    double weight_bytes[N];
     uint64_t ticks[N];
     struct tuner tuner;
     int32_t slower[2]; /* runs of q4_k and q6_k in the way that is slower */
@@ -38,7 +39,7 @@ static void decode(struct machine *m, uint64_t without, uint64_t with, int token
     m->ticks[0] += cost(q4, without, with, token);
     m->ticks[1] += cost(q6, with, without, token);
     m->ticks[2] += 7;
-    tune_end(&m->tuner, m->ops, m->ticks, 0, N, &sample);
+    tune_end(&m->tuner, m->ops, m->weight_bytes, m->ticks, 0, N, &sample);
 }
 
 static void check_slower(struct machine *m, int32_t from, int32_t most, const char *when) {
@@ -53,6 +54,7 @@ static void test_faster_way_is_used(uint64_t without, uint64_t with) {
         .ops = {product(ASDSL_OP_MATMUL_ADD, ASDSL_Q4_K, 0), product(ASDSL_OP_GATE_UP, ASDSL_Q6_K, ASDSL_Q6_K),
                 product(ASDSL_OP_MATMUL, ASDSL_Q8_0, ASDSL_Q4_1), product(ASDSL_OP_RMS_NORM, ASDSL_F32, 0)},
         .ticks = {1000, 2000, 3000, 4000}};
+    for (int i = 0; i < N; i++) m.weight_bytes[i] = tune_weight_bytes(&m.ops[i]);
     /* 8 pairs, then one of 32 runs; before the first pair is made nothing is known. */
     const int32_t pairs = 8 + (TOKENS - 16) / 32;
     for (int token = 0; token < TOKENS; token++) decode(&m, without, with, token);
@@ -79,10 +81,11 @@ static void test_programs_by_turns(void) {
         uint64_t ticks = 0;
         struct tune_sample sample;
         const struct asdsl_op *op = token % 2 ? &large : &small;
+        const double weight_bytes = tune_weight_bytes(op);
         fetched += tuner.fetch[ASDSL_Q4_K];
         tune_begin(&tuner, op, &ticks, 0, 1, &sample);
         ticks = 1000;
-        tune_end(&tuner, op, &ticks, 0, 1, &sample);
+        tune_end(&tuner, op, &weight_bytes, &ticks, 0, 1, &sample);
     }
     CHECK(tuner.trial[ASDSL_Q4_K].n_pairs == 0, "%d pairs of different programs", tuner.trial[ASDSL_Q4_K].n_pairs);
     CHECK(fetched <= TOKENS / 32 + 1, "%d tokens in the way that was only tried", fetched);

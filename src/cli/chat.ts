@@ -26,7 +26,7 @@ import { pipedTurns, terminalTurns } from "./turns.ts"
 /** What a template puts in by itself, or a plainer sentence, is often worse for a small model: asked in English for the
  * capitals of France, Italy and Spain, SmolLM2-135M, quantised, begins in each country's own language behind its template's
  * "named SmolLM, trained by Hugging Face" and behind llama.cpp's "You are a helpful assistant." (by 0.04 to 2 logits, where
- * rounding moves logits by 0.3), and in English behind this by 1.8 to 2.8; asked in French it answers in French. */
+ * rounding moves logits by 0.3), and in English behind this by 1.8 to 2.8; asked in French it answers in French (seen once). */
 export const DEFAULT_SYSTEM = "You are a helpful AI assistant. The answer should be in the language of the question."
 
 const flags = {

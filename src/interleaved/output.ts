@@ -1,5 +1,5 @@
-// A file that is written once, front to back. Pieces go out as large aligned calls:
-// that is what the size of pages in the page cache, and so of those in a process, depends on (csrc/platform/linux.c).
+// A file that is written once, front to back. Pieces go out as large aligned calls: that is what the size of pages in the
+// page cache, and so of those in a process, depends on (csrc/platform/linux.c).
 // Knows nothing of what it writes but where the digest goes.
 
 import { OutputFile } from "../output-file.ts"

@@ -4,16 +4,14 @@
 import { existsSync } from "node:fs"
 import { AsdslError } from "../errors.ts"
 import { Buffer } from "../native/handles.ts"
-import { sidecarFolder, sidecarPath } from "./sidecar.ts"
+import { copiesFolder, sidecarPath } from "./sidecar.ts"
 import type { SourceOptions } from "./source.ts"
 
 /** Begins to read, until it is disposed of; undefined where there is no copy, or the options use none. What is wrong with
  * it the load will say. */
-export function readEarly(
-  model: string,
-  { cache = true, mmap = true, prefetch = true }: SourceOptions,
-): Disposable | undefined {
-  const folder = typeof cache === "string" ? cache : cache ? sidecarFolder() : undefined
+export function readEarly(model: string, options: SourceOptions): Disposable | undefined {
+  const { mmap = true, prefetch = true } = options
+  const folder = copiesFolder(options)
   const copy = folder === undefined || !mmap || !prefetch ? undefined : sidecarPath(folder, model)
   if (copy === undefined || !existsSync(copy)) return undefined
   try {

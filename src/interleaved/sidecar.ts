@@ -34,6 +34,11 @@ export function sidecarFolder(): string | undefined {
   return ASDSL_CACHE || join(cacheFolder(), "repacked")
 }
 
+/** Where copies are looked for, by the option of load(); undefined: nowhere. */
+export function copiesFolder({ cache = true }: { readonly cache?: boolean | string }): string | undefined {
+  return typeof cache === "string" ? cache : cache ? sidecarFolder() : undefined
+}
+
 /** What tells a source from another, without its bytes. */
 interface Identity {
   readonly files: readonly string[]

@@ -8,7 +8,7 @@ import { Buffer, type Engine } from "../native/handles.ts"
 import { gatherRows, type LoadProgress, loadWeights, readVector, WeightPlan } from "../weights.ts"
 import { type OpenedModel, openModel, readInto } from "./open.ts"
 import { type SaveResult, saveBehind } from "./save.ts"
-import { MIN_SOURCE_BYTES, sidecarFolder } from "./sidecar.ts"
+import { copiesFolder, MIN_SOURCE_BYTES } from "./sidecar.ts"
 import { verify } from "./verify.ts"
 
 export interface SourceOptions {
@@ -42,11 +42,6 @@ export interface LoadedWeights extends Disposable {
     readonly isMapped: boolean
   }
   readonly saved: Promise<SaveResult> | undefined
-}
-
-/** Where copies are looked for; undefined: nowhere. */
-export function copiesFolder({ cache = true }: SourceOptions): string | undefined {
-  return typeof cache === "string" ? cache : cache ? sidecarFolder() : undefined
 }
 
 export class ModelSource implements Disposable {

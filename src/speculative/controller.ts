@@ -26,7 +26,8 @@ const RATE_MEMORY = 32
 /** Passes that a first guess of the rate counts as. */
 const RATE_TRUST = 4
 /** A model's tokens that are less likely are not verified, even where that costs nothing that can be measured: other
- * processes have use for the processor. 0.2 costs 1 % of the speed over the traces of test/speculative-traces.test.ts, 0.35 6 %. */
+ * processes have use for the processor. 0.2 costs 1 % of the speed over the traces of test/speculative-traces.test.ts, 0.35
+ * 6 % (seen once). */
 const MIN_LIKELIHOOD = 0.2
 /** Passes over one token before the first draft: they are what drafts are measured by. One is enough where it is known from
  * an earlier time what others cost beside it. */
@@ -37,8 +38,8 @@ const MAX_ROW = 64
  * is weighed against all that is still to come. */
 const MAX_STEP = 16
 /** Of what reading a text costs, the share that its drafts should have saved before it is read: a reply may be short, or
- * copied from the text by lookups. What is found out by waiting costs this share at most. Over the traces of test/speculative-traces.test.ts 0.2 brings 10 % where texts
- * copy and loses 1 % elsewhere; 0.5 brings no more and loses 3 %. */
+ * copied from the text by lookups. What is found out by waiting costs this share at most. Over the same traces 0.2 brings 10
+ * % where texts copy and loses 1 % elsewhere; 0.5 brings no more and loses 3 % (seen once). */
 const WAIT = 0.2
 /** Tokens that are taken to come where nothing limits the reply. */
 const HORIZON = 128
@@ -190,7 +191,8 @@ export class Controller implements DraftGate {
   }
 
   /** What the model should still bring to a draft of n tokens that are all right with a likelihood: at best, beyond what it
-   * costs at a price in tokens a pass; and tokens a pass, where n is 0. What it has not read yet it reads for all drafts to come, not for this. */
+   * costs at a price in tokens a pass; and tokens a pass, where n is 0. What it has not read yet it reads for all drafts to
+   * come, not for this. */
   #ahead(n: number, likelihood: number, max: number, price: number): { gain: number; rate: number } {
     const [step, base] = [this.#stepCost(1), this.#costs.cost(n + 1)]
     const best = { gain: 0, rate: 1 }
