@@ -1,8 +1,9 @@
 // Plain decoding beside drafts, on Spec-Bench's prompts ($ASDSL_TEST_DATA/prompts) and on prompts of our own whose answers
 // copy (bench/prompts): each prompt in every setting, in turns, greedy unless --temp says otherwise. A speed-up is plain
 // decoding's time for the same tokens over the setting's, summed over a category's prompts; the text has to be the same.
-// --peers: what others have of speculation on the same files and prompts, after each category (bench/peers/speculation.ts);
-// their tokens may differ. A prompt's turn is kept in --work, so that --seconds at a time make up the whole.
+// --peers: what others have of speculation on the same files and prompts, after each category, a setting at a time with our
+// own plain and auto right behind it (bench/peers/speculation.ts); their tokens may differ. A prompt's turn and a peer's
+// setting are kept in --work, so that --seconds at a time make up the whole.
 //
 //   bun bench/speculative.ts -m MODEL.gguf [-md DRAFT.gguf] -n 128 --prompts 10 --draft 2,4,8 [--peers] [--seconds 60]
 
@@ -25,7 +26,7 @@ import { draftOptions, loadFile, loadOptions, modelFile } from "../src/cli/load.
 import { runCommand, warn, writeOut } from "../src/cli/program.ts"
 import { type Column, tableHead, tableRow } from "../src/cli/table.ts"
 import type { GenerateOptions, GenerationResult, Model, SpeculativeMode } from "../src/index.ts"
-import { type PeerReply, runPeers } from "./peers/speculation.ts"
+import { type PeerPrompt, type PeerReply, peerSettings } from "./peers/speculation.ts"
 import { resumableFlags, UNFINISHED } from "./resumable.ts"
 import { reportOf, saveReport } from "./save.ts"
 
@@ -47,6 +48,9 @@ const flags = {
     }),
     temperature: number("--temp", { min: 0, initial: 0, help: "temperature; 0: always the likeliest token" }),
     hasPeers: toggle("--peers", { initial: false, help: "the peers' speculation beside ours" }),
+    peerSeconds: integer("--peer-seconds", {
+      ...{ min: 1, max: 3600, initial: 60, help: "for a peer's setting on a category's prompts; longer is an error" },
+    }),
     peerDraft: text("--peer-draft", { value: "FILE", help: "the peers' draft model, if not ours" }),
     ...resumableFlags("speculative"),
     data: text("--data", { value: "FOLDER", help: "where prompts/spec-bench.jsonl is; absent: $ASDSL_TEST_DATA" }),
@@ -82,10 +86,18 @@ interface Total {
   byPosition: { nDrafted: number; nAccepted: number }[]
 }
 
+/** A peer's setting on a category's prompts, and what our own came to right behind it. */
+interface PeerEntry {
+  readonly category: string
+  readonly peer: string
+  readonly replies: readonly PeerReply[]
+  readonly own: { readonly plain: Total; readonly auto: Total }
+}
+
 /** What runs leave behind, a line each. */
 type Entry =
   | { readonly category: string; readonly turn: number; readonly totals: Readonly<Record<string, Total>> }
-  | { readonly category: string; readonly peers: Readonly<Record<string, readonly PeerReply[]>> }
+  | PeerEntry
 
 interface Prompt {
   readonly category: string
@@ -180,14 +192,22 @@ function rowOf(setting: string, total: Total, plain: Total) {
 }
 
 /** A peer's row, against our own plain decoding: its own is one of its settings. */
-function peerRow(setting: string, replies: readonly PeerReply[], plain: Total) {
+function peerRow({ peer, replies, own }: PeerEntry) {
   const nTokens = sum(replies.map((each) => each.nTokens))
   const tokensPerSecond = (1000 * nTokens) / sum(replies.map((each) => each.milliseconds))
-  return { setting, tokensPerSecond, speedUp: (tokensPerSecond * plain.milliseconds) / (1000 * plain.nTokens) }
+  const [plain, auto] = [own.plain, own.auto].map((total) => (1000 * total.nTokens) / total.milliseconds)
+  const ratios = { speedUp: tokensPerSecond / plain!, autoOverIt: auto! / tokensPerSecond }
+  return { setting: peer, tokensPerSecond, ...ratios, plainTokensPerSecond: plain, autoTokensPerSecond: auto }
 }
 
 function tokensOf({ template }: Model, said: string): Int32Array {
   return template.encode(template.render([{ role: "user", content: said }]))
+}
+
+function peerPrompt(model: Model, { turns }: Prompt): PeerPrompt {
+  const said = turns[0]!
+  const { text } = model.template.render([{ role: "user", content: said }])
+  return { said, text, tokens: tokensOf(model, said) }
 }
 
 function sum(numbers: readonly number[]): number {
@@ -198,19 +218,20 @@ type Row = ReturnType<typeof rowOf>
 
 const COLUMNS: readonly Column[] = [
   { name: "category", width: 16, align: "left" },
-  { name: "setting", width: 12, align: "left" },
+  { name: "setting", width: 24, align: "left" },
   { name: "tok/s", width: 7, align: "right" },
   { name: "speed-up", width: 8, align: "right" },
   { name: "tokens a pass", width: 8, align: "right" },
   { name: "drafted", width: 7, align: "right" },
   { name: "accepted", width: 12, align: "right" },
+  { name: "auto over it", width: 12, align: "right" },
 ]
 
 function line(category: string, row: Row): string {
   const { setting, tokensPerSecond, speedUp, tokensPerPass, nDrafted, nAccepted, acceptanceRate } = row
   const accepted = acceptanceRate === undefined ? "" : `${nAccepted} (${(100 * acceptanceRate).toFixed(0)} %)`
   const numbers = [tokensPerSecond.toFixed(1), speedUp.toFixed(2), tokensPerPass.toFixed(2)]
-  return tableRow(COLUMNS, [category, setting, ...numbers, nDrafted > 0 ? String(nDrafted) : "", accepted])
+  return tableRow(COLUMNS, [category, setting, ...numbers, nDrafted > 0 ? String(nDrafted) : "", accepted, ""])
 }
 
 /** Where a measurement's entries are: one of other models, settings or lengths has others. */
@@ -236,7 +257,7 @@ async function measureRest(
   settings: readonly Setting[],
   values: Values<typeof flags>,
 ): Promise<{ entries: readonly Entry[]; isDone: boolean }> {
-  const { rounds, seconds, hasPeers, peerDraft, nGen } = values
+  const { rounds, seconds, hasPeers, peerDraft, peerSeconds, nGen } = values
   const path = entriesPath(values, model, settings)
   const entries = readEntries(path)
   const keep = (entry: Entry) => {
@@ -252,15 +273,30 @@ async function measureRest(
       if (isLate()) return { entries, isDone: false }
       keep({ category, turn, totals: await measure(model, prompts[turn % prompts.length]!, turn, settings, values) })
     }
-    if (!hasPeers || own.some((entry) => "peers" in entry)) continue
-    if (isLate()) return { entries, isDone: false }
-    const peers = await runPeers({
-      ...{ model: model.path, draft: peerDraft ?? model.draft?.path, nThreads: model.engineInfo().nThreads, nGen },
-      prompts: prompts.map(({ turns }) => ({ text: turns[0]!, tokens: tokensOf(model, turns[0]!) })),
-    })
-    keep({ category, peers })
+    for (const peer of hasPeers ? peerSettings(model.draft !== undefined) : []) {
+      if (own.some((entry) => "peer" in entry && entry.peer === peer.name)) continue
+      if (isLate()) return { entries, isDone: false }
+      const replies = await peer.run({
+        ...{ model: model.path, draft: peerDraft ?? model.draft?.path, nThreads: model.engineInfo().nThreads, nGen },
+        ...{ prompts: prompts.map((prompt) => peerPrompt(model, prompt)), seconds: peerSeconds },
+      })
+      keep({ category, peer: peer.name, replies, own: await measureBeside(model, prompts, settings, values) })
+    }
   }
   return { entries, isDone: true }
+}
+
+/** Our own plain and auto, on a category's prompts. */
+async function measureBeside(
+  model: Model,
+  prompts: readonly Prompt[],
+  settings: readonly Setting[],
+  values: Values<typeof flags>,
+): Promise<PeerEntry["own"]> {
+  const pair = settings.filter(({ name }) => name === "plain" || name === "auto")
+  const all: Record<string, Total>[] = []
+  for (const [turn, prompt] of prompts.entries()) all.push(await measure(model, prompt, turn, pair, values))
+  return { plain: sumOf(all.map(({ plain }) => plain!)), auto: sumOf(all.map(({ auto }) => auto!)) }
 }
 
 function resultOf(category: string, entries: readonly Entry[], settings: readonly Setting[]) {
@@ -271,9 +307,7 @@ function resultOf(category: string, entries: readonly Entry[], settings: readonl
     category,
     nTurns: turns.length,
     rows: settings.map(({ name }) => rowOf(name, sumOf(turns.map((totals) => totals[name]!)), plain)),
-    peers: own.flatMap((entry) =>
-      "peers" in entry ? Object.entries(entry.peers).map(([name, replies]) => peerRow(name, replies, plain)) : [],
-    ),
+    peers: own.flatMap((entry) => ("peer" in entry ? [peerRow(entry)] : [])),
     turns,
   }
 }
@@ -281,9 +315,10 @@ function resultOf(category: string, entries: readonly Entry[], settings: readonl
 function tableOf(results: readonly ReturnType<typeof resultOf>[]): string {
   const lines = results.flatMap(({ category, rows, peers }) => [
     ...rows.map((row) => line(category, row)),
-    ...peers.map(({ setting, tokensPerSecond, speedUp }) =>
-      tableRow(COLUMNS, [category, setting, tokensPerSecond.toFixed(1), speedUp.toFixed(2), "", "", ""]),
-    ),
+    ...peers.map(({ setting, tokensPerSecond, speedUp, autoOverIt }) => {
+      const ratios = [speedUp.toFixed(2), "", "", "", autoOverIt.toFixed(2)]
+      return tableRow(COLUMNS, [category, setting, tokensPerSecond.toFixed(1), ...ratios])
+    }),
   ])
   return tableHead(COLUMNS) + lines.join("")
 }

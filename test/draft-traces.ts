@@ -185,6 +185,7 @@ export function replay(trace: Trace, setting: Setting, machine: Machine, learnt:
   }
   const drafter = drafters[mode]()
   const controller = mode === "auto" ? new Controller(learnt.costs, isAlone ? undefined : learnt.record) : undefined
+  controller?.start()
   for (const token of prompt) drafter?.push(token)
   const outcome: Outcome = { milliseconds: 0, nTokens: reply.length - 1, nDrafted: 0, nAccepted: 0 }
   for (let at = 0, nKnown = 0; at < reply.length - 1; at++) {

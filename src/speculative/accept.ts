@@ -139,7 +139,10 @@ export class Speculator {
     if (this.#options === undefined) return 0
     const { drafter, controller, maxDraft, minDraft = 1 } = this.#options
     const { model, tokens } = this.#session
-    if (this.#nKnown === 0) drafter.reset()
+    if (this.#nKnown === 0) {
+      drafter.reset()
+      controller?.start()
+    }
     for (; this.#nKnown < tokens.length; this.#nKnown++) drafter.push(tokens[this.#nKnown]!)
     drafter.push(token)
     this.#nKnown++
