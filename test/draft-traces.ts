@@ -171,7 +171,7 @@ export interface Outcome {
   nAccepted: number
 }
 
-/** One reply. At most 128 tokens are thought to come, and a draft ends where the reply does: with what ends it. */
+/** One reply. 512 tokens may come, and a draft ends where the reply does: with what ends it. */
 export function replay(trace: Trace, setting: Setting, machine: Machine, learnt: Learnt, seed: number): Outcome {
   const { mode, maxDraft, isAlone = false } = setting
   const { prompt, reply } = trace
@@ -191,7 +191,7 @@ export function replay(trace: Trace, setting: Setting, machine: Machine, learnt:
   for (let at = 0, nKnown = 0; at < reply.length - 1; at++) {
     clock.nextPass()
     for (; nKnown <= at; nKnown++) drafter?.push(reply[nKnown]!)
-    controller?.begin(127 - at)
+    controller?.begin(511 - at)
     const max = Math.min(maxDraft, reply.length - 2 - at)
     const draft = max > 0 ? drafter?.propose(max, { gate: controller }) : undefined
     const n = draft === undefined ? 0 : (controller?.choose(draft.confidences, draft.n, draft.source) ?? draft.n)

@@ -29,7 +29,7 @@ async function generate(cache: string | false, more = {}): Promise<void> {
   await session.generate(tinyTokens(8), { maxTokens: 100, ignoreEos: true, speculative: "auto", seed: 1 }).finish()
 }
 
-test("a state restored costs the same", () => {
+test("a state restored costs the same, a draft model's half of the way to the same", () => {
   const [costs, drafts, acceptance] = [new PassCosts(), new DraftCosts(0.5), new Acceptance(0.7)]
   for (let i = 0; i < 20; i++) {
     for (const [n, milliseconds] of [
@@ -44,7 +44,7 @@ test("a state restored costs the same", () => {
     acceptance.judge(i % 4, 0.9, i % 3 > 0)
   }
   const again = JSON.parse(JSON.stringify([costs.state, drafts.state, acceptance.state]))
-  const [restored, restoredDrafts, restoredAcceptance] = [new PassCosts(), new DraftCosts(0.1), new Acceptance(0.1)]
+  const [restored, restoredDrafts, restoredAcceptance] = [new PassCosts(), new DraftCosts(0.25), new Acceptance(0.1)]
   restored.restore(again[0])
   restoredDrafts.restore(again[1])
   restoredAcceptance.restore(again[2])
@@ -52,6 +52,9 @@ test("a state restored costs the same", () => {
   restored.observe(1, 20)
   for (let n = 1; n < 12; n++) expect(restored.cost(n)).toBeCloseTo(costs.cost(n), 2)
   for (const n of [1, 100]) expect(restoredDrafts.milliseconds(n, 20)).toBeCloseTo(drafts.milliseconds(n, 20), 9)
+  const elsewhere = new DraftCosts(0.01)
+  elsewhere.restore(again[1])
+  expect(elsewhere.milliseconds(1, 20)).toBeCloseTo(20 * 0.05, 9) // between 0.25 and 0.01 of a pass
   for (let i = 0; i < 4; i++) {
     expect(restoredAcceptance.likelihood(i, 0.9)).toBeCloseTo(acceptance.likelihood(i, 0.9), 12)
   }
