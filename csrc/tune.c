@@ -2,8 +2,8 @@
  * say is faster.
  *
  * No rule fits all machines, nor one machine for long: a Zen 4 VM whose read bandwidth moves between 33 and 62 GB/s
- * from minute to minute gives q6_k 25.5 GB/s by the hardware's own prefetching and 30.3 with instructions beside it in
- * its slow state (q4_k 29.9, 31.7), and q4_k 50 and 40 in its fast one (2 threads, 300 MB, one column). So looking
+ * from minute to minute gives a q6_k stream 35 GB/s both ways in its slow state, 54 without fetching and 41 with it in
+ * its fast one (avx512, 2 threads, one column; 25 and 33, 26 and 41 before its lines were loaded in order). So looking
  * never ends (seen once; bench/gemm.ts compares two builds); two tokens in a row are told the same state. A probe on
  * memory of its own would cost 50 ms at each start; the weights themselves cost nothing, and results do not depend on
  * it.

@@ -12,6 +12,10 @@
 #define ASDSL_MATMUL_H
 #include "layout.h"
 #include "simd.h"
+#if !defined(HAS_LOADS_IN_ORDER)
+#define HAS_LOADS_IN_ORDER 0
+#define bv_load_in_order bv_load /* 16 registers hold no run of lines */
+#endif
 
 /* Widest tile of each family: the largest that measured faster than the next smaller (Zen 4, clang 22, November 2026).
  * More spill; on AVX2 the sign trick of 8-bit weights and the two halves of float weights fill 16 registers at 4.
@@ -80,8 +84,8 @@ enum {
     /* How far ahead of the reader tiles that read memory fetch into L2, a few lines at each step (bursts of 36 and more
      * lines lost half the speed). Zen 4 VM, 2 threads, 300 MB of weights, November 2026, avx512, a plain read loop 57
      * GB/s; GB/s without it and at 6 KB with 1, 4 and 8 columns:
-     *     q4_k  50 40   26 40   15 22
-     *     q6_k  16 37   14 35   12 27
+     *     q4_k  53 52   27 41   15 22
+     *     q6_k  54 41   14 35   14 27
      * With 1 column the hardware's own prefetching may be better, so that is learned (tune.h); a wide tile takes its
      * time, and what the hardware fetches runs only a little ahead. GMAC/s at 1, 2, 4, 6 and 8 KB, 8 columns on avx512
      * and 4 on avx2:
@@ -105,6 +109,25 @@ typedef void tile_fn(const struct tile *t);
 SIMD_INLINE void prefetch_lines(const uint8_t *at, int32_t bytes) {
     for (int32_t i = 0; i < bytes; i += LINE) SIMD_PREFETCH(at + i);
 }
+
+/* Weights are read in the order of memory: the hardware fetches far enough ahead only then. GB/s of 300 MB, 2 threads,
+ * one column, Zen 4 VM in its slow state (a plain read loop 33 to 35) and its fast one (53 to 57), without and with
+ * fetching ahead:
+ *     avx512  q6_k  52 lines as the compiler liked    25 33    26 41
+ *                   in order                          35 35    54 41
+ *     avx2    q4_k  first line last                   32 33    41 46
+ *                   first                             32 34    49 50
+ *     avx2    q4_0  first line last, then first       30 32    48 46
+ *                                                     33 36    49 47
+ * (bench/gemm.ts --library A --library B compares two builds.)
+ * load_lines: n lines from `at` on, in order, which nothing else keeps the compiler from changing. */
+SIMD_INLINE void load_lines(bv *lines, const uint8_t *at, int n) {
+    UNROLL
+    for (int i = 0; i < n; i++) lines[i] = bv_load_in_order(at + LINE * i);
+}
+
+/* The first line of a record holds scales, which are used last: read first nevertheless, into no register. */
+SIMD_INLINE void touch_line(const uint8_t *line) { (void)*(const volatile uint8_t *)line; }
 
 /* y: the product of a group's rows, live of them, with one column. */
 static inline f32x16 matmul_epilogue(const struct matmul_job *job, f32x16 y, const float *sums2, const float *out,

@@ -25,6 +25,7 @@ SIMD_INLINE const int32_t *i32_at(const uint8_t *p) { return (const int32_t *)(c
     do {                                                                                                               \
         const uint8_t *scales = record + 32 * (i) + 2 * LANES * h, *lines = record + LINE + LINES * LINE * (i);        \
         if (prefetch) prefetch_lines(lines + PREFETCH_AHEAD, LINES * LINE + (LAST) * LINE);                            \
+        if ((i) == 0) touch_line(record);                                                                              \
         UNROLL                                                                                                         \
         for (int s = 0; s < halves; s++) {                                                                             \
             NAME##_block(sums[s], scales + 2 * LANES * s, lines + 4 * LANES * (h + s), act, stride, n);                \

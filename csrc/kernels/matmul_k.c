@@ -18,6 +18,13 @@ enum { K_HALVES_TO = 1 };
 #else
 enum { K_HALVES_TO = 0 };
 #endif
+/* Up to so many columns q6_k holds 12 lines at once, loaded in order (load_lines): 32.6 -> 35.1 GB/s of 34.8 with 2
+ * columns; 4 leave too few registers, 32.7 -> 31.2 (VM's slow state, best of with and without fetching ahead). */
+#if HAS_LOADS_IN_ORDER
+enum { Q6_K_IN_ORDER_TO = 2 };
+#else
+enum { Q6_K_IN_ORDER_TO = 0 };
+#endif
 
 /* Sub-blocks whose scales are the bytes j of `scales`: one of 32 inputs, 4 lines, `halves` vectors of LANES rows. */
 SIMD_INLINE void q4_k_sub_block(iv (*totals)[TILE_COLS], const iv *scale, const uint8_t *lines, const uint8_t *act,
@@ -74,19 +81,38 @@ SIMD_INLINE void q4_k_record(float *sums, const uint8_t *record, int h, const ui
     }
 }
 
+/* Lines of a record, in memory or already in registers. */
+struct q6_k_lines {
+    const uint8_t *memory;
+    const bv *held;
+};
+SIMD_INLINE bv q6_k_vector(struct q6_k_lines lines, int i, int s) {
+    return lines.held ? lines.held[i] : bv_load(lines.memory + LINE * i + 4 * LANES * s);
+}
+
 /* 4 inputs out of a line of ql and one of qh. quarter: of the 128 inputs, which says where their bits are. */
-SIMD_INLINE bv q6_k_inputs(const uint8_t *ql, const uint8_t *qh, int quarter) {
-    bv x = bv_load(ql), top = bv_load(qh);
-    x = bv_and(quarter < 2 ? x : bv_shr(x, 4), bv_set1(15));
+SIMD_INLINE bv q6_k_inputs(bv ql, bv qh, int quarter) {
+    bv x = bv_and(quarter < 2 ? ql : bv_shr(ql, 4), bv_set1(15)), top = qh;
     if (quarter < 2) top = quarter == 0 ? bv_shl(top, 4) : bv_shl(top, 2);
     if (quarter == 3) top = bv_shr(top, 2);
     return bv_or(x, bv_and(top, bv_set1(0x30)));
 }
 
+/* What the i-th read sub-block of a half record is: the quarter of the 128 inputs, its number among the half's eight,
+ * where its lines of ql begin, and in which of the half's two runs of lines: 4 of qh, then 8 of ql. */
+enum { Q6_K_RUN = 12 };
+struct q6_k_step {
+    int quarter, sub, ql, run;
+};
+SIMD_INLINE struct q6_k_step q6_k_step(int i) {
+    int run = i / 4, pair = i % 4 / 2, quarter = i % 2 * 2 + pair;
+    return (struct q6_k_step){quarter, 2 * quarter + run, 4 + 4 * pair, run};
+}
+
 /* A sub-block of 16 inputs: 4 lines of ql and of qh. */
-SIMD_INLINE void q6_k_sub_block(iv (*totals)[TILE_COLS], const uint8_t *ql, const uint8_t *qh, int quarter,
-                                const iv *scale, const int32_t *minus32, const int16_t *pairs, const uint8_t *act,
-                                size_t stride, int n, int halves) {
+SIMD_INLINE void q6_k_sub_block(iv (*totals)[TILE_COLS], struct q6_k_lines run, struct q6_k_step at, const iv *scale,
+                                const int32_t *minus32, const int16_t *pairs, const uint8_t *act, size_t stride, int n,
+                                int halves) {
     dot6 dots[HALVES][TILE_COLS];
     UNROLL
     for (int s = 0; s < halves; s++) {
@@ -101,8 +127,7 @@ SIMD_INLINE void q6_k_sub_block(iv (*totals)[TILE_COLS], const uint8_t *ql, cons
     for (int l = 0; l < 4; l++) {
         UNROLL
         for (int s = 0; s < halves; s++) {
-            size_t line = LINE * (size_t)l + 4 * LANES * (size_t)s;
-            bv w = q6_k_inputs(ql + line, qh + line, quarter);
+            bv w = q6_k_inputs(q6_k_vector(run, at.ql + l, s), q6_k_vector(run, l, s), at.quarter);
             UNROLL
             for (int c = 0; c < n; c++)
                 dots[s][c] = dot6_add(dots[s][c], w, av_load(act + (size_t)c * stride + 4 * l));
@@ -113,42 +138,48 @@ SIMD_INLINE void q6_k_sub_block(iv (*totals)[TILE_COLS], const uint8_t *ql, cons
         UNROLL for (int c = 0; c < n; c++) totals[s][c] = dot6_scaled(totals[s][c], dots[s][c], scale[s]);
 }
 
-/* What the i-th read sub-block of a half record is: the quarter of the 128 inputs, its number among the half's eight,
- * and where its lines begin. */
-struct q6_k_step {
-    int quarter, sub, ql, qh;
-};
-SIMD_INLINE struct q6_k_step q6_k_step(int i) {
-    int odd = i / 4, pair = i % 4 / 2, quarter = i % 2 * 2 + pair;
-    return (struct q6_k_step){quarter, 2 * quarter + odd, (12 * odd + 4 + 4 * pair) * LINE, 12 * odd * LINE};
+/* One half of a record's inputs. held: the record's scales, in registers, or NULL: lines are then loaded again for each
+ * of the two or four sub-blocks they serve, dearer in loads, but no weight waits. */
+SIMD_INLINE void q6_k_half(iv (*totals)[TILE_COLS], const uint8_t *record, const bv *held, int half, int h,
+                           const uint8_t *act, size_t stride, int n, int halves, int prefetch) {
+    const uint8_t *memory = record + (4 + 24 * half) * LINE + 4 * LANES * h;
+    const struct q6_k_lines scales = {record + 2 * half * LINE + 4 * LANES * h, held ? held + 2 * half : NULL};
+    bv in_order[Q6_K_RUN];
+    UNROLL
+    for (int i = 0; i < 8; i++) {
+        const struct q6_k_step at = q6_k_step(i);
+        const struct q6_k_lines run = {memory + at.run * Q6_K_RUN * LINE, held ? in_order : NULL};
+        iv scale[HALVES];
+        if (held && i % 4 == 0) load_lines(in_order, run.memory, Q6_K_RUN);
+        if (!held) SIMD_FORGET; /* else a line loaded for one sub-block may wait for the next */
+        if (prefetch) {         /* 16 times 3 of the 52 lines; the scales' 4 with the first of each half */
+            prefetch_lines(memory + PREFETCH_AHEAD + 3 * LINE * i, 3 * LINE);
+            if (i == 0) prefetch_lines(record + 2 * half * LINE + PREFETCH_AHEAD, 2 * LINE);
+        }
+        UNROLL
+        for (int s = 0; s < halves; s++) scale[s] = dot6_scale(q6_k_vector(scales, at.sub / 4, s), at.sub % 4);
+        q6_k_sub_block(totals, run, at, scale, act_at(act, 0, 0)->minus32 + 8 * half + at.sub,
+                       act_at(act, 0, 0)->minus32_pairs[8 * half + at.sub], act + 128 * half + 16 * at.sub, stride, n,
+                       halves);
+    }
 }
 
-/* One record, `halves` vectors of LANES rows from half h on; d: their scales. Lines are read in their order, as far as
- * they are new: each serves two or four sub-blocks and is loaded again for each, dearer in loads, but no weight waits. */
+/* One record, `halves` vectors of LANES rows from half h on; d: their scales. */
 SIMD_INLINE void q6_k_record(float *sums, const uint8_t *record, const uint8_t *d, int h, const uint8_t *act,
                              size_t stride, int n, int halves, int prefetch) {
-    const uint8_t *scales = record + 4 * LANES * h, *lines = scales + 4 * LINE, *a = act;
     iv totals[HALVES][TILE_COLS];
     UNROLL
     for (int s = 0; s < halves; s++) zero_totals(totals[s], n);
-    ROLLED
-    for (int half = 0; half < 2; half++, lines += 24 * LINE, scales += 2 * LINE, a += 128) {
+    if (n <= Q6_K_IN_ORDER_TO) {
+        bv scales[4];
+        load_lines(scales, record, 4);
         UNROLL
-        for (int i = 0; i < 8; i++) {
-            const struct q6_k_step at = q6_k_step(i);
-            iv scale[HALVES];
-            if (n > 2 || LANES == 8) SIMD_FORGET; /* else a line loaded for one sub-block may wait for the next */
-            if (prefetch) { /* 16 times 3 of the 52 lines; the scales' 4 with the first of each half */
-                prefetch_lines(lines + PREFETCH_AHEAD + 3 * LINE * i, 3 * LINE);
-                if (i == 0) prefetch_lines(scales + PREFETCH_AHEAD, 2 * LINE);
-            }
-            UNROLL
-            for (int s = 0; s < halves; s++)
-                scale[s] = dot6_scale(bv_load(scales + LINE * (at.sub / 4) + 4 * LANES * s), at.sub % 4);
-            q6_k_sub_block(totals, lines + at.ql, lines + at.qh, at.quarter, scale,
-                           act_at(act, 0, 0)->minus32 + 8 * half + at.sub,
-                           act_at(act, 0, 0)->minus32_pairs[8 * half + at.sub], a + 16 * at.sub, stride, n, halves);
-        }
+        for (int half = 0; half < 2; half++)
+            q6_k_half(totals, record, scales, half, h, act, stride, n, halves, prefetch);
+    } else {
+        ROLLED
+        for (int half = 0; half < 2; half++)
+            q6_k_half(totals, record, NULL, half, h, act, stride, n, halves, prefetch);
     }
     UNROLL
     for (int s = 0; s < halves; s++)
@@ -161,6 +192,7 @@ SIMD_INLINE void q4_k_tile(const struct tile *t, const int n, const int prefetch
     zero_sums(t, n);
     ROLLED
     for (int32_t b = t->cols / BLOCK; b > 0; b--, record += Q4_K_RECORD, act += ACT) {
+        touch_line(record);
         q4_k_record(t->sums, record, 0, act, t->act_stride, n, halves, prefetch);
         if (halves < HALVES) q4_k_record(t->sums + LANES, record, 1, act, t->act_stride, n, 1, 0);
     }
@@ -191,10 +223,11 @@ SIMD_INLINE void q6_k_unpack(const uint8_t *record, const uint8_t *d, int h, str
         UNROLL
         for (int i = 0; i < 8; i++) {
             const struct q6_k_step at = q6_k_step(i);
+            const struct q6_k_lines run = {lines + at.run * Q6_K_RUN * LINE, NULL};
             const int sub = 8 * half + at.sub;
             *k_panel_line(panel->scales[sub], h) = dot6_scale(bv_load(scales + LINE * (at.sub / 4)), at.sub % 4);
             for (int l = 0; l < 4; l++) {
-                bv w = q6_k_inputs(lines + at.ql + LINE * l, lines + at.qh + LINE * l, at.quarter);
+                bv w = q6_k_inputs(q6_k_vector(run, at.ql + l, 0), q6_k_vector(run, l, 0), at.quarter);
                 *k_panel_line(panel->weights[4 * sub + l], h) = w;
             }
         }

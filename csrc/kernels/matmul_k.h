@@ -71,6 +71,7 @@ SIMD_INLINE void zero_sums(const struct tile *t, int n) {
         zero_sums(t, n);                                                                                               \
         ROLLED                                                                                                         \
         for (int32_t b = t->cols / BLOCK; b > 0; b--, record += RECORD, act += ACT) {                                  \
+            touch_line(record);                                                                                        \
             NAME##_record(t->sums, record, 0, act, t->act_stride, n, prefetch);                                        \
             if (HALVES > 1) NAME##_record(t->sums + LANES, record, 1, act, t->act_stride, n, 0);                       \
         }                                                                                                              \

@@ -151,6 +151,13 @@ SIMD_INLINE fv fv_fma(fv a, fv b, fv c) { return _mm512_fmadd_ps(a, b, c); }
 SIMD_INLINE fv fv_from_i32(iv a) { return _mm512_cvtepi32_ps(a); }
 SIMD_INLINE iv iv_zero(void) { return _mm512_setzero_si512(); }
 SIMD_INLINE bv bv_load(const void *p) { return _mm512_loadu_si512(p); }
+/* Made where it is written, before and after its like: see load_lines. */
+SIMD_INLINE bv bv_load_in_order(const void *p) {
+    bv x;
+    __asm__ volatile("vmovdqu64 %1, %0" : "=v"(x) : "m"(*(const __m512i_u *)p));
+    return x;
+}
+#define HAS_LOADS_IN_ORDER 1
 SIMD_INLINE bv bv_set1(uint8_t x) { return _mm512_set1_epi8((char)x); }
 SIMD_INLINE bv bv_and(bv a, bv b) { return _mm512_and_si512(a, b); }
 SIMD_INLINE bv bv_or(bv a, bv b) { return _mm512_or_si512(a, b); }
