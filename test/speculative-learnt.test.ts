@@ -14,7 +14,8 @@ import { tinyTokens, writeTinyModel } from "./tiny-model.ts"
 setDefaultTimeout(60_000)
 
 const folder = mkdtempSync(join(tmpdir(), "asdsl-learnt-"))
-afterAll(() => rmSync(folder, { recursive: true }))
+// A repacked copy may still be written there.
+afterAll(() => rmSync(folder, { recursive: true, maxRetries: 5 }))
 const target = writeTinyModel({ path: join(folder, "target.gguf"), type: "Q4_1", nVocab: 600 })
 const draft = writeTinyModel({ path: join(folder, "draft.gguf"), type: "Q8_0", nVocab: 600 })
 
