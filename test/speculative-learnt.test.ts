@@ -15,7 +15,7 @@ setDefaultTimeout(60_000)
 
 const folder = mkdtempSync(join(tmpdir(), "asdsl-learnt-"))
 // A repacked copy may still be written there.
-afterAll(() => rmSync(folder, { recursive: true, maxRetries: 5 }))
+afterAll(() => rmSync(folder, { recursive: true, force: true, maxRetries: 5 }))
 const target = writeTinyModel({ path: join(folder, "target.gguf"), type: "Q4_1", nVocab: 600 })
 const draft = writeTinyModel({ path: join(folder, "draft.gguf"), type: "Q8_0", nVocab: 600 })
 

@@ -85,6 +85,7 @@ export class Controller implements DraftGate {
   start(): void {
     this.#nTokens = 0
     this.#missed = 0
+    this.#model?.costs.pause()
   }
 
   /** A draft is about to be made; `most` tokens may still come. */

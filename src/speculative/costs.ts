@@ -18,7 +18,7 @@ const DOUBT = 1 / 32
 /** A draft model's step that was not made over so many of the target's passes is taken to cost what is known of its share
  * again; and what that loses against the first guess with each: what was measured beside other programs, and said that
  * drafts do not pay, would never be measured again. */
-const FRESH = 32
+const FRESH = 4
 const RELAX = 1 / 64
 /** Of a token that a draft model reads among many, in its passes over one, where nothing was measured: 1.15 ms beside 7.6 on
  * 2 cores of Zen 4, Qwen2.5-Coder 0.5B. A measurement is of many tokens and counts half. */
@@ -228,6 +228,11 @@ export class DraftCosts {
       const share = clip(this.#passes.single / single, this.#share)
       this.#share += Math.max(LEARN, 1 / ++this.#nAnchors) * (share - this.#share)
     }
+  }
+
+  /** Time has passed, or others have run: the memory may be as fast now as it was not at the last step. */
+  pause(): void {
+    this.#nRested = FRESH
   }
 
   /** What one of the target should take where a step takes so long: both read their weights. */
