@@ -26,9 +26,9 @@ export interface LoadOptions extends SourceOptions {
   /** How prompts (passes of 128 tokens and more) multiply matrices: "exact" to the bit as single tokens do, or "fast" with
    * weights rounded once more, to int8: more tokens/s, slightly other logits. Replies are exact in either. Default exact. */
   prefill?: PrefillMode
-  /** Element type of cached keys; q8_0: int8, half the memory of f16 and faster. Default f16. */
+  /** Element type of cached keys; q8_0: int8, half the memory of f16, and faster. Default q8_0. */
   typeK?: KvType
-  /** Element type of cached values. Default f16. */
+  /** Element type of cached values. Default q8_0. */
   typeV?: KvType
   /** Rows of logits that one pass can hold. Default 32. */
   maxOutputs?: number
@@ -44,7 +44,9 @@ export interface LoadOptions extends SourceOptions {
 /** Element types of a KV cache. */
 export const KV_TYPES = ["f16", "f32", "q8_0"] as const
 export type KvType = (typeof KV_TYPES)[number]
-export const DEFAULT_KV_TYPE: KvType = "f16"
+/** Within 0.3 % of f16's perplexity and with its answers (bench/results/kv-perplexity.md, kv-retrieval.md), in half the
+ * bytes. */
+export const DEFAULT_KV_TYPE: KvType = "q8_0"
 
 /** What `--prefill` takes. */
 export const PREFILL_MODES = ["exact", "fast"] as const

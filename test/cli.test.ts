@@ -201,9 +201,9 @@ describe("bench", () => {
       for (const key of ["cpu_info", "level", "build_commit", "model_type", "test_time"])
         expect(record[key]).toBeTruthy()
       expect(record.weight_bytes_per_token).toBe(model.streamedBytes)
-      // f16 keys and values of 2 layers, 1 head of 32, for the tokens that each generated one sees.
+      // q8_0 keys and values (an f32 scale to a head) of 2 layers, 1 head of 32, for the tokens that each generated one sees.
       const seen = Array.from({ length: n_gen! }, (_, i) => n_depth! + n_prompt! + i + 1)
-      const kvBytes = seen.reduce((sum, n) => sum + n * 2 * 1 * 32 * 2 * 2, 0) / Math.max(seen.length, 1)
+      const kvBytes = seen.reduce((sum, n) => sum + n * 2 * 1 * (32 + 4) * 2, 0) / Math.max(seen.length, 1)
       expect(record.kv_bytes_per_token).toBe(kvBytes)
       expect(record.read_share === null).toBe(n_prompt! > 0)
       expect(record.int8_share === null).toBe(n_gen! > 0)

@@ -70,7 +70,7 @@ async function until(condition: () => boolean): Promise<void> {
 }
 
 describe("run", () => {
-  const words = ["-p", "the cat", "-n", "1", "--temp", "0", "-t", "1"]
+  const words = ["-p", "the cat", "-n", "8", "--temp", "1", "--seed", "3", "-t", "1"]
 
   test("-m hf:user/repo fetches and generates; --offline does the same when the server is gone", async () => {
     const path = join(base, "tiny.gguf")

@@ -15,6 +15,7 @@ import { collectImportance } from "../src/quantize/collect.ts"
 import { readImportance } from "../src/quantize/importance.ts"
 import { type RandomModel, writeRandomModel } from "./fixtures/random-model.ts"
 import { Forward } from "./forward.ts"
+import { F16_CACHE } from "./teacher-forced.ts"
 
 setDefaultTimeout(60_000)
 
@@ -77,7 +78,7 @@ describe("sums of squares are those of a float64 forward pass", () => {
   for (const [name, shape] of Object.entries(SHAPES)) {
     test(name, async () => {
       const path = write(name, shape)
-      using model = await load(path, { nThreads: 2, nCtx: N_CTX, nUbatch: 17, maxOutputs: 7 })
+      using model = await load(path, { ...F16_CACHE, nThreads: 2, nCtx: N_CTX, nUbatch: 17, maxOutputs: 7 })
       const tokens = Int32Array.from({ length: N_CHUNKS * N_CTX + 5 }, (_, i) => (i * 31 + 5) % BASE.nVocab)
       const importance = await collectImportance(model, tokens, { nCtx: N_CTX })
       const chunks = Array.from({ length: N_CHUNKS }, (_, i) => [...tokens.slice(i * N_CTX, (i + 1) * N_CTX)])

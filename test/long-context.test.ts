@@ -8,6 +8,7 @@ import { join } from "node:path"
 import { ContextOverflowError, load } from "../src/index.ts"
 import { writeRandomModel } from "./fixtures/random-model.ts"
 import { Forward } from "./forward.ts"
+import { F16_CACHE } from "./teacher-forced.ts"
 import { bits } from "./tiny-model.ts"
 
 setDefaultTimeout(180_000)
@@ -27,7 +28,7 @@ test("32,768 tokens: values, bits, memory and the end of the context", async () 
   })
   // Every token is another one: values that repeat are rounded alike, and the pass counts errors as independent.
   const tokens = Array.from({ length: N_CTX }, (_, i) => (i * 31 + 5) % 40_009)
-  using model = await load(path, { nThreads: 2 })
+  using model = await load(path, { ...F16_CACHE, nThreads: 2 })
   expect(model.nCtx).toBe(N_CTX)
   using session = model.createSession()
 

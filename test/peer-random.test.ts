@@ -14,6 +14,7 @@ import { load } from "../src/index.ts"
 import expected from "./conformance/expected/random.json"
 import { Forward, logProbabilities, type Moments } from "./forward.ts"
 import { N_CTX, N_POSITIONS, PEER_MODELS, peerTokens, writePeerModel } from "./peer-models.ts"
+import { F16_CACHE } from "./teacher-forced.ts"
 
 setDefaultTimeout(60_000) // seconds each; two workers on busy cores wait for each other
 
@@ -54,7 +55,7 @@ async function compare(name: string, stored: { ids: string; logProbabilities: st
   const [ours, theirs] = (["asdsl", "llama.cpp"] as const).map((engine) => {
     return new Forward(path, engine, N_CTX).run(tokens, "f16").logits.map(logMoments)
   })
-  using model = await load(path, { nThreads: 2, nCtx: N_CTX, maxOutputs: N_POSITIONS })
+  using model = await load(path, { ...F16_CACHE, nThreads: 2, nCtx: N_CTX, maxOutputs: N_POSITIONS })
   using session = model.createSession()
   session.extend(tokens, { outputs: "all" })
   const ids = new Uint16Array(bytesOf(stored.ids))

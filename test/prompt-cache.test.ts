@@ -161,7 +161,7 @@ describe("a file that cannot be used is said and the prompt is evaluated", () =>
     using session = other.createSession()
     session.sync(PROMPT)
     session.save(file)
-    const text = "the saved session is of the same model with other options: typeK f32, not f16"
+    const text = "the saved session is of the same model with other options: typeK f32, not q8_0"
     const bytes = readFileSync(file)
     expect((await generated(PROMPT, cache({ readOnly: true }))).nReused).toBe(0)
     expect(readFileSync(file).equals(bytes)).toBe(true)

@@ -167,7 +167,7 @@ describe("a file is refused", () => {
       [writeTinyModel({ path: join(folder, "wide.gguf"), type: "Q4_1" }), LOAD],
       [modelPath, { ...LOAD, typeK: "f32" }],
       [modelPath, { ...LOAD, typeV: "f32" }],
-      [modelPath, { ...LOAD, typeK: "q8_0", typeV: "q8_0" }],
+      [modelPath, { ...LOAD, typeK: "f16", typeV: "f16" }],
       [modelPath, { ...LOAD, nCtx: 100 }],
       [modelPath, { ...LOAD, prefill: "fast" }],
     ]

@@ -2,6 +2,9 @@
 
 import type { Model } from "../src/index.ts"
 
+/** The cache that llama.cpp's stored outputs were made with. */
+export const F16_CACHE = { typeK: "f16", typeV: "f16" } as const
+
 export interface GreedyCase {
   readonly name: string
   readonly text: string

@@ -2,8 +2,10 @@
 
 import { architectureOf } from "../arch/index.ts"
 import { AsdslError } from "../errors.ts"
+import { headBytes } from "../eval/speed.ts"
 import type { GgufHeader } from "../gguf/types.ts"
 import { openModel } from "../interleaved/open.ts"
+import { DEFAULT_KV_TYPE } from "../load-options.ts"
 import type { Model } from "../model.ts"
 import { readTopology } from "../native/cpus.ts"
 import { cpuInfo, Engine } from "../native/handles.ts"
@@ -83,7 +85,7 @@ interface Architecture {
   readonly isTied: boolean
   /** Weight bytes that a generated token reads. */
   readonly streamedBytes: number
-  /** Of the keys and values of a token, f16. */
+  /** Of the keys and values of a token. */
   readonly kvBytesPerToken: number
   readonly macsPerToken: number
   /** What the read bandwidth allows with an empty context. */
@@ -186,13 +188,15 @@ function vocabularyFacts(header: GgufHeader): ModelFacts["vocabulary"] {
 
 /** Streamed bytes follow from the graph, so the model is loaded with the shortest of contexts. */
 async function loadedFacts(path: string, values: Values<typeof flags>, bandwidth: number): Promise<Architecture> {
-  using model = await loadFile(path, { ...loadOptions(values), nCtx: 1, save: false })
+  const options = loadOptions(values)
+  const { typeK = DEFAULT_KV_TYPE, typeV = DEFAULT_KV_TYPE } = options
+  using model = await loadFile(path, { ...options, nCtx: 1, save: false })
   const { nLayers, dim, nHeads, nKvHeads, headDim, nFfn, nCtxTrain, isTied, experts } = model.config
   return {
     ...{ nLayers, dim, nHeads, nKvHeads, headDim, nFfn, nCtxTrain, isTied },
     experts: experts ? { nExperts: experts.nExperts, nUsed: experts.nUsed, nFfn: experts.nFfn } : null,
     streamedBytes: model.streamedBytes,
-    kvBytesPerToken: 2 * 2 * nLayers * nKvHeads * headDim,
+    kvBytesPerToken: nLayers * nKvHeads * (headBytes(typeK, headDim) + headBytes(typeV, headDim)),
     macsPerToken: model.macsPerToken + model.macsPerOutput,
     decodeCeiling: bandwidth / model.streamedBytes,
     weights: weightFacts(model),
@@ -279,7 +283,7 @@ function architectureRows(facts: Architecture): [string, string][] {
     ["layers", `${facts.nLayers} of width ${facts.dim}, feed-forward ${feedForward}`],
     ["heads", `${facts.nHeads} of ${facts.headDim}, ${facts.nKvHeads} for keys and values`],
     ["output matrix", facts.isTied ? "the embedding table" : "its own"],
-    ["context", `${facts.nCtxTrain} tokens, ${formatBytes(facts.kvBytesPerToken)} of f16 keys and values each`],
+    ["context", `${facts.nCtxTrain} tokens, ${formatBytes(facts.kvBytesPerToken)} of keys and values each`],
     ["read for a token", `${(facts.streamedBytes / 1e6).toFixed(1)} MB, ${formatCount(facts.macsPerToken)} MAC`],
     ["weights", weightsText(facts.weights)],
     ["pages", pagesText(facts.weights)],

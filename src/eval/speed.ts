@@ -41,7 +41,7 @@ export interface Work {
 }
 
 /** Bytes of a token's head, without the padding of odd sizes. */
-function headBytes(type: KvType, headDim: number): number {
+export function headBytes(type: KvType, headDim: number): number {
   return type === "q8_0" ? headDim + 4 : headDim * (type === "f16" ? 2 : 4)
 }
 

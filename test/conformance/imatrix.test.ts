@@ -9,6 +9,7 @@ import { evaluationTokens } from "../../src/eval/perplexity.ts"
 import { load } from "../../src/index.ts"
 import { collectImportance } from "../../src/quantize/collect.ts"
 import { sha256 } from "../fixtures/dequantize-blocks.ts"
+import { F16_CACHE } from "../teacher-forced.ts"
 import { defaultModelPath, hasDefaultModel } from "../tokenizer-fixtures.ts"
 import expected from "./expected/imatrix.json"
 
@@ -20,7 +21,7 @@ test.skipIf(!hasDefaultModel || data === undefined)(
     const { nCtx, nChunks, stride, text, tensors } = expected
     const bytes = readFileSync(join(data!, text.path))
     expect(sha256(bytes)).toBe(text.sha256)
-    using model = await load(defaultModelPath, { nCtx, maxOutputs: 64, maxTopK: 0 })
+    using model = await load(defaultModelPath, { ...F16_CACHE, nCtx, maxOutputs: 64, maxTopK: 0 })
     const { entries } = await collectImportance(model, evaluationTokens(model.tokenizer, bytes.toString()), {
       ...{ nCtx, nChunks },
     })

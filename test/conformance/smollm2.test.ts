@@ -16,7 +16,7 @@ import { join } from "node:path"
 import { evaluationTokens, perplexity } from "../../src/eval/perplexity.ts"
 import { load, type Model } from "../../src/index.ts"
 import { writeFloatCopy } from "../fixtures/float-copy.ts"
-import { misses } from "../teacher-forced.ts"
+import { F16_CACHE, misses } from "../teacher-forced.ts"
 import { defaultModelPath, hasDefaultModel } from "../tokenizer-fixtures.ts"
 import { greedy, greedyFloat, likelihood, sampledDivergence, selfAgreement } from "./expected.ts"
 
@@ -25,7 +25,7 @@ const data = process.env.ASDSL_TEST_DATA
 let model: Model
 
 beforeAll(async () => {
-  if (hasDefaultModel) model = await load(defaultModelPath, { nCtx: likelihood.nCtx, maxOutputs: 64 })
+  if (hasDefaultModel) model = await load(defaultModelPath, { ...F16_CACHE, nCtx: likelihood.nCtx, maxOutputs: 64 })
 })
 
 afterAll(() => model?.[Symbol.dispose]())
@@ -37,7 +37,7 @@ test.skipIf(!hasDefaultModel)(
     try {
       const path = join(folder, "float.gguf")
       writeFloatCopy(defaultModelPath, path)
-      using float = await load(path, { nCtx: 256, maxOutputs: 64 })
+      using float = await load(path, { ...F16_CACHE, nCtx: 256, maxOutputs: 64 })
       const { nPositions, gaps } = misses(float, greedyFloat, "float copy")
       expect(nPositions).toBe(20 * 64)
       expect(gaps.length / nPositions).toBeLessThanOrEqual(0.01)

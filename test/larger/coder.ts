@@ -11,7 +11,7 @@ import { readFileSync } from "node:fs"
 import { join } from "node:path"
 import { evaluationTokens, perplexity } from "../../src/eval/perplexity.ts"
 import { load } from "../../src/index.ts"
-import { greedyCases, misses } from "../teacher-forced.ts"
+import { F16_CACHE, greedyCases, misses } from "../teacher-forced.ts"
 import small from "./expected/qwen-coder-0.5b.json"
 import large from "./expected/qwen-coder-1.5b.json"
 
@@ -23,7 +23,7 @@ for (const [name, expected] of Object.entries(MODELS)) {
     test(
       "teacher-forced on llama.cpp's greedy text",
       async () => {
-        using model = await load(name, { nCtx: 512, maxOutputs: 64 })
+        using model = await load(name, { ...F16_CACHE, nCtx: 512, maxOutputs: 64 })
         const { nPositions, gaps, largest } = misses(model, greedyCases(expected.cases), name)
         expect(nPositions).toBe(20 * 64)
         const batch = expected.asPrompt.find(({ batchSize }) => batchSize === 512)!
@@ -41,7 +41,7 @@ for (const [name, expected] of Object.entries(MODELS)) {
         const data = process.env.ASDSL_TEST_DATA
         if (!data) throw new Error("set ASDSL_TEST_DATA to the folder of the shared test data")
         const { nCtx, nChunks, path, perplexity: theirs } = expected.likelihood
-        using model = await load(name, { nCtx, maxOutputs: 64 })
+        using model = await load(name, { ...F16_CACHE, nCtx, maxOutputs: 64 })
         const text = readFileSync(join(data, path), "utf8")
         const result = await perplexity(model, evaluationTokens(model.tokenizer, text), { nCtx, nChunks })
         const ratio = result.perplexity / theirs
