@@ -13,6 +13,7 @@ import { type MetadataValue, TENSOR_TYPES, type TensorTypeName } from "../src/gg
 import { writeGguf } from "../src/gguf/writer.ts"
 import { load } from "../src/model.ts"
 import { Buffer, Engine } from "../src/native/handles.ts"
+import { estimateImportance } from "../src/quantize/estimate.ts"
 import { openGgufSource } from "../src/quantize/gguf-source.ts"
 import { Importance, readImportance } from "../src/quantize/importance.ts"
 import { planTypes } from "../src/quantize/policy.ts"
@@ -366,10 +367,41 @@ describe("the command", () => {
     "writes the file that the library writes, silent in a pipe",
     async () => {
       const output = join(root, "command.gguf")
-      const { code, stdout, stderr } = await run(IN, output, "Q5_K_M", "-t", "1")
-      expect({ code, stdout, stderr }).toEqual({ code: 0, stdout: "", stderr: "" })
-      await quantizeTo("Q5_K_M", join(root, "library.gguf"))
-      expect(readFileSync(output)).toEqual(readFileSync(join(root, "library.gguf")))
+      using source = openGgufSource(IN)
+      using engine = Engine.create({ nThreads: 2 })
+      for (const importance of [await estimateImportance(source, { engine }), undefined]) {
+        const options = importance === undefined ? ["--no-estimate"] : []
+        const { code, stdout, stderr } = await run(IN, output, "Q5_K_M", "-t", "1", ...options)
+        expect({ code, stdout, stderr }).toEqual({ code: 0, stdout: "", stderr: "" })
+        await quantizeTo("Q5_K_M", join(root, "library.gguf"), IN, importance)
+        expect(readFileSync(output)).toEqual(readFileSync(join(root, "library.gguf")))
+        const keys = [...readGguf(output).metadata.keys()]
+        expect(keys.filter((key) => key.startsWith("quantize."))).toEqual([])
+      }
+    },
+    PATIENCE,
+  )
+
+  test(
+    "quantises a model that cannot be run, with a warning",
+    async () => {
+      const [input, output] = [join(root, "abacus.gguf"), join(root, "abacus-q4.gguf")]
+      const { metadata, tensors } = readGguf(IN)
+      const bytes = readFileSync(IN)
+      writeGguf(input, {
+        metadata: new Map([...metadata, ["general.architecture", "abacus"]]),
+        tensors: [...tensors.values()].map(({ name, type, shape, offset, bytes: n }) => ({
+          ...{ name, shape, type: type === TENSOR_TYPES.F32.id ? ("F32" as const) : ("F16" as const) },
+          data: () => [bytes.subarray(offset, offset + n)],
+        })),
+      })
+      const { code, stderr } = await run(input, output, "Q4_K_M")
+      expect({ code, stderr }).toEqual({
+        code: 0,
+        stderr: expect.stringMatching(/^asdsl quantize: all inputs count alike.*architecture abacus is not supported/),
+      })
+      await run(input, join(root, "alike.gguf"), "Q4_K_M", "--no-estimate")
+      expect(readFileSync(output)).toEqual(readFileSync(join(root, "alike.gguf")))
     },
     PATIENCE,
   )

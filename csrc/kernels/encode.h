@@ -210,17 +210,20 @@ SIMD_INLINE void linear_keep(struct linear *best, f32x16 s, f32x16 error) {
 }
 
 /* Searches s of each sub-block: the weight of largest magnitude gets the integer of largest magnitude, or one up to
- * some steps beyond it. is_half: s is a half float. */
-SEARCH struct linear linear_search(const struct group *g, float low, float high, int32_t n_refits, bool is_half) {
+ * some steps beyond it. is_half: s is a half float. Where the integers reach as far down as up, a negative s codes
+ * nothing that a positive one does not. */
+SEARCH struct linear linear_search(const struct group *g, float low, float high, int32_t n_starts, int32_t n_refits,
+                                   bool is_half) {
+    const bool is_symmetric = low == -high;
     f32x16 largest = f32x16_load(g->x[0]);
     for (int32_t i = 1; i < g->width; i++) {
         f32x16 x = f32x16_load(g->x[i]);
         largest = f32x16_select(f32x16_lt(f32x16_abs(largest), f32x16_abs(x)), x, largest);
     }
     struct linear best = {f32x16_zero(), f32x16_set1(INFINITY)};
-    for (int32_t k = 0; k < LINEAR_STARTS; k++) {
-        float end = k % 2 ? high : low;
-        f32x16 s = f32x16_div(largest, f32x16_set1(end + (end > 0 ? LINEAR_STEP : -LINEAR_STEP) * (float)(k / 2)));
+    for (int32_t k = 0; k < n_starts; k++) {
+        float end = is_symmetric || k % 2 ? high : low, beyond = LINEAR_STEP * (float)(is_symmetric ? k : k / 2);
+        f32x16 s = f32x16_div(largest, f32x16_set1(end + (end > 0 ? beyond : -beyond)));
         if (is_half) s = round_f16(s);
         struct linear_sums a = linear_sums(g, s, low, high);
         linear_keep(&best, s, a.error);

@@ -5,6 +5,10 @@
 
 enum { SUB = 32, LLOYD = 3 };
 
+/* 8 bits need less of a search: all of LINEAR_STARTS and LLOYD steps would lower their error by 0.12 % (SmolLM2-135M)
+ * and take twice as long. */
+enum { Q8_STARTS = 2, Q8_LLOYD = 1 };
+
 /* One block: weight i is q[i][l], not negative but for q8_0. */
 typedef void pack_fn(uint8_t *out, int8_t q[SUB][SUBS], int32_t l);
 
@@ -27,7 +31,8 @@ static void pack_bytes(uint8_t *out, int8_t q[SUB][SUBS], int32_t l) {
 
 /* The best half float near the best scale: that, its neighbours, and what the q of the first would have. */
 static f32x16 linear_code(const struct group *g, float low, float high) {
-    struct linear best = {linear_search(g, low, high, LLOYD, true).s, f32x16_set1(INFINITY)};
+    int32_t n_starts = high > 100.0f ? Q8_STARTS : LINEAR_STARTS, n_refits = high > 100.0f ? Q8_LLOYD : LLOYD;
+    struct linear best = {linear_search(g, low, high, n_starts, n_refits, true).s, f32x16_set1(INFINITY)};
     f32x16 near = round_f16(best.s), d = near;
     f32x16 ulp = f32x16_max(f32x16_mul(f32x16_abs(near), f32x16_set1(0x1p-10f)), f32x16_set1(0x1p-24f));
     for (int32_t k = 0; k < 4; k++) {

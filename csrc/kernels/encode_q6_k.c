@@ -53,7 +53,7 @@ static void refit_block(const struct group *g, struct coded *c) {
 }
 
 static struct coded code_block(const struct group *g) {
-    f32x16 ideal = linear_search(g, LOW, HIGH, LLOYD, false).s;
+    f32x16 ideal = linear_search(g, LOW, HIGH, LINEAR_STARTS, LLOYD, false).s;
     struct coded c = {.d = f16_of(first_d(ideal))}, best = c;
     best.error = INFINITY;
     for (int32_t round = 0; round < ROUNDS; round++) {

@@ -2,10 +2,12 @@
 
 import { existsSync, realpathSync } from "node:fs"
 import { isCheckpoint, openCheckpoint } from "../convert/index.ts"
+import { FormatError, UnsupportedError } from "../errors.ts"
 import { TENSOR_TYPES, type TensorTypeName } from "../gguf/types.ts"
 import { Engine } from "../native/handles.ts"
+import { estimateImportance } from "../quantize/estimate.ts"
 import { openGgufSource } from "../quantize/gguf-source.ts"
-import { readImportance } from "../quantize/importance.ts"
+import { type Importance, readImportance } from "../quantize/importance.ts"
 import { type Override, planTypes } from "../quantize/policy.ts"
 import { quantizeModel } from "../quantize/quantize.ts"
 import { type ModelSource, rowBytes, rowCount, rowLength } from "../quantize/source.ts"
@@ -24,6 +26,11 @@ const { nThreads, level } = threadFlags
 const flags = {
   ...group("Quantising", {
     imatrix: text("--imatrix", { value: "FILE", help: "how much each input of each matrix matters: asdsl imatrix" }),
+    estimate: toggle("--estimate", {
+      offNames: "--no-estimate",
+      initial: true,
+      help: "without --imatrix: estimate it from a pass over made-up tokens",
+    }),
     tensorTypes: texts("--tensor-type", {
       value: "REGEX=TYPE",
       help: "type of the tensors in whose names the expression is found; the first that is decides",
@@ -42,7 +49,7 @@ const flags = {
 export const command: Command<typeof flags> = {
   name: "asdsl quantize",
   summary: "writes a model with fewer bits a weight, from a GGUF file or a checkpoint folder",
-  usage: `IN OUT TYPE [--imatrix FILE] [--tensor-type REGEX=TYPE] [--pure] [--for-draft] [-t N] [--dry-run]
+  usage: `IN OUT TYPE [--imatrix FILE | --no-estimate] [--tensor-type REGEX=TYPE] [--pure] [--for-draft] [-t N] [--dry-run]
   IN: a GGUF file, or a folder with config.json, safetensors files and tokenizer.json
   TYPE: ${MIXTURE_NAMES.join(", ")}`,
   flags,
@@ -120,16 +127,36 @@ async function run(
   })
   const controller = new AbortController()
   using interrupts = new Interrupts()
-  using bar = new ProgressBar("quantising")
+  const { signal } = controller
+  const fileType = values.forDraft ? draftFileType(types) : MIXTURES[mixture].fileType
+  const isEstimated = values.estimate && types.some((type, i) => isWeighed(type) && type !== source.tensors[i]!.type)
   await interrupts.during(
     () => controller.abort(),
-    () =>
-      quantizeModel(source, output, {
-        ...{ types, importance, engine, fileType: values.forDraft ? draftFileType(types) : MIXTURES[mixture].fileType },
-        onProgress: (done, total) => bar.update(done, total),
-        signal: controller.signal,
-      }),
+    async () => {
+      const weights = importance ?? (isEstimated ? await estimated(source, engine, signal) : undefined)
+      using bar = new ProgressBar("quantising")
+      const onProgress = (done: number, total: number) => bar.update(done, total)
+      await quantizeModel(source, output, { types, importance: weights, engine, fileType, onProgress, signal })
+    },
   )
+}
+
+/** Whether rounding to a type is coarse enough for importance to matter. */
+function isWeighed(type: TensorTypeName): boolean {
+  const { block, bytes } = TENSOR_TYPES[type]
+  return (8 * bytes) / block < 8
+}
+
+/** undefined, and a warning, for models that asdsl cannot run. */
+async function estimated(source: ModelSource, engine: Engine, signal: AbortSignal): Promise<Importance | undefined> {
+  using bar = new ProgressBar("estimating importance")
+  try {
+    return await estimateImportance(source, { engine, onProgress: (done, total) => bar.update(done, total), signal })
+  } catch (error) {
+    if (!(error instanceof UnsupportedError || error instanceof FormatError)) throw error
+    warn(`asdsl quantize: all inputs count alike, for the model cannot be run: ${error.message}`)
+    return undefined
+  }
 }
 
 function draftFileType(types: readonly TensorTypeName[]): number {

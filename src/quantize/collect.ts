@@ -54,7 +54,8 @@ interface Sums {
   readonly counts: Float64Array // (nMatrices)
 }
 
-class Collector {
+/** Sums what the matrices of layers read, over passes that it watches. */
+export class Collector {
   readonly ops: readonly number[]
   readonly #sums = new Map<number, Sums>()
   readonly #views = new Map<Place, DataView>()

@@ -27,6 +27,8 @@ export interface ImportanceFacts {
   /** Tokens of a chunk, and chunks. */
   readonly chunkSize: number
   readonly nChunks: number
+  /** estimate.ts made it up: no file has it, and no file says so. */
+  readonly isEstimate?: boolean
 }
 
 /** By tensor name. */
