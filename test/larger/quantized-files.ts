@@ -66,7 +66,7 @@ test.skipIf(!hasDefaultModel || data === undefined || peer === undefined).each(O
     const text = join(data!, "text/wikitext2-valid-tokens.txt")
     const flags = ["-m", path, "-f", text, "-c", String(N_CTX), "--chunks", String(N_CHUNKS), "-t", "2"]
     const theirs = Number(/Final estimate: PPL = ([\d.]+)/.exec(await outputOf([peer!, ...flags]))?.[1])
-    using model = await load(path, { nCtx: N_CTX, maxOutputs: 64, cache: false })
+    using model = await load(path, { typeK: "f16", typeV: "f16", nCtx: N_CTX, maxOutputs: 64, cache: false })
     const tokens = evaluationTokens(model.tokenizer, readFileSync(text, "utf8"))
     const ours = await perplexity(model, tokens, { nCtx: N_CTX, nChunks: N_CHUNKS })
     const change = ours.perplexity / theirs - 1
