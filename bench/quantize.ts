@@ -2,8 +2,8 @@
 //
 //   bun bench/quantize.ts SOURCE.gguf OURS.gguf THEIRS.gguf [--imatrix FILE] [--save NAME]
 //
-// Source: bench/offgrid.ts, so that it lies on neither's grid. Theirs: llama-quantize SOURCE THEIRS TYPE on the same file, of the
-// same types. An error is the sum of w (x - y)^2, w as csrc/kernels/encode.h has it, and the plain sum of squares beside it.
+// Source: bench/offgrid.ts, so that it lies on neither's grid. Ours: asdsl quantize --no-estimate, or with the
+// matrix that is given here; theirs: llama-quantize SOURCE THEIRS TYPE on the same file, of the same types. An error is the sum of w (x - y)^2, w as csrc/kernels/encode.h has it, and the plain sum of squares beside it.
 // --save: more rows of bench/results/NAME.md.
 // Quality of the model: bench/divergence.ts.
 
@@ -171,7 +171,8 @@ async function run(
   const pairs = save === undefined ? [own] : withOthers(save, own)
   await writeOut(markdown(pairs))
   if (save === undefined) return
-  const line = "bun bench/quantize.ts SOURCE OURS THEIRS --imatrix FILE"
+  const given = pairs.some((pair) => pair.imatrix !== undefined) ? " --imatrix FILE" : ""
+  const line = `bun bench/quantize.ts SOURCE OURS THEIRS${given}`
   warn(`written: ${saveReport(save, reportOf({ pairs }), `${line} --save ${save}`, markdown(pairs))}`)
 }
 

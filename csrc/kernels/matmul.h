@@ -14,7 +14,7 @@
 #include "simd.h"
 #if !defined(HAS_LOADS_IN_ORDER)
 #define HAS_LOADS_IN_ORDER 0
-#define bv_load_in_order bv_load /* 16 registers hold no run of lines */
+#define bv_load_in_order bv_load /* where 16 registers hold no run of lines, or nothing was measured */
 #endif
 
 /* Widest tile of each family: the largest that measured faster than the next smaller (Zen 4, clang 22, November 2026).
@@ -119,8 +119,8 @@ SIMD_INLINE void prefetch_lines(const uint8_t *at, int32_t bytes) {
  *                   first                             32 34    49 50
  *     avx2    q4_0  first line last, then first       30 32    48 46
  *                                                     33 36    49 47
- * (bench/gemm.ts --library A --library B compares two builds.)
- * load_lines: n lines from `at` on, in order, which nothing else keeps the compiler from changing. */
+ * (Seen once; bench/gemm.ts --library A --library B compares two builds.)
+ * Loads n lines from `at` on in order, which nothing else keeps the compiler from changing. */
 SIMD_INLINE void load_lines(bv *lines, const uint8_t *at, int n) {
     UNROLL
     for (int i = 0; i < n; i++) lines[i] = bv_load_in_order(at + LINE * i);

@@ -11,8 +11,8 @@
 /* One column takes both halves of a record at once where a vector holds half of the rows: activations are broadcast for
  * both, and memory is read all the time, not in one half's turn. GB/s of 300 MB, 2 threads, alone then together (zig
  * cc, Zen 4): q4_k avx2 30.5 31.7, avxvnni's twin 27.3 29.6; q6_k avx2 31.6 32.3, avxvnni's twin 28.5 29.7. With 2 to 5
- * columns it lost (avx2, q4_k: 182 to 220 GMAC/s against 222). NEON was not
- * measured. (Seen once; bench/gemm.ts --library A --library B compares two builds.) */
+ * columns it lost (avx2, q4_k: 182 to 220 GMAC/s against 222). NEON was not measured.
+ * (Seen once; bench/gemm.ts --library A --library B compares two builds.) */
 #if defined(__AVX2__)
 enum { K_HALVES_TO = 1 };
 #else

@@ -30,7 +30,8 @@ const RATE_TRUST = 4
  * 6 % (seen once). */
 const MIN_LIKELIHOOD = 0.2
 /** The same for those of lookups behind the first, which costs nothing to find and says what their drafter's confidences are
- * worth. Over the same traces it costs 1 % and the share of drafted tokens that are accepted rises from 66 to 69 %. */
+ * worth. Over the same traces it costs 1 % and the share of drafted tokens that are accepted rises from 66 to 69 %
+ * (seen once). */
 const MIN_LOOKUP_LIKELIHOOD = 0.07
 /** Passes over one token before the first draft: they are what drafts are measured by. One is enough where it is known from
  * an earlier time what others cost beside it. */
@@ -47,7 +48,7 @@ const EXPECTED = 16
 const SAVED_TRUST = 4
 /** Passes that reading a text may cost at once, as far as its drafts should repay that; of what it costs beyond, MISSED has
  * to have been missed by not drafting. A reply behind a long text may be copied from it by lookups or be short: over the same
- * traces a text read sooner costs 11 to 17 % where replies copy, one read later 5 to 10 % in math. */
+ * traces a text read sooner costs 11 to 17 % where replies copy, one read later 5 to 10 % in math (seen once). */
 const AT_ONCE = 4
 const MISSED = 0.5
 

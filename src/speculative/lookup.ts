@@ -54,8 +54,8 @@ export class LookupDrafter implements Drafter {
 
 /** The share of earlier continuations, less the surer the fewer they are and the shorter what matched. Where a text went on
  * in several ways, the context decides and not how often each occurred: of the commonest of two, of three and of more, 8, 24
- * and 5 % were right in test/fixtures/draft-traces.json, of the only one 51 % (behind two tokens) to 74 %. A first guess: the
- * controller learns what its values are worth. */
+ * and 5 % were right in test/fixtures/draft-traces.json, of the only one 51 % (behind two tokens) to 74 % (seen once). A
+ * first guess: the controller learns what its values are worth. */
 function confidence(count: number, nFollowed: number, matched: number): number {
   const evidence = matched * nFollowed
   return (count / nFollowed) ** 3 * (evidence / (evidence + 2))
