@@ -2,8 +2,9 @@
 //
 //   bun bench/quantize.ts SOURCE.gguf OURS.gguf THEIRS.gguf [--imatrix FILE] [--save NAME]
 //
-// Source: bench/offgrid.ts, so that it lies on neither's grid. Ours: asdsl quantize --no-estimate, or with the
-// matrix that is given here; theirs: llama-quantize SOURCE THEIRS TYPE on the same file, of the same types. An error is the sum of w (x - y)^2, w as csrc/kernels/encode.h has it, and the plain sum of squares beside it.
+// Source: bench/offgrid.ts, so that it lies on neither's grid. Ours: asdsl quantize --no-estimate, or with the matrix that is
+// given here; theirs: llama-quantize SOURCE THEIRS TYPE on the same file, of the same types. An error is the sum of
+// w (x - y)^2, w as csrc/kernels/encode.h has it, and the plain sum of squares beside it.
 // --save: more rows of bench/results/NAME.md.
 // Quality of the model: bench/divergence.ts.
 
