@@ -13,12 +13,13 @@ enum {
     /* Rounding the weights again costs 54 ms a pass of a 1.1 B file (2 threads of a Zen 4 VM, avx512), which 115 tokens
      * win back. */
     FAST_ROWS = 128,
+    /* Row groups of a unit. Decode: a stream of 50 to 300 KB each; GB/s at 1, 2, 4 and 8 groups of 18 KB, 300 MB of
+     * q4_k, one column, 2 threads of a Zen 4 VM whose plain read loop gave 56 (seen once): gate and up 48 51 53 54, one
+     * matrix 48 50 50 51. Prefill: so many share one pass over the activations. */
+    GRAIN = 8,
 };
 
 static int32_t groups_of(const struct asdsl_operand *w) { return (int32_t)((w->rows + KERNEL_ROWS - 1) / KERNEL_ROWS); }
-
-/* Decode: 1, a group is 6 to 40 KB of weights. Prefill: 8 groups share one pass over the activations. */
-static int32_t grain_of(int32_t columns) { return columns <= KERNEL_GEMV_MAX ? 1 : 8; }
 
 /* One matrix product of a step: the job and its row groups. */
 struct part {
@@ -110,7 +111,7 @@ static void run_parts(struct step *step, const struct part *parts, int32_t n, st
     if (w->index == 0) step->slot = parts[0].slot_name;
     for (int32_t i = 0; i < n; i++) total += parts[i].groups;
     if (is_fast(step)) make_strips(step, w);
-    work_begin(w, total, grain_of(parts[0].job.n));
+    work_begin(w, total, GRAIN);
     while (work_next(w, &begin, &end)) {
         int32_t base = 0;
         for (int32_t i = 0; i < n; base += parts[i].groups, i++) {

@@ -172,24 +172,23 @@ static void run_op(struct world *w, enum schedule_phase phase, int32_t n, int32_
 
 /* A pass through 8 of the 32 layers of a model of 8 billion weights and its output matrix, 4.5 bits each: groups of 16
  * rows, 10 GB/s or 200 GMAC/s a core. */
-enum { LAYERS = 8, LEARNING_PASSES = 30, MEASURED_PASSES = 30 };
+enum { LAYERS = 8, GRAIN = 8, LEARNING_PASSES = 30, MEASURED_PASSES = 30 };
 static const struct {
     int32_t units;
     double kilobytes;
 } layer_ops[] = {{384, 37}, {256, 37}, {896, 74}, {256, 129}}, output_op = {8016, 37};
 
 static double run_pass(struct world *w, enum schedule_phase phase) {
-    int32_t grain = phase == PHASE_DECODE ? 1 : 8;
     double ns_of_kilobyte = phase == PHASE_DECODE ? 100 : 512 * 1024 * 8 / 4.5 / 200, work = 0, since = w->now;
     struct schedule_sample samples[SCHEDULE_MAX_WORKERS] = {0};
     for (int layer = 0; layer < LAYERS; layer++)
         for (int op = 0; op < 4; op++) {
             double unit = layer_ops[op].kilobytes * ns_of_kilobyte;
-            run_op(w, phase, layer_ops[op].units, grain, unit, samples);
+            run_op(w, phase, layer_ops[op].units, GRAIN, unit, samples);
             work += layer_ops[op].units * unit;
         }
     if (phase == PHASE_DECODE) {
-        run_op(w, phase, output_op.units, 1, output_op.kilobytes * ns_of_kilobyte, samples);
+        run_op(w, phase, output_op.units, GRAIN, output_op.kilobytes * ns_of_kilobyte, samples);
         work += output_op.units * output_op.kilobytes * ns_of_kilobyte;
     }
     double wall = w->now - since;
