@@ -99,15 +99,16 @@ SIMD_INLINE bv q6_k_inputs(bv ql, bv qh, int quarter) {
 }
 
 /* What the i-th read sub-block of a half record is: the quarter of the 128 inputs, its number among the half's eight,
- * where its lines of ql begin, and in which of the half's two runs of lines: 4 of qh, then 8 of ql. */
+ * and where its lines of ql begin in its run of lines, one of the half's two: 4 of qh, then 8 of ql. */
 enum { Q6_K_RUN = 12 };
 struct q6_k_step {
-    int quarter, sub, ql, run;
+    int quarter, sub, ql;
 };
 SIMD_INLINE struct q6_k_step q6_k_step(int i) {
-    int run = i / 4, pair = i % 4 / 2, quarter = i % 2 * 2 + pair;
-    return (struct q6_k_step){quarter, 2 * quarter + run, 4 + 4 * pair, run};
+    int pair = i % 4 / 2, quarter = i % 2 * 2 + pair;
+    return (struct q6_k_step){quarter, 2 * quarter + i / 4, 4 + 4 * pair};
 }
+SIMD_INLINE int q6_k_run(int i) { return i / 4 * Q6_K_RUN * LINE; }
 
 /* A sub-block of 16 inputs: 4 lines of ql and of qh. */
 SIMD_INLINE void q6_k_sub_block(iv (*totals)[TILE_COLS], struct q6_k_lines run, struct q6_k_step at, const iv *scale,
@@ -138,48 +139,78 @@ SIMD_INLINE void q6_k_sub_block(iv (*totals)[TILE_COLS], struct q6_k_lines run, 
         UNROLL for (int c = 0; c < n; c++) totals[s][c] = dot6_scaled(totals[s][c], dots[s][c], scale[s]);
 }
 
-/* One half of a record's inputs. held: the record's scales, in registers, or NULL: lines are then loaded again for each
- * of the two or four sub-blocks they serve, dearer in loads, but no weight waits. */
-SIMD_INLINE void q6_k_half(iv (*totals)[TILE_COLS], const uint8_t *record, const bv *held, int half, int h,
-                           const uint8_t *act, size_t stride, int n, int halves, int prefetch) {
-    const uint8_t *memory = record + (4 + 24 * half) * LINE + 4 * LANES * h;
-    const struct q6_k_lines scales = {record + 2 * half * LINE + 4 * LANES * h, held ? held + 2 * half : NULL};
-    bv in_order[Q6_K_RUN];
+/* Where a half record's lines are, two of scales and two runs, and its activations. */
+struct q6_k_half {
+    const uint8_t *scales, *runs, *act;
+    const int32_t *minus32;
+    const int16_t (*pairs)[2];
+};
+SIMD_INLINE void q6_k_next(struct q6_k_half *half) {
+    half->scales += 2 * LINE;
+    half->runs += 2 * Q6_K_RUN * LINE;
+    half->act += 128;
+    half->minus32 += 8;
+    half->pairs += 8;
+}
+
+/* The i-th read sub-block of a half record. */
+SIMD_INLINE void q6_k_turn(iv (*totals)[TILE_COLS], int i, struct q6_k_half half, struct q6_k_lines scales,
+                           struct q6_k_lines run, size_t stride, int n, int halves, int prefetch) {
+    const struct q6_k_step at = q6_k_step(i);
+    iv scale[HALVES];
+    if (prefetch) { /* 16 times 3 of the 52 lines; the scales' 4 with the first of each half */
+        prefetch_lines(half.runs + PREFETCH_AHEAD + 3 * LINE * i, 3 * LINE);
+        if (i == 0) prefetch_lines(half.scales + PREFETCH_AHEAD, 2 * LINE);
+    }
     UNROLL
-    for (int i = 0; i < 8; i++) {
-        const struct q6_k_step at = q6_k_step(i);
-        const struct q6_k_lines run = {memory + at.run * Q6_K_RUN * LINE, held ? in_order : NULL};
-        iv scale[HALVES];
-        if (held && i % 4 == 0) load_lines(in_order, run.memory, Q6_K_RUN);
-        if (!held) SIMD_FORGET; /* else a line loaded for one sub-block may wait for the next */
-        if (prefetch) {         /* 16 times 3 of the 52 lines; the scales' 4 with the first of each half */
-            prefetch_lines(memory + PREFETCH_AHEAD + 3 * LINE * i, 3 * LINE);
-            if (i == 0) prefetch_lines(record + 2 * half * LINE + PREFETCH_AHEAD, 2 * LINE);
-        }
+    for (int s = 0; s < halves; s++) scale[s] = dot6_scale(q6_k_vector(scales, at.sub / 4, s), at.sub % 4);
+    q6_k_sub_block(totals, run, at, scale, half.minus32 + at.sub, half.pairs[at.sub], half.act + 16 * at.sub, stride, n,
+                   halves);
+}
+
+/* Lines wait in registers. */
+SIMD_INLINE void q6_k_in_order(iv (*totals)[TILE_COLS], struct q6_k_half half, size_t stride, int n, int halves,
+                               int prefetch) {
+    bv scales[4], run[Q6_K_RUN];
+    load_lines(scales, half.scales, 4);
+    UNROLL
+    for (int k = 0; k < 2; k++, q6_k_next(&half)) {
+        const struct q6_k_lines held_scales = {NULL, scales + 2 * k}, held = {NULL, run};
         UNROLL
-        for (int s = 0; s < halves; s++) scale[s] = dot6_scale(q6_k_vector(scales, at.sub / 4, s), at.sub % 4);
-        q6_k_sub_block(totals, run, at, scale, act_at(act, 0, 0)->minus32 + 8 * half + at.sub,
-                       act_at(act, 0, 0)->minus32_pairs[8 * half + at.sub], act + 128 * half + 16 * at.sub, stride, n,
-                       halves);
+        for (int i = 0; i < 8; i++) {
+            if (i % 4 == 0) load_lines(run, half.runs + q6_k_run(i), Q6_K_RUN);
+            q6_k_turn(totals, i, half, held_scales, held, stride, n, halves, prefetch);
+        }
+    }
+}
+
+/* Lines are loaded again for each of the two or four sub-blocks they serve, dearer in loads, but no weight waits. */
+SIMD_INLINE void q6_k_again(iv (*totals)[TILE_COLS], struct q6_k_half half, size_t stride, int n, int halves,
+                            int prefetch) {
+    ROLLED
+    for (int k = 0; k < 2; k++, q6_k_next(&half)) {
+        UNROLL
+        for (int i = 0; i < 8; i++) {
+            const struct q6_k_lines scales = {half.scales, NULL}, run = {half.runs + q6_k_run(i), NULL};
+            SIMD_FORGET; /* else a line loaded for one sub-block may wait for the next */
+            q6_k_turn(totals, i, half, scales, run, stride, n, halves, prefetch);
+        }
     }
 }
 
 /* One record, `halves` vectors of LANES rows from half h on; d: their scales. */
 SIMD_INLINE void q6_k_record(float *sums, const uint8_t *record, const uint8_t *d, int h, const uint8_t *act,
                              size_t stride, int n, int halves, int prefetch) {
+    const uint8_t *lines = record + 4 * LANES * h;
+    const struct act_q8_256 *a = act_at(act, 0, 0);
+    const struct q6_k_half first = {lines, lines + 4 * LINE, act, a->minus32, a->minus32_pairs};
     iv totals[HALVES][TILE_COLS];
     UNROLL
     for (int s = 0; s < halves; s++) zero_totals(totals[s], n);
     if (n <= Q6_K_IN_ORDER_TO) {
-        bv scales[4];
-        load_lines(scales, record, 4);
-        UNROLL
-        for (int half = 0; half < 2; half++)
-            q6_k_half(totals, record, scales, half, h, act, stride, n, halves, prefetch);
+        q6_k_in_order(totals, first, stride, n, halves, prefetch);
     } else {
-        ROLLED
-        for (int half = 0; half < 2; half++)
-            q6_k_half(totals, record, NULL, half, h, act, stride, n, halves, prefetch);
+        q6_k_again(totals, first, stride, n, halves, prefetch);
     }
     UNROLL
     for (int s = 0; s < halves; s++)
@@ -223,7 +254,7 @@ SIMD_INLINE void q6_k_unpack(const uint8_t *record, const uint8_t *d, int h, str
         UNROLL
         for (int i = 0; i < 8; i++) {
             const struct q6_k_step at = q6_k_step(i);
-            const struct q6_k_lines run = {lines + at.run * Q6_K_RUN * LINE, NULL};
+            const struct q6_k_lines run = {lines + q6_k_run(i), NULL};
             const int sub = 8 * half + at.sub;
             *k_panel_line(panel->scales[sub], h) = dot6_scale(bv_load(scales + LINE * (at.sub / 4)), at.sub % 4);
             for (int l = 0; l < 4; l++) {
