@@ -1,6 +1,6 @@
 // Where each instruction of x86-64 machine code begins, how it is encoded, and which operation it is: enough to say which
-// extensions of the CPU a piece of code needs. Source: Intel SDM volume 2, chapter 2 (formats) and appendix A (opcode
-// maps). Knows nothing of operands. An opcode that compilers do not emit is an error.
+// extensions of the CPU a piece of code needs and how much of it waits on the stack. Source: Intel SDM volume 2, chapter 2 (formats) and appendix A (opcode
+// maps). Of operands it knows whether one lies at the stack pointer. An opcode that compilers do not emit is an error.
 
 export interface Instruction {
   readonly offset: number
@@ -13,6 +13,8 @@ export interface Instruction {
   readonly prefix: number
   /** Of vector operands; 0 in legacy encoding. */
   readonly bits: 0 | 128 | 256 | 512
+  /** An operand's address begins at rsp: what does not fit in registers. */
+  readonly isOnStack: boolean
 }
 
 interface Head {
@@ -23,6 +25,8 @@ interface Head {
   bits: Instruction["bits"]
   wide: boolean
   operand16: boolean
+  /** An address begins at r8 to r15. */
+  hasHighBase: boolean
 }
 
 /** All instructions of `code` from one end to the other. */
@@ -34,7 +38,8 @@ export function instructions(code: Uint8Array): Instruction[] {
     const end = operandsEnd(code, head, opcode)
     if (end > code.length) throw new Error(`the instruction at ${offset} goes beyond the end`)
     const { encoding, map, prefix, bits } = head
-    list.push({ offset, length: end - offset, encoding, map, opcode, prefix, bits })
+    const isOnStack = hasModRm(head, opcode) && isAtStackPointer(code, head)
+    list.push({ offset, length: end - offset, encoding, map, opcode, prefix, bits, isOnStack })
     offset = end
   }
   return list
@@ -42,7 +47,10 @@ export function instructions(code: Uint8Array): Instruction[] {
 
 /** Prefixes, up to the opcode byte. */
 function readHead(code: Uint8Array, offset: number): Head {
-  const head: Head = { at: offset, encoding: "legacy", map: 0, prefix: 0, bits: 0, wide: false, operand16: false }
+  const head: Head = {
+    ...{ at: offset, encoding: "legacy", map: 0, prefix: 0, bits: 0 },
+    ...{ wide: false, operand16: false, hasHighBase: false },
+  }
   for (; ; head.at++) {
     const byte = code[head.at]!
     if (byte === 0x66) head.operand16 = true
@@ -52,9 +60,11 @@ function readHead(code: Uint8Array, offset: number): Head {
   }
   if (head.operand16 && head.prefix === 0) head.prefix = 1
   const [first, second, third, fourth] = code.subarray(head.at) as unknown as [number, number, number, number]
-  if (first === 0xc5) return vector(head, "vex", 2, 1, second & 3, (second >> 2) & 1, false)
+  head.hasHighBase = (second & 32) === 0 // inverted, of both long vector prefixes
+  if (first === 0xc5) return vector({ ...head, hasHighBase: false }, "vex", 2, 1, second & 3, (second >> 2) & 1, false)
   if (first === 0xc4) return vector(head, "vex", 3, second & 31, third & 3, (third >> 2) & 1, third >> 7 === 1)
   if (first === 0x62) return vector(head, "evex", 4, second & 7, third & 3, (fourth >> 5) & 3, third >> 7 === 1)
+  head.hasHighBase = first >> 4 === 4 && (first & 1) === 1
   if (first >> 4 === 4) {
     head.wide = (first & 8) !== 0
     head.at++
@@ -76,7 +86,7 @@ function vector(
   wide: boolean,
 ): Head {
   const bits = ([128, 256, 512] as const)[length] ?? 512 // EVEX length 3: rounding in its place, of a zmm operation
-  return { at: head.at + bytes, encoding, map, prefix, bits, wide, operand16: false }
+  return { ...head, at: head.at + bytes, encoding, map, prefix, bits, wide, operand16: false }
 }
 
 function operandsEnd(code: Uint8Array, head: Head, opcode: number): number {
@@ -95,6 +105,11 @@ function hasModRm({ map, encoding }: Head, opcode: number): boolean {
   if (opcode < 0x40) return (opcode & 7) < 4
   const known = [0x63, 0x69, 0x6b, 0xc0, 0xc1, 0xc6, 0xc7, 0xf6, 0xf7, 0xfe, 0xff].includes(opcode)
   return known || within(opcode, 0x80, 0x8f) || within(opcode, 0xd0, 0xd3) || within(opcode, 0xd8, 0xdf)
+}
+
+function isAtStackPointer(code: Uint8Array, { at, hasHighBase }: Head): boolean {
+  const [modRm, sib] = code.subarray(at + 1) as unknown as [number, number]
+  return modRm >> 6 !== 3 && (modRm & 7) === 4 && (sib & 7) === 4 && !hasHighBase
 }
 
 /** ModRM, SIB and displacement. */

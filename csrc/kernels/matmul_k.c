@@ -194,6 +194,11 @@ SIMD_INLINE void q6_k_again(iv (*totals)[TILE_COLS], struct q6_k_half half, size
             const struct q6_k_lines scales = {half.scales, NULL}, run = {half.runs + q6_k_run(i), NULL};
             SIMD_FORGET; /* else a line loaded for one sub-block may wait for the next */
             q6_k_turn(totals, i, half, scales, run, stride, n, halves, prefetch);
+            /* Level avxvnni mixed the sums of several sub-blocks: 1,170 vectors of a tile of 5 columns on the stack, not
+             * one with it (clang 22; the twin in AVX-512's encoding has 32 registers and does not show it). */
+            UNROLL
+            for (int s = 0; s < halves; s++)
+                UNROLL for (int c = 0; c < n; c++) if (LANES == 8) SIMD_OPAQUE(totals[s][c]);
         }
     }
 }
