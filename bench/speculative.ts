@@ -25,7 +25,7 @@ import { contextFlags, draftFlags, modelFlags, outputFlag, threadFlags } from ".
 import { draftOptions, loadFile, loadOptions, modelFile } from "../src/cli/load.ts"
 import { runCommand, warn, writeOut } from "../src/cli/program.ts"
 import { type Column, tableHead, tableRow } from "../src/cli/table.ts"
-import type { GenerateOptions, GenerationResult, Model, SpeculativeMode } from "../src/index.ts"
+import type { GenerateOptions, GenerationResult, Model, Session, SpeculativeMode } from "../src/index.ts"
 import { type PeerPrompt, type PeerReply, peerSettings } from "./peers/speculation.ts"
 import { resumableFlags, UNFINISHED } from "./resumable.ts"
 import { reportOf, saveReport } from "./save.ts"
@@ -133,10 +133,16 @@ function settingsOf({ drafts, lookups }: Values<typeof flags>, hasDraftModel: bo
   ]
 }
 
-/** One reply, in a session of its own. */
-async function reply(model: Model, prompt: Prompt, options: GenerateOptions): Promise<GenerationResult> {
-  using session = model.createSession()
-  return await session.generate(tokensOf(model, prompt.turns[0]!), { ...options, stop: model.template.stop }).finish()
+/** One reply, in a fork of a session that has read the prompt: a draft model has not. */
+async function reply(prompted: Session, options: GenerateOptions): Promise<GenerationResult> {
+  using session = prompted.fork()
+  return await session.generate([...session.tokens], { ...options, stop: session.model.template.stop }).finish()
+}
+
+function prompted(model: Model, prompt: Prompt): Session {
+  const session = model.createSession()
+  session.sync(tokensOf(model, prompt.turns[0]!))
+  return session
 }
 
 function totalOf({ nGenerated, generationMs, speculation }: GenerationResult): Total {
@@ -167,11 +173,12 @@ async function measure(
   settings: readonly Setting[],
   { nGen, temperature }: Values<typeof flags>,
 ): Promise<Record<string, Total>> {
+  using session = prompted(model, prompt)
   const totals: Record<string, Total> = {}
   const texts = new Set<string>()
   for (let i = 0; i < settings.length; i++) {
     const { name, options } = settings[(turn + i) % settings.length]!
-    const result = await reply(model, prompt, { temperature, seed: turn, maxTokens: nGen, ...options })
+    const result = await reply(session, { temperature, seed: turn, maxTokens: nGen, ...options })
     totals[name] = totalOf(result)
     texts.add(result.tokens.join())
   }
@@ -373,8 +380,9 @@ async function run(values: Values<typeof flags>): Promise<number> {
   using model = await loadFile(path, { ...options, ...draft })
   const first = [...categories.values()][0]![0]!
   // Pages and caches are warm then, and what passes cost is known.
-  await reply(model, first, { maxTokens: 16, speculative: "off" })
-  if (model.draft !== undefined) await reply(model, first, { maxTokens: 24, speculative: "auto" })
+  using session = prompted(model, first)
+  await reply(session, { maxTokens: 16, speculative: "off" })
+  if (model.draft !== undefined) await reply(session, { maxTokens: 24, speculative: "auto" })
   const facts = await factsOf(model, first)
   const { entries, isDone } = await measureRest(model, categories, settings, values)
   const results = [...categories.keys()]
