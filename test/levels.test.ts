@@ -44,7 +44,7 @@ const isVnniInVex: Predicate = (i) => i.encoding === "vex" && i.map === 2 && i.o
 const isFp16: Predicate = (i) => i.map >= 5
 
 /** Vectors that fetching ahead may keep out of registers: q8_0's tile of 4 columns at level avx2 has 65 more than the 32
- * of the other one; where a kernel went wrong it were 140 and more. */
+ * of the other one; those of a kernel that had gone wrong were 140 and more. */
 const MORE_SPILLS = 80
 
 interface LevelRule {
@@ -145,8 +145,8 @@ describe.skipIf(!isHere)("instructions", () => {
     })
   }
 
-  // For three days tiles of 3 to 8 columns of q6_k that fetch ahead stored 180 to 610 vectors a record and were three times
-  // slower than they are; what they compute was right.
+  // Tiles of 3 to 8 columns of q6_k that fetch ahead once stored 180 to 610 vectors a record and took three times as long as
+  // they had to; what they computed was right.
   test.each(Object.keys(LEVELS))(
     "level %s: a tile that fetches ahead keeps in registers what the other one does",
     (level) => {
