@@ -1,6 +1,7 @@
 // Where each instruction of x86-64 machine code begins, how it is encoded, and which operation it is: enough to say which
-// extensions of the CPU a piece of code needs and how much of it waits on the stack. Source: Intel SDM volume 2, chapter 2 (formats) and appendix A (opcode
-// maps). Of operands it knows whether one lies at the stack pointer. An opcode that compilers do not emit is an error.
+// extensions of the CPU a piece of code needs and how much of it waits on the stack. Source: Intel SDM volume 2, chapter 2
+// (formats) and appendix A (opcode maps). Of operands it knows whether one lies at the stack pointer. An opcode that
+// compilers do not emit is an error.
 
 export interface Instruction {
   readonly offset: number

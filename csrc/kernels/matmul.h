@@ -96,7 +96,7 @@ enum {
     PREFETCH_AHEAD = 6144,
     /* Of two weights, sums of so many tile columns are held: what is read in one go of each is then long enough for the
      * hardware to fetch ahead. GB/s of q4_k's gate and up as above, one group at a time, 8, and a whole share: without
-     * fetching 27 36 39 where one stream gives 41, with it 36 36 37. */
+     * fetching 27 36 39 where one stream gives 41, with it 36 36 37 (seen once). */
     HELD = 64,
 };
 

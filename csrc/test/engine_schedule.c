@@ -126,8 +126,10 @@ static double work_from(struct world *w, int32_t worker, double start, double ne
     }
 }
 
+enum { GRAIN = 8 }; /* of run_matmul.c */
+
 /* An operation of n units that take a P-core unit_ns each; its end. */
-static void run_op(struct world *w, enum schedule_phase phase, int32_t n, int32_t grain, double unit_ns,
+static void run_op(struct world *w, enum schedule_phase phase, int32_t n, double unit_ns,
                    struct schedule_sample *samples) {
     const struct schedule_plan *plan = &w->schedule.phase[phase].plan;
     const struct machine *m = w->machine;
@@ -136,7 +138,7 @@ static void run_op(struct world *w, enum schedule_phase phase, int32_t n, int32_
     bool done[SCHEDULE_MAX_WORKERS] = {false};
     int32_t taken = 0, first = -1;
     for (int32_t i = 0; i < plan->team; i++) {
-        schedule_deal(plan, i, n, grain, &deal[i]);
+        schedule_deal(plan, i, n, GRAIN, &deal[i]);
         at[i] = w->now;
         sum += core_speed(m, i);
         if (first < 0) first = deal[i].tail_begin;
@@ -172,7 +174,7 @@ static void run_op(struct world *w, enum schedule_phase phase, int32_t n, int32_
 
 /* A pass through 8 of the 32 layers of a model of 8 billion weights and its output matrix, 4.5 bits each: groups of 16
  * rows, 10 GB/s or 200 GMAC/s a core. */
-enum { LAYERS = 8, GRAIN = 8, LEARNING_PASSES = 30, MEASURED_PASSES = 30 };
+enum { LAYERS = 8, LEARNING_PASSES = 30, MEASURED_PASSES = 30 };
 static const struct {
     int32_t units;
     double kilobytes;
@@ -184,11 +186,11 @@ static double run_pass(struct world *w, enum schedule_phase phase) {
     for (int layer = 0; layer < LAYERS; layer++)
         for (int op = 0; op < 4; op++) {
             double unit = layer_ops[op].kilobytes * ns_of_kilobyte;
-            run_op(w, phase, layer_ops[op].units, GRAIN, unit, samples);
+            run_op(w, phase, layer_ops[op].units, unit, samples);
             work += layer_ops[op].units * unit;
         }
     if (phase == PHASE_DECODE) {
-        run_op(w, phase, output_op.units, GRAIN, output_op.kilobytes * ns_of_kilobyte, samples);
+        run_op(w, phase, output_op.units, output_op.kilobytes * ns_of_kilobyte, samples);
         work += output_op.units * output_op.kilobytes * ns_of_kilobyte;
     }
     double wall = w->now - since;
