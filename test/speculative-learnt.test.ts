@@ -9,6 +9,7 @@ import { load } from "../src/index.ts"
 import { Acceptance } from "../src/speculative/acceptance.ts"
 import { DraftCosts, PassCosts } from "../src/speculative/costs.ts"
 import { forgetLearnt, Learnt } from "../src/speculative/learnt.ts"
+import { Readings } from "../src/speculative/readings.ts"
 import { tinyTokens, writeTinyModel } from "./tiny-model.ts"
 
 setDefaultTimeout(60_000)
@@ -61,6 +62,22 @@ test("a state restored costs the same, a draft model's half of the way to the sa
   }
 })
 
+test("readings that lost are known again, and two of three decide", () => {
+  const readings = new Readings()
+  const gains = [3, -1, 2, -1, -1]
+  const lost = gains.map((gain) => {
+    const reading = readings.open(4)
+    expect(reading.gain).toBe(-4)
+    reading.gain = gain
+    return readings.lostBefore(reading)
+  })
+  expect(lost).toEqual([false, false, false, false, true])
+  const restored = new Readings()
+  restored.restore(JSON.parse(JSON.stringify(readings.state)))
+  expect(restored.state).toEqual([2, -1, -1])
+  expect(restored.lostBefore(restored.open(4))).toBe(true)
+})
+
 test("written by a generation, read by the next process's model", async () => {
   const cache = join(folder, "cache")
   await generate(cache)
@@ -70,6 +87,7 @@ test("written by a generation, read by the next process's model", async () => {
   const state = JSON.parse(readFileSync(join(cache, kept(cache)[0]!), "utf8"))
   expect(costs.state).toEqual(state.passes)
   expect(record!.acceptance.state).toEqual(state.draft.acceptance)
+  expect(record!.readings.state).toEqual(state.draft.readings)
   expect(costs.largest).toBeGreaterThan(1)
 })
 
@@ -93,6 +111,7 @@ test("a file that is wrong is not taken, and written again", async () => {
     JSON.stringify({ ...sound, passes: { ...sound.passes, products: ["1"] } }),
     JSON.stringify({ ...sound, passes: { ...sound.passes, counts: [-1] } }),
     JSON.stringify({ ...sound, draft: { ...sound.draft, acceptance: {} } }),
+    JSON.stringify({ ...sound, draft: { ...sound.draft, readings: [null] } }),
     JSON.stringify({
       ...sound,
       draft: { ...sound.draft, costs: { ...sound.draft.costs, share: null, perToken: "x" } },

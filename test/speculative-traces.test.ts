@@ -8,7 +8,7 @@ import { type Machine, nothingLearnt, type Outcome, readTraces, replay, type Set
 /** As Qwen2.5-Coder-1.5B Q4_K_M with its 0.5B as draft is on 2 cores of Zen 4: memory at 31 GB/s, 33 ms a pass, and twice
  * as fast, where products are most of a longer pass; and where each token more costs a tenth. */
 const slow = { products: (n: number) => 0.1 + 0.155 * n, step: 0.235, read: 0.035 }
-const fast = { products: (n: number) => 0.15 + 0.23 * n, step: 0.245, read: 0.052 }
+const fast = { products: (n: number) => 0.15 + 0.23 * n, step: 0.28, read: 0.062 }
 const tenth = { products: (n: number) => 1 + 0.1 * (n - 1), step: 0.25, read: 0.05 }
 const MACHINES: Record<string, Machine> = {
   "slow memory": { ...slow, noise: 0, drift: 0 },
@@ -26,7 +26,7 @@ const NEAR_DISTURBED = 0.86
  * what `auto` tries first, and reads by the draft model before it is known that lookups are enough, is a tenth of the time. */
 const COPYING = ["edit a file", "quote a text", "continue a table"]
 const NEAR_COPYING = 0.85
-/** Replies of 16 to 30 tokens: none that was read for repaid it, which is known when they are over. */
+/** Replies of 8 to 30 tokens: few that were read for repaid it, which is known when they are over. */
 const SHORT = ["translation"]
 const NEAR_SHORT = 0.86
 const LEAST_SHORT = 0.93
@@ -105,6 +105,18 @@ test("a machine whose draft model costs as much as the model itself: none is ask
   const auto = speedUps(AUTO, machine)
   const alone = speedUps({ ...AUTO, isAlone: true }, machine)
   for (const [category, speedUp] of auto) expect(speedUp).toBeGreaterThan(0.95 * alone.get(category)!)
+})
+
+test("short replies, one after another: after three of them no text is read that does not repay it", () => {
+  const machine: Machine = { ...fast, noise: 0, drift: 0 }
+  const short = traces.filter(({ category }) => SHORT.includes(category))
+  const time = (setting: Setting) => {
+    const learnt = nothingLearnt(machine)
+    const before = traces.filter(({ category }) => category === "math") // replies that repay it
+    for (const trace of [...before, ...short]) replay(trace, setting, machine, learnt, 1)
+    return short.reduce((sum, trace) => sum + replay(trace, setting, machine, learnt, 1).milliseconds, 0)
+  }
+  expect(time(OFF) / time(AUTO)).toBeGreaterThan(1)
 })
 
 /** Tokens a millisecond over all traces. */

@@ -12,9 +12,10 @@ import { writeWhole } from "../output-file.ts"
 import { Acceptance, type AcceptanceState } from "./acceptance.ts"
 import { type DraftModelRecord, MODEL_ACCEPTANCE } from "./controller.ts"
 import { DraftCosts, type DraftState, PassCosts, type PassState } from "./costs.ts"
+import { Readings } from "./readings.ts"
 
 /** Counts up when a field means something else. */
-const VERSION = 1
+const VERSION = 2
 
 /** Passes after which the end of a generation writes it again. */
 const KEEP_EVERY = 16
@@ -22,7 +23,11 @@ const KEEP_EVERY = 16
 interface LearntState {
   readonly version: number
   readonly passes: PassState
-  readonly draft?: { readonly costs: DraftState; readonly acceptance: AcceptanceState }
+  readonly draft?: {
+    readonly costs: DraftState
+    readonly acceptance: AcceptanceState
+    readonly readings: readonly number[]
+  }
 }
 
 /** What is learnt once a model. */
@@ -39,6 +44,7 @@ export class Learnt {
       this.record = {
         costs: new DraftCosts(draft.streamedBytes / model.streamedBytes),
         acceptance: new Acceptance(MODEL_ACCEPTANCE),
+        readings: new Readings(),
       }
     }
     this.#path = pathOf(model)
@@ -54,6 +60,7 @@ export class Learnt {
     const record = this.record && {
       costs: this.record.costs.state,
       acceptance: this.record.acceptance.state,
+      readings: this.record.readings.state,
     }
     const state: LearntState = { version: VERSION, passes: this.costs.state, ...(record && { draft: record }) }
     writeState(this.#path, state)
@@ -64,6 +71,7 @@ export class Learnt {
     if (draft === undefined) return
     this.record?.costs.restore(draft.costs)
     this.record?.acceptance.restore(draft.acceptance)
+    this.record?.readings.restore(draft.readings)
   }
 }
 
@@ -102,12 +110,13 @@ function isSound(state: unknown): state is LearntState {
     return false
   const { draft } = given
   if (draft === undefined) return true
-  const { costs, acceptance } = draft
+  const { costs, acceptance, readings } = draft
   const lists = [costs?.passes?.products, costs?.passes?.counts].every(areNumbers)
   const verdicts = [acceptance?.byKind, acceptance?.byPlace].every(
     (each) => areNumbers(each?.tried) && areNumbers(each.accepted),
   )
-  return lists && verdicts && areNumbers([costs.share, costs.perToken])
+  const gains = Array.isArray(readings) && readings.every((gain) => Number.isFinite(gain))
+  return lists && verdicts && gains && areNumbers([costs.share, costs.perToken])
 }
 
 function areNumbers(values: unknown): values is (number | null)[] {
