@@ -52,7 +52,8 @@ void run_attention(struct step *step, struct worker *w) {
     job.n_heads = op->i[0], job.window = op->i[3];
     job.scale = op->f[0], job.softcap = op->f[1];
     job.team = w->count;
-    int32_t n_items = attention_cut(&job).n_items, begin, end;
+    int32_t n_items = attention_cut(&job).n_items, prepared = -1, begin, end;
+    job.prepared = &prepared;
     bool partials = wants_partials(step, &job, n_items, w->count);
     if (w->index == 0) step->slot = step->k->attention_chunks_name;
     if (partials) {

@@ -278,9 +278,10 @@ static void finish_row(const struct attention_job *job, const float *state, int3
 
 static float *shared_partial(const struct attention_job *job, int32_t token, int32_t head, int32_t row, int32_t chunk,
                              float *partials) {
-    size_t index = ((size_t)token * (size_t)job->n_heads + (size_t)head) * (size_t)attention_n_chunks(job);
+    size_t rows = (size_t)job->n_tokens * (size_t)job->n_heads;
+    size_t index = (size_t)chunk * rows + (size_t)token * (size_t)job->n_heads + (size_t)head;
     (void)row, (void)partials;
-    return job->partials + (index + (size_t)chunk) * attention_partial_floats(job->layout->head_dim);
+    return job->partials + index * attention_partial_floats(job->layout->head_dim);
 }
 
 static float *scratch_partial(const struct attention_job *job, int32_t token, int32_t head, int32_t row, int32_t chunk,
@@ -341,13 +342,13 @@ static const uint8_t *head_of_unit(const struct attention_job *job, int32_t i) {
 
 void KERNEL(attention_chunks)(const struct attention_job *job, int32_t begin, int32_t end, void *scratch) {
     struct attention_scratch s;
-    int32_t n_chunks = attention_n_chunks(job), prepared = -1;
+    int32_t n_chunks = attention_n_chunks(job), none = -1, *prepared = job->prepared ? job->prepared : &none;
     attention_scratch_at(job->layout->head_dim, scratch, &s);
     for (int32_t i = begin; i < end; i++) {
         int32_t index = job->partials ? i / n_chunks : i;
         struct attention_item item = attention_item(job, index);
-        if (index != prepared) prepare_item(job, &item, &s);
-        prepared = index;
+        if (index != *prepared) prepare_item(job, &item, &s);
+        *prepared = index;
         if (job->partials) {
             const uint8_t *next = head_of_unit(job, i + 1 < end ? i + 1 : i + job->team);
             attend_chunk(job, &item, i % n_chunks, next, &s, shared_partial);
