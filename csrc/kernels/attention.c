@@ -17,7 +17,7 @@ struct rows {
     struct attention_query *query[TILE_ROWS]; /* for q8_0 keys */
     struct key_span keys[TILE_ROWS];
     float *partial[TILE_ROWS];
-    size_t ahead; /* bytes from this item's keys to those that are fetched meanwhile */
+    struct fetch *fetch; /* the part of the cache that is needed next */
 };
 
 #define LOG2E 1.44269504f
@@ -68,7 +68,6 @@ static void softmax_row(const struct attention_job *job, struct key_span keys, f
 static void weigh_values(const struct attention_job *job, const struct rows *rows, const uint8_t *v, float *weights) {
     value_fn *const *tiles = value_tiles[job->layout->v_type == ASDSL_F32];
     int32_t value_dim = job->layout->value_dim;
-    size_t ahead = rows->ahead;
     const float *p[TILE_ROWS];
     float *sums[TILE_ROWS];
     struct key_span shared = rows->keys[0];
@@ -82,12 +81,12 @@ static void weigh_values(const struct attention_job *job, const struct rows *row
     shared.end = larger(shared.first, shared.end);
     for (int32_t r = 0; r < rows->n; r++) {
         struct key_span before = {rows->keys[r].first, smaller(rows->keys[r].end, shared.first)};
-        if (before.first < before.end) tiles[1](p + r, v, value_dim, before, ahead, sums + r);
+        if (before.first < before.end) tiles[1](p + r, v, value_dim, before, rows->fetch, sums + r);
     }
-    if (shared.first < shared.end) tiles[rows->n](p, v, value_dim, shared, ahead, sums);
+    if (shared.first < shared.end) tiles[rows->n](p, v, value_dim, shared, rows->fetch, sums);
     for (int32_t r = 0; r < rows->n; r++) {
         struct key_span after = {larger(rows->keys[r].first, shared.end), rows->keys[r].end};
-        if (after.first < after.end) tiles[1](p + r, v, value_dim, after, ahead, sums + r);
+        if (after.first < after.end) tiles[1](p + r, v, value_dim, after, rows->fetch, sums + r);
     }
 }
 
@@ -121,8 +120,8 @@ static void weigh_rows_q8(const struct attention_job *job, const struct rows *ro
         struct key_span keys = rows->keys[r];
         if (keys.first != scales.keys.first || keys.end != scales.keys.end) see_scales(&scales, v_scales, keys);
         poison[r] = scales.poison;
-        rows->partial[r][1] = weigh_row(keys, scales.masked, rows->partial[r][0], s->scores + r * ATTENTION_CHUNK,
-                                        back + r * N_BLOCKS);
+        rows->partial[r][1] = weigh_row(keys, scales.masked, rows->partial[r][0], rows->fetch,
+                                        s->scores + r * ATTENTION_CHUNK, back + r * N_BLOCKS);
     }
     factors_of_weights(rows->n, back, inverse);
     for (int32_t r = 0; r < rows->n; r++) {
@@ -144,7 +143,7 @@ static void attend_values_q8(const struct attention_job *job, const struct rows 
         memset(sums[r], 0, sizeof(float) * (size_t)layout->value_dim);
     }
     struct key_span quads = {blocks.first * ATTENTION_LANES / 4, blocks.end * ATTENTION_LANES / 4};
-    value_tiles_q8[rows->n](weights, values, layout->value_dim, quads, back, rows->ahead, sums);
+    value_tiles_q8[rows->n](weights, values, layout->value_dim, quads, back, rows->fetch, sums);
 }
 
 static void attend_keys_q8(const struct rows *rows, int32_t chunk, const struct kv_layout *layout,
@@ -155,7 +154,7 @@ static void attend_keys_q8(const struct rows *rows, int32_t chunk, const struct 
         query[r] = rows->query[r];
     }
     score_tiles_q8[rows->n](query, keys, (const float *)(const void *)(keys + layout->k_scales), layout->head_dim,
-                            blocks, rows->ahead, scores);
+                            blocks, rows->fetch, scores);
 }
 
 /* The partials of a tile over one chunk. Every row sees some of it. head: its keys, then its values. */
@@ -167,7 +166,7 @@ static void attend_tile(const struct attention_job *job, const struct rows *rows
         attend_keys_q8(rows, chunk, layout, blocks, head, s->scores);
     } else {
         score_tiles[layout->k_type == ASDSL_F32][rows->n](rows->q, head, layout->head_dim, blocks, job->scale * LOG2E,
-                                                          rows->ahead, s->scores);
+                                                          rows->fetch, s->scores);
     }
     if (layout->v_type == ASDSL_Q8_0) {
         attend_values_q8(job, rows, blocks, head + layout->k_bytes, s);
@@ -204,19 +203,23 @@ static void prepare_item(const struct attention_job *job, const struct attention
 typedef float *partial_of(const struct attention_job *job, int32_t token, int32_t head, int32_t row, int32_t chunk,
                           float *partials);
 
-/* Scales and anchors of a head; tiles fetch its keys and values. */
-static void fetch_scales(const struct kv_layout *layout, const uint8_t *head) {
-    for (size_t at = layout->k_scales; at < layout->k_bytes; at += 64) SIMD_PREFETCH(head + at);
-    for (size_t at = layout->k_bytes + layout->v_scales; at < layout->head_bytes; at += 64) SIMD_PREFETCH(head + at);
+/* Steps of fetch_next over a chunk of which all rows see all. */
+static size_t fetch_steps(const struct kv_layout *l, int32_t n_rows) {
+    size_t k_load = l->k_type == ASDSL_Q8_0 ? LANES * 4 : ATTENTION_LANES * kv_element_bytes(l->k_type);
+    size_t v_load = l->v_type == ASDSL_Q8_0 ? LANES * 4 : ATTENTION_LANES * kv_element_bytes(l->v_type);
+    size_t tiles = (size_t)((n_rows + TILE_ROWS - 1) / TILE_ROWS);
+    size_t weights = (size_t)(n_rows * (ATTENTION_CHUNK / ATTENTION_LANES));
+    return tiles * (l->k_scales / k_load + l->v_scales / v_load) +
+           (l->v_type == ASDSL_Q8_0 ? weights * WEIGHING_FETCHES : 0);
 }
 
 /* next: the head that is needed after this one. */
 static void attend_chunk(const struct attention_job *job, const struct attention_item *item, int32_t chunk,
                          const uint8_t *next, const struct attention_scratch *s, partial_of *partial) {
     const uint8_t *head = kv_head(job, chunk, item->kv_head);
-    struct rows rows = {.ahead = (size_t)((uintptr_t)next - (uintptr_t)head)};
     int32_t n_rows = item->n_tokens * item->n_heads;
-    fetch_scales(job->layout, next);
+    struct fetch fetch = {.from = next, .step = (job->layout->head_bytes << 8) / fetch_steps(job->layout, n_rows)};
+    struct rows rows = {.fetch = &fetch};
     for (int32_t row = 0; row < n_rows; row++) {
         int32_t t = item->token + row / item->n_heads, h = item->head + row % item->n_heads;
         struct key_span keys = attention_span(job, t, chunk);

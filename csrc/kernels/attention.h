@@ -80,9 +80,9 @@ struct attention_job {
     int32_t n_heads;
     int32_t window; /* > 0: a query sees this many keys at most, itself included */
     float scale, softcap;
-    /* (n_chunks, n_tokens * n_heads, attention_partial_floats), or NULL: rows are finished at once. Workers take chunks in
-     * turn: were those of a row neighbours, each would write beside the other's lines (4.0 us an item instead of 3.1, 8
-     * rows of 64, 2 threads of a Zen 4 VM). */
+    /* (n_chunks, n_tokens * n_heads, attention_partial_floats), or NULL: rows are finished at once. Workers take chunks
+     * in turn: were those of a row neighbours, each would write beside the other's lines (4.0 us an item instead
+     * of 3.1, 8 rows of 64, 2 threads of a Zen 4 VM). */
     float *partials;
     int32_t *prepared; /* the item whose queries are in the scratch, -1: none; NULL: none from call to call */
     /* kv_append: */

@@ -23,6 +23,7 @@ enum {
     N_BLOCKS = ATTENTION_CHUNK / ATTENTION_ANCHORED, /* of 64 keys: they share an anchor and the factor of weights */
     BLOCK_LANES = ATTENTION_ANCHORED / ATTENTION_LANES,
     WEIGHT_MAX = 255,
+    WEIGHING_FETCHES = 2, /* with 16 weights: they take as long as two loads of a tile of 8 rows */
 };
 /* Sums of a tile that registers hold: vectors of LANES keys or dimensions, by number of rows. */
 #if defined(__AVX512F__) && !defined(ASDSL_EVEX_AS_AVXVNNI)
@@ -182,29 +183,29 @@ static void append_value_q8(const struct kv_layout *layout, const float *v, int3
     for (int32_t d = 0; d < layout->value_dim; d++) to[4 * d] = (uint8_t)q[d];
 }
 
-/* Tiles fetch another item's lines, `ahead` bytes from the same lines of this one: a worker's next item, all of which
- * is fetched evenly while this one is worked on. */
 /* ---- scores: rows x vectors of LANES keys ---- */
 /* k: the part of the vector of key `first`; vectors of the same half lie a block apart. scores, k_scales: of a chunk.
  */
 SIMD_INLINE void score_vectors_q8(const struct attention_query *const *query, const uint8_t *k, const float *k_scales,
-                                  int32_t quads, int rows, int wide, int32_t first, size_t ahead, float *scores) {
+                                  int32_t quads, int rows, int wide, int32_t first, struct fetch *fetch,
+                                  float *scores) {
     dot8 sum[ATTENTION_TILE_ROWS][Q8_WIDE];
+    struct fetch f = *fetch;
     size_t block = (size_t)quads * ATTENTION_LANES * 4;
     UNROLL for (int r = 0; r < rows; r++) UNROLL for (int b = 0; b < wide; b++)
         sum[r][b] = dot8_start(&query[r]->minus128);
     for (int32_t w = 0; w < quads; w++) {
         w8 keys[Q8_WIDE];
         UNROLL for (int b = 0; b < wide; b++) {
-            const uint8_t *at = k + (size_t)b * block + (size_t)w * ATTENTION_LANES * 4;
-            keys[b] = w8_load(at);
-            fetch_ahead(at, ahead);
+            keys[b] = w8_load(k + (size_t)b * block + (size_t)w * ATTENTION_LANES * 4);
+            fetch_next(&f);
         }
         UNROLL for (int r = 0; r < rows; r++) {
             av x = av_load(query[r]->q + 4 * w);
             UNROLL for (int b = 0; b < wide; b++) sum[r][b] = dot8_add(sum[r][b], keys[b], x);
         }
     }
+    *fetch = f;
     UNROLL for (int b = 0; b < wide; b++) {
         int32_t at = first + b * ATTENTION_LANES;
         fv scale = fv_load(k_scales + at);
@@ -217,7 +218,7 @@ SIMD_INLINE void score_vectors_q8(const struct attention_query *const *query, co
 }
 
 SIMD_INLINE void score_tile_q8(const struct attention_query *const *query, const uint8_t *k, const float *k_scales,
-                               int32_t head_dim, int rows, struct key_span blocks, size_t ahead, float *scores) {
+                               int32_t head_dim, int rows, struct key_span blocks, struct fetch *fetch, float *scores) {
     int32_t quads = attention_quads(head_dim);
     size_t block = (size_t)quads * ATTENTION_LANES * 4;
     for (int32_t b = blocks.first, n; b < blocks.end; b += n) {
@@ -226,9 +227,9 @@ SIMD_INLINE void score_tile_q8(const struct attention_query *const *query, const
             const uint8_t *keys = k + (size_t)b * block + (size_t)half * LANES * 4;
             int32_t at = b * ATTENTION_LANES + half * LANES;
             if (n == 1) {
-                score_vectors_q8(query, keys, k_scales, quads, rows, 1, at, ahead, scores);
+                score_vectors_q8(query, keys, k_scales, quads, rows, 1, at, fetch, scores);
             } else {
-                score_vectors_q8(query, keys, k_scales, quads, rows, Q8_WIDE_OF(rows), at, ahead, scores);
+                score_vectors_q8(query, keys, k_scales, quads, rows, Q8_WIDE_OF(rows), at, fetch, scores);
             }
         }
     }
@@ -260,13 +261,16 @@ static bool is_whole(struct key_span keys) { return keys.first == 0 && keys.end 
 
 /* Scores -> 2^(score - m) times the values' scales, in place. top[N_BLOCKS]: the largest of each 64 keys. Returns the sum
  * of 2^(score - m). [from, end): whole vectors of a chunk. */
-SIMD_INLINE float weigh_keys(int32_t from, int32_t end, const float *v_scales, float m, float *scores, float *top) {
+SIMD_INLINE float weigh_keys(int32_t from, int32_t end, const float *v_scales, float m, struct fetch *fetch,
+                             float *scores, float *top) {
+    struct fetch f = *fetch;
     f32x16 sum = f32x16_zero(), max = f32x16_set1(m), largest[N_BLOCKS];
     UNROLL for (int b = 0; b < N_BLOCKS; b++) {
         largest[b] = f32x16_zero();
         UNROLL for (int j = 0; j < BLOCK_LANES; j++) {
             int32_t i = b * ATTENTION_ANCHORED + j * ATTENTION_LANES;
             if (i < from || i >= end) continue;
+            UNROLL for (int l = 0; l < WEIGHING_FETCHES; l++) fetch_next(&f);
             f32x16 p = f32x16_exp2(f32x16_sub(f32x16_loadu(scores + i), max));
             f32x16 w = f32x16_mul(p, f32x16_loadu(v_scales + i));
             sum = f32x16_add(sum, p);
@@ -274,13 +278,15 @@ SIMD_INLINE float weigh_keys(int32_t from, int32_t end, const float *v_scales, f
             f32x16_storeu(scores + i, w);
         }
     }
+    *fetch = f;
     f32x16_hmax4(largest, top);
     return f32x16_sum(sum);
 }
 
-static float weigh_row(struct key_span keys, const float *v_scales, float m, float *scores, float *top) {
-    if (is_whole(keys)) return weigh_keys(0, ATTENTION_CHUNK, v_scales, m, scores, top);
-    return weigh_keys(keys.first / ATTENTION_LANES * ATTENTION_LANES, keys.end, v_scales, m, scores, top);
+static float weigh_row(struct key_span keys, const float *v_scales, float m, struct fetch *fetch, float *scores,
+                       float *top) {
+    if (is_whole(keys)) return weigh_keys(0, ATTENTION_CHUNK, v_scales, m, fetch, scores, top);
+    return weigh_keys(keys.first / ATTENTION_LANES * ATTENTION_LANES, keys.end, v_scales, m, fetch, scores, top);
 }
 
 /* Of n rows: back[n][N_BLOCKS], the largest weights, become what sums of integers are multiplied by; inverse[] what
@@ -305,20 +311,21 @@ static void round_row_of_weights(struct key_span keys, const float *weights, con
 /* ---- values: rows x vectors of LANES dimensions ---- */
 /* sums[r][wide vectors] += the block's keys, quads of them counted from the chunk's first. */
 SIMD_INLINE void value_block_q8(const weight8u *weights, const uint8_t *v, size_t quad_bytes, int rows, int wide,
-                                int32_t first, int32_t end, const float *back, size_t ahead,
+                                int32_t first, int32_t end, const float *back, struct fetch *fetch,
                                 float *const *sums) {
     iv sum[ATTENTION_TILE_ROWS][Q8_WIDE];
+    struct fetch f = *fetch;
     UNROLL for (int r = 0; r < rows; r++) UNROLL for (int j = 0; j < wide; j++) sum[r][j] = iv_zero();
     for (int32_t i = first; i < end; i++) {
         b8u values[Q8_WIDE];
         UNROLL for (int j = 0; j < wide; j++) {
-            const uint8_t *at = v + (size_t)i * quad_bytes + (size_t)(j * LANES * 4);
-            values[j] = b8u_load(at);
-            fetch_ahead(at, ahead);
+            values[j] = b8u_load(v + (size_t)i * quad_bytes + (size_t)(j * LANES * 4));
+            fetch_next(&f);
         }
         UNROLL for (int r = 0; r < rows; r++) UNROLL for (int j = 0; j < wide; j++)
             sum[r][j] = dot8u_add(sum[r][j], values[j], weights + r * ATTENTION_CHUNK + 4 * i);
     }
+    *fetch = f;
     int32_t block = 4 * first / ATTENTION_ANCHORED;
     UNROLL for (int r = 0; r < rows; r++) UNROLL for (int j = 0; j < wide; j++) {
         float *to = sums[r] + j * LANES;
@@ -327,44 +334,44 @@ SIMD_INLINE void value_block_q8(const weight8u *weights, const uint8_t *v, size_
 }
 
 SIMD_INLINE void value_vectors_q8(const weight8u *weights, const uint8_t *v, size_t quad_bytes, int rows, int wide,
-                                  struct key_span quads, const float *back, size_t ahead,
+                                  struct key_span quads, const float *back, struct fetch *fetch,
                                   float *const *sums) {
     const int32_t in_block = ATTENTION_ANCHORED / 4;
     for (int32_t i = quads.first, next; i < quads.end; i = next) {
         next = (i / in_block + 1) * in_block;
         if (next > quads.end) next = quads.end;
-        value_block_q8(weights, v, quad_bytes, rows, wide, i, next, back, ahead, sums);
+        value_block_q8(weights, v, quad_bytes, rows, wide, i, next, back, fetch, sums);
     }
 }
 
 SIMD_INLINE void value_tile_q8(const weight8u *weights, const uint8_t *v, int32_t value_dim, int rows,
-                               struct key_span quads, const float *back, size_t ahead, float *const *sums) {
+                               struct key_span quads, const float *back, struct fetch *fetch, float *const *sums) {
     size_t quad_bytes = (size_t)value_dim * 4;
     for (int32_t d = 0, n; d < value_dim; d += n * LANES) {
         float *at[ATTENTION_TILE_ROWS];
         UNROLL for (int r = 0; r < rows; r++) at[r] = sums[r] + d;
         n = value_dim - d >= Q8_WIDE_OF(rows) * LANES ? Q8_WIDE_OF(rows) : 1;
         if (n == 1) {
-            value_vectors_q8(weights, v + 4 * (size_t)d, quad_bytes, rows, 1, quads, back, ahead, at);
+            value_vectors_q8(weights, v + 4 * (size_t)d, quad_bytes, rows, 1, quads, back, fetch, at);
         } else {
-            value_vectors_q8(weights, v + 4 * (size_t)d, quad_bytes, rows, Q8_WIDE_OF(rows), quads, back, ahead, at);
+            value_vectors_q8(weights, v + 4 * (size_t)d, quad_bytes, rows, Q8_WIDE_OF(rows), quads, back, fetch, at);
         }
     }
 }
 
 /* Tiles for each number of rows: constants become registers. */
 typedef void score_q8_fn(const struct attention_query *const *query, const uint8_t *k, const float *k_scales,
-                         int32_t head_dim, struct key_span blocks, size_t ahead, float *scores);
+                         int32_t head_dim, struct key_span blocks, struct fetch *fetch, float *scores);
 typedef void value_q8_fn(const weight8u *weights, const uint8_t *v, int32_t value_dim, struct key_span quads,
-                         const float *back, size_t ahead, float *const *sums);
+                         const float *back, struct fetch *fetch, float *const *sums);
 #define TILE_Q8(ROWS)                                                                                                  \
     static void score_##ROWS##_Q8(const struct attention_query *const *query, const uint8_t *k, const float *k_scales, \
-                                  int32_t head_dim, struct key_span blocks, size_t ahead, float *scores) {             \
-        score_tile_q8(query, k, k_scales, head_dim, ROWS, blocks, ahead, scores);                                      \
+                                  int32_t head_dim, struct key_span blocks, struct fetch *fetch, float *scores) {             \
+        score_tile_q8(query, k, k_scales, head_dim, ROWS, blocks, fetch, scores);                                      \
     }                                                                                                                  \
     static void value_##ROWS##_Q8(const weight8u *weights, const uint8_t *v, int32_t value_dim, struct key_span quads, \
-                                  const float *back, size_t ahead, float *const *sums) {                   \
-        value_tile_q8(weights, v, value_dim, ROWS, quads, back, ahead, sums);                                          \
+                                  const float *back, struct fetch *fetch, float *const *sums) {                   \
+        value_tile_q8(weights, v, value_dim, ROWS, quads, back, fetch, sums);                                          \
     }
 TILE_Q8(1)
 TILE_Q8(2)
