@@ -7,7 +7,7 @@ import { existsSync, readFileSync, rmSync } from "node:fs"
 import { join } from "node:path"
 import { BuildError } from "../src/errors.ts"
 import { projectFolder } from "../src/setup/project.ts"
-import { findZig, zigEnvironment } from "../src/setup/zig.ts"
+import { findZig, zigBuild, zigEnvironment } from "../src/setup/zig.ts"
 import { Elf } from "./elf.ts"
 import { MachO } from "./mach-o.ts"
 import { Pe } from "./pe.ts"
@@ -117,7 +117,7 @@ function complaints(facts: Facts, [format, machine, isOldEnough]: (typeof SYSTEM
 
 function build(folder: string, options: readonly string[]): void {
   rmSync(folder, { recursive: true, force: true }) // or a library that was left out would be an old one
-  const child = Bun.spawnSync([findZig(), "build", "cross", "--prefix", join(projectFolder, "zig-out"), ...options], {
+  const child = Bun.spawnSync(zigBuild(findZig(), "cross", "--prefix", join(projectFolder, "zig-out"), ...options), {
     cwd: projectFolder,
     env: zigEnvironment(),
     stdio: ["ignore", 2, "inherit"],

@@ -9,7 +9,7 @@ import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { AsdslError, BuildError } from "../src/errors.ts"
 import { projectFolder } from "../src/setup/project.ts"
-import { findZig, zigEnvironment } from "../src/setup/zig.ts"
+import { findZig, zigBuild, zigEnvironment } from "../src/setup/zig.ts"
 import { arm64Bun, findQemu } from "./arm64.ts"
 import { judge } from "./test.ts"
 
@@ -90,7 +90,7 @@ async function work(jobs: Job[], total: { passed: number; failed: string[] }): P
 
 function crossBuild(): string {
   const prefix = join(projectFolder, "zig-out", "aarch64")
-  const command = [findZig(), "build", "install", "programs", "-Dtarget=aarch64-linux-gnu.2.17", "--prefix", prefix]
+  const command = zigBuild(findZig(), "install", "programs", "-Dtarget=aarch64-linux-gnu.2.17", "--prefix", prefix)
   const child = Bun.spawnSync(command, { cwd: projectFolder, env: zigEnvironment(), stdin: "ignore", stderr: "pipe" })
   if (child.exitCode !== 0) throw new BuildError(`zig build for aarch64 failed:\n${`${child.stderr}`.trim()}`)
   return prefix

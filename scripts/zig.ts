@@ -2,10 +2,11 @@
 
 import { AsdslError } from "../src/errors.ts"
 import { projectFolder } from "../src/setup/project.ts"
-import { findZig, zigEnvironment } from "../src/setup/zig.ts"
+import { findZig, zigBuild, zigEnvironment } from "../src/setup/zig.ts"
 
 try {
-  const command = [findZig(), ...process.argv.slice(2)]
+  const [first, ...others] = process.argv.slice(2)
+  const command = first === "build" ? zigBuild(findZig(), ...others) : [findZig(), ...process.argv.slice(2)]
   const { exitCode } = Bun.spawnSync(command, {
     cwd: projectFolder,
     env: zigEnvironment(),

@@ -11,7 +11,7 @@ import { declaredFunctions, isInGlibc217 } from "../scripts/cross.ts"
 import { Elf } from "../scripts/elf.ts"
 import { ensureLibrary } from "../src/native/build.ts"
 import { projectFolder } from "../src/setup/project.ts"
-import { findZig, zigEnvironment } from "../src/setup/zig.ts"
+import { findZig, zigBuild, zigEnvironment } from "../src/setup/zig.ts"
 import { type Instruction, instructions } from "./x86-instructions.ts"
 
 const isHere = process.arch === "x64" && process.platform === "linux"
@@ -87,7 +87,7 @@ const places = new Map<string, { name: string; value: number }[]>()
 const library = () => new Elf(readFileSync(ensureLibrary()))
 
 function zigBuildObjects(prefix: string, ...options: string[]): void {
-  const child = Bun.spawnSync([findZig(), "build", "objects", "--prefix", prefix, ...options], {
+  const child = Bun.spawnSync(zigBuild(findZig(), "objects", "--prefix", prefix, ...options), {
     cwd: projectFolder,
     env: zigEnvironment(),
   })

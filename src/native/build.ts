@@ -9,7 +9,7 @@ import { basename, dirname, join } from "node:path"
 import { BuildError } from "../errors.ts"
 import { lockSync } from "../setup/lock.ts"
 import { projectFolder } from "../setup/project.ts"
-import { findZig, zigEnvironment } from "../setup/zig.ts"
+import { findZig, zigBuild, zigEnvironment } from "../setup/zig.ts"
 
 const SOURCE_FOLDERS = ["csrc", join("csrc", "kernels"), join("csrc", "platform")]
 
@@ -126,7 +126,7 @@ function runZig(zig: string, root: string, prefix: string): void {
   const terminal = process.stderr.isTTY
   const start = performance.now()
   if (terminal) process.stderr.write("building the engine (about half a minute the first time) ...")
-  const child = Bun.spawnSync([zig, "build", "--prefix", prefix, "--color", terminal ? "on" : "off"], {
+  const child = Bun.spawnSync(zigBuild(zig, "--prefix", prefix, "--color", terminal ? "on" : "off"), {
     cwd: root,
     env: zigEnvironment(),
     stdin: "ignore",

@@ -2,6 +2,7 @@
 // folder, PATH, and else installed into that folder. Knows nothing of what is built.
 
 import { existsSync, readFileSync } from "node:fs"
+import { availableParallelism } from "node:os"
 import { join } from "node:path"
 import { BuildError } from "../errors.ts"
 import { installTool } from "./pip.ts"
@@ -44,6 +45,14 @@ export function findZig(root = projectFolder): string {
  */
 export function zigEnvironment(): Record<string, string | undefined> {
   return { ...process.env, ZIG_DEBUG_CMD: "1" }
+}
+
+/**
+ * The words of `zig build` and what follows. Without -j it has one thread fewer than CPUs beside its first, which waits once
+ * it has handed out the steps that need no other: on two CPUs most of a build is one step at a time then.
+ */
+export function zigBuild(zig: string, ...words: string[]): string[] {
+  return [zig, "build", `-j${availableParallelism()}`, ...words]
 }
 
 function ownZig(folder: string): string {
