@@ -235,10 +235,12 @@ fn buildAll(b: *std.Build) void {
             .evex = evex,
         };
         switch (sanitizer) {
-            .none, .undefined => for (testPrograms(b, sources, target, tested)) |program| {
-                step.dependOn(&b.addRunArtifact(program).step);
+            .none, .undefined => {
+                var runs: std.ArrayList(*Step.Run) = .empty;
+                for (testPrograms(b, sources, target, tested)) |program| append(b, &runs, b.addRunArtifact(program));
+                addTestRuns(step, runs.items);
             },
-            .address, .thread => addSystemTests(b, step, sources, arch, tested),
+            .address, .thread => addTestRuns(step, systemTests(b, sources, arch, tested)),
         }
     }
 }
@@ -437,7 +439,7 @@ fn layoutBench(b: *std.Build, sources: Sources, target: std.Build.ResolvedTarget
 
 /// zig has no runtime of AddressSanitizer, and compiles that of ThreadSanitizer from C++ for minutes: both come from the
 /// system's C compiler.
-fn addSystemTests(b: *std.Build, step: *Step, sources: Sources, arch: std.Target.Cpu.Arch, variant: Variant) void {
+fn systemTests(b: *std.Build, sources: Sources, arch: std.Target.Cpu.Arch, variant: Variant) []const *Step.Run {
     const flags = variant.flags(b);
     var objects: std.ArrayList(LazyPath) = .empty;
     for (sources.common) |path| append(b, &objects, systemObject(b, path, flags));
@@ -453,6 +455,7 @@ fn addSystemTests(b: *std.Build, step: *Step, sources: Sources, arch: std.Target
         });
         for (sources.kernels) |path| append(b, &objects, systemObject(b, path, level_flags));
     }
+    var runs: std.ArrayList(*Step.Run) = .empty;
     for (sources.tests) |path| {
         const name = std.fs.path.stem(path);
         // Tests of kernels have one thread: nothing for ThreadSanitizer to find, in minutes.
@@ -466,8 +469,27 @@ fn addSystemTests(b: *std.Build, step: *Step, sources: Sources, arch: std.Target
         const program = link.addOutputFileArg(name);
         const run = b.addRunFile(program);
         run.setName(b.fmt("run {s} ({t})", .{ name, variant.sanitizer }));
-        step.dependOn(&run.step);
+        append(b, &runs, run);
     }
+    return runs.items;
+}
+
+/// Tests of kernels have one thread and run side by side: of programs that write to the terminal themselves zig runs one
+/// at a time. If one fails, zig shows what it printed; if it succeeds, it ended as csrc/test/check.h has it. The other
+/// tests run before, each alone: beside another program, threads that wait for one another need a minute instead of one
+/// second.
+fn addTestRuns(step: *Step, runs: []const *Step.Run) void {
+    for (runs) |run| {
+        step.dependOn(&run.step);
+        if (!isOfKernels(run)) continue;
+        run.expectStdOutMatch(", 0 failures\n");
+        run.has_side_effects = true; // or it would not run again before it changes
+        for (runs) |other| if (!isOfKernels(other)) run.step.dependOn(&other.step);
+    }
+}
+
+fn isOfKernels(run: *const Step.Run) bool {
+    return std.mem.find(u8, run.step.name, "kernels_") != null;
 }
 
 fn systemObject(b: *std.Build, path: []const u8, flags: []const []const u8) LazyPath {

@@ -4,17 +4,13 @@
  * the bound of a float chain. The variant, given float activations: every integer slot of every level is within what
  * quantising them can do, sum of |w| d / 2, besides both chains. Neither knows how the other unpacks a weight.
  */
-#include <stdio.h>
+#include "check.h"
 #if !defined(__x86_64__)
-int main(void) {
-    printf("kernels_fma: skipped, the variant is AVX2's\n");
-    return 0;
-}
+int main(void) { return check_report("kernels_fma: skipped, the variant is AVX2's"); }
 #else
 #include "../asdsl.h"
 #include "../kernels/layout.h"
 #include "../oracle/matmul_fma.h"
-#include "check.h"
 #include "guarded.h"
 #include "levels.h"
 #include <math.h>
@@ -174,10 +170,7 @@ static void check_case(const struct type_facts *t, int32_t rows, int32_t cols, b
 int main(void) {
     static const int32_t types[] = {ASDSL_Q4_1, ASDSL_Q5_0, ASDSL_Q8_0, ASDSL_Q4_K, ASDSL_Q6_K};
     uint32_t usable = usable_levels();
-    if (!(usable >> ASDSL_LEVEL_AVX2 & 1)) {
-        printf("kernels_fma: skipped, the variant needs AVX2\n");
-        return 0;
-    }
+    if (!(usable >> ASDSL_LEVEL_AVX2 & 1)) return check_report("kernels_fma: skipped, the variant needs AVX2");
     for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
         const struct type_facts *t = type_facts(types[i]);
         for (int32_t n = 1; n <= 9; n += 2) { /* odd numbers of blocks: the last of a pair's types stands alone */
