@@ -141,16 +141,17 @@ const Variant = struct {
             .none => if (variant.optimize == .debug) &.{} else &.{ "-O3", "-fno-sanitize=undefined" },
             // -O0: clang needs a minute a file to optimise the checks of unrolled tiles.
             .undefined => &.{ "-O0", "-g" },
-            // Undefined behaviour in the same run: half the time of two.
+            // Undefined behaviour in the same run: half the time of two. -g1 has the lines that a report names; for the
+            // rest of -g gcc needs half as long again.
             .address => &.{
                 "-O1",
-                "-g",
+                "-g1",
                 "-fsanitize=address,undefined",
                 "-fno-sanitize-recover=all",
                 "-fno-omit-frame-pointer",
                 "-Wno-psabi",
             },
-            .thread => &.{ "-O1", "-g", "-fsanitize=thread", "-Wno-psabi" },
+            .thread => &.{ "-O1", "-g1", "-fsanitize=thread", "-Wno-psabi" },
         };
         const tile: []const []const u8 = if (variant.tile_columns) |n| &.{b.fmt("-DASDSL_TILE_COLUMNS={d}", .{n})} else &.{};
         return concat(b, &.{ &language, &warnings, own, tile });
