@@ -15,7 +15,7 @@
 #include <stdbool.h>
 #include <stdlib.h>
 
-enum { COLUMNS = 64 };
+enum { COLUMNS = 64, BOUND_COLUMNS = 5 }; /* the reference is slow */
 #define SOFTCAP 3.0f
 
 static uint64_t state = 88172645463325252u;
@@ -129,11 +129,20 @@ static void check_strips(int32_t act_type, int32_t cols, int32_t run, uint32_t u
 }
 
 /* ---- products ---- */
+/* What a sum may be off by: for rounding floats, and for weights that move by half a step if a step is the largest. */
+struct error {
+    double magnitude; /* sum of |w| |x| */
+    double rounding, half_steps, variance;
+};
+
 struct test_case {
     const struct type_facts *t;
     int32_t rows, cols, run;
     struct guarded w, w2, strips;
     float *bias; /* (rows) or NULL */
+    /* (BOUND_COLUMNS, rows), the same for every level: of sums over w and w2, and the reference's results. */
+    struct error *error[2];
+    float *want[EPILOGUE_SOFTCAP + 1];
 };
 
 static bool has_two(enum matmul_epilogue epilogue) {
@@ -173,20 +182,16 @@ static void run_slot(const struct test_case *c, const struct kernels *k, enum ma
     guarded_free(&scratch);
 }
 
-struct error {
-    double worst, variance, magnitude; /* magnitude: sum of |w| |x| */
-};
-
 /* A weight moves by half a step at most, and by what the float arithmetic of scale * byte + offset rounds; a step is
  * the largest magnitude of the row's block / PANEL_MAX. Errors of half a step at most, independent and uniform, have
  * the variance step^2 / 12. */
-static struct error error_of(const struct test_case *c, const void *w, int32_t row, int32_t t, double most) {
+static struct error error_of(const struct test_case *c, const void *w, int32_t row, int32_t t) {
     const uint8_t *group = (const uint8_t *)w + (size_t)(row / 16) * group_bytes(c->t->type, c->cols);
     const uint8_t *strip = c->strips.data + (size_t)(t / STRIP_COLS) * strip_bytes(c->cols);
     struct error e = {0};
     for (int32_t k0 = 0; k0 < c->cols; k0 += FAST_BLOCK) {
         int32_t n = c->cols - k0 < FAST_BLOCK ? c->cols - k0 : FAST_BLOCK, steps = fast_cols(n) / 4;
-        double largest = 0, sum = 0, squares = 0, d;
+        double largest = 0, sum = 0, squares = 0, d = tail_of(strip, steps)->d[t % STRIP_COLS];
         for (int32_t i = 0; i < n; i++) {
             struct element w_i = layout_element(c->t->type, group, c->cols, row % 16, k0 + i);
             int8_t q = (int8_t)strip[STRIP_LINE * (i / 4) + 4 * (t % STRIP_COLS) + i % 4];
@@ -194,62 +199,55 @@ static struct error error_of(const struct test_case *c, const void *w, int32_t r
             if (fabs(value) > largest) largest = fabs(value);
             sum += abs(q);
             squares += q * q;
-            e.magnitude += fabs(value) * abs(q) * fabs(tail_of(strip, steps)->d[t % STRIP_COLS]);
-            e.worst += 0x1p-22 * parts * abs(q) * fabs(tail_of(strip, steps)->d[t % STRIP_COLS]);
+            e.magnitude += fabs(value) * abs(q) * fabs(d);
+            e.rounding += 0x1p-22 * parts * abs(q) * fabs(d);
         }
-        d = tail_of(strip, steps)->d[t % STRIP_COLS];
-        e.worst += largest / most * 0.5 * sum * d;
-        e.variance += largest / most * (largest / most) / 12 * squares * d * d;
+        e.half_steps += largest * 0.5 * sum * d;
+        e.variance += largest * largest / 12 * squares * d * d;
         strip += STRIP_LINE * steps + sizeof(struct strip_tail);
     }
     /* One fused step a block and the scales' product round as well. */
-    e.worst += (c->cols / FAST_BLOCK + 4) * 0x1p-23 * e.magnitude;
+    e.rounding += (c->cols / FAST_BLOCK + 4) * 0x1p-23 * e.magnitude;
     return e;
 }
 
-/* How far a result may be from the reference's. */
-static double bound_of(const struct test_case *c, enum matmul_epilogue epilogue, int32_t row, int32_t t, double most,
-                       double expected) {
-    struct error gate = error_of(c, c->w.data, row, t, most);
-    double bound = gate.worst;
+/* How far result i may be from the reference's, at a level whose largest weight of a panel is `most`. */
+static double bound_of(const struct test_case *c, enum matmul_epilogue epilogue, size_t i, double most) {
+    struct error gate = c->error[0][i];
+    double worst = gate.rounding + gate.half_steps / most, bound = worst;
     if (has_two(epilogue)) { /* slopes below 1.13; |silu(x)| and |gelu(x)| <= |x| */
-        struct error up = error_of(c, c->w2.data, row, t, most);
-        bound = 1.13 * gate.worst * (up.magnitude + up.worst) + up.worst * gate.magnitude +
-                1e-6 * gate.magnitude * up.magnitude;
+        struct error up = c->error[1][i];
+        double up_worst = up.rounding + up.half_steps / most;
+        bound =
+            1.13 * worst * (up.magnitude + up_worst) + up_worst * gate.magnitude + 1e-6 * gate.magnitude * up.magnitude;
     }
     if (epilogue == EPILOGUE_SOFTCAP) bound += 1e-6 * SOFTCAP;
-    return bound + 3 * 0x1p-24 * (fabs(expected) + 8) + 1e-37;
+    return bound + 3 * 0x1p-24 * (fabs((double)c->want[epilogue][i]) + 8) + 1e-37;
 }
 
 static void check_products(const struct test_case *c, int32_t level) {
-    const struct kernels *k = kernels_for(level), *reference = kernels_for(ASDSL_LEVEL_REFERENCE);
+    const struct kernels *k = kernels_for(level);
     static const int32_t counts[] = {17, 20, 31, 33, 48, COLUMNS};
-    enum { BOUND_COLUMNS = 5 }; /* the reference is slow */
-    size_t floats = (size_t)COLUMNS * (size_t)c->rows;
-    float *golden = malloc(4 * floats), *out = malloc(4 * floats), *want = malloc(4 * floats);
+    size_t floats = (size_t)COLUMNS * (size_t)c->rows, compared = (size_t)BOUND_COLUMNS * (size_t)c->rows;
+    float *golden = malloc(4 * floats), *out = malloc(4 * floats);
     int32_t groups = (c->rows + 15) / 16;
+    double most = panel_max(level);
     for (int32_t e = EPILOGUE_STORE; e <= EPILOGUE_SOFTCAP; e++) {
         enum matmul_epilogue epilogue = (enum matmul_epilogue)e;
-        double squares = 0, n_squares = 0;
+        double squares = 0;
         run_slot(c, k, epilogue, COLUMNS, 0, golden);
-        run_slot(c, reference, epilogue, BOUND_COLUMNS, 0, want);
-        for (int32_t t = 0; t < BOUND_COLUMNS; t++)
-            for (int32_t r = 0; r < c->rows; r++) {
-                size_t i = (size_t)t * (size_t)c->rows + (size_t)r;
-                double off = fabs((double)golden[i] - want[i]), bound;
-                bound = bound_of(c, epilogue, r, t, panel_max(level), want[i]);
-                CHECK(off <= bound,
-                      "%s.gemm_fast.%s rows %d cols %d epilogue %d row %d column %d: %.9g, not %.9g +- %g", c->t->name,
-                      k->level, c->rows, c->cols, e, r, t, golden[i], want[i], bound);
-                if (epilogue != EPILOGUE_STORE) continue;
-                squares += off * off / (error_of(c, c->w.data, r, t, panel_max(level)).variance + 1e-30);
-                n_squares++;
-            }
+        for (size_t i = 0; i < compared; i++) {
+            double want = c->want[e][i], off = fabs((double)golden[i] - want), bound = bound_of(c, epilogue, i, most);
+            CHECK(off <= bound, "%s.gemm_fast.%s rows %d cols %d epilogue %d row %d column %d: %.9g, not %.9g +- %g",
+                  c->t->name, k->level, c->rows, c->cols, e, (int)i % c->rows, (int)i / c->rows, (double)golden[i],
+                  want, bound);
+            squares += off * off / (c->error[0][i].variance / (most * most) + 1e-30);
+        }
         /* Of 80 or more, correlated within a row at most; blocks with few inputs hit the largest weight, which has no
          * error. */
-        CHECK(epilogue != EPILOGUE_STORE || n_squares < 80 || squares / n_squares < 1.6,
+        CHECK(epilogue != EPILOGUE_STORE || compared < 80 || squares / (double)compared < 1.6,
               "%s.gemm_fast.%s rows %d cols %d: errors of %.2f times the variance of rounding", c->t->name, k->level,
-              c->rows, c->cols, squares / n_squares);
+              c->rows, c->cols, squares / (double)compared);
         for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
             int32_t split = (int32_t)(i + (size_t)e) % (groups + 1);
             run_slot(c, k, epilogue, counts[i], split, out);
@@ -260,7 +258,6 @@ static void check_products(const struct test_case *c, int32_t level) {
     }
     free(golden);
     free(out);
-    free(want);
 }
 
 static void check_case(const struct type_facts *t, int32_t rows, int32_t cols, int32_t run, uint32_t usable) {
@@ -273,9 +270,22 @@ static void check_case(const struct type_facts *t, int32_t rows, int32_t cols, i
         c.bias = malloc((size_t)rows * 4);
         for (int32_t i = 0; i < rows; i++) c.bias[i] = uniform() * 8;
     }
+    size_t compared = (size_t)BOUND_COLUMNS * (size_t)rows;
+    for (int i = 0; i < 2; i++) {
+        c.error[i] = malloc(sizeof *c.error[i] * compared);
+        for (int32_t j = 0; j < (int32_t)compared; j++)
+            c.error[i][j] = error_of(&c, (i ? c.w2 : c.w).data, j % rows, j / rows);
+    }
+    for (int32_t e = EPILOGUE_STORE; e <= EPILOGUE_SOFTCAP; e++) {
+        c.want[e] = malloc(4 * compared);
+        run_slot(&c, kernels_for(ASDSL_LEVEL_REFERENCE), (enum matmul_epilogue)e, BOUND_COLUMNS, 0, c.want[e]);
+    }
     for (int32_t l = 0; l < N_LEVELS; l++)
         if (usable >> levels[l] & 1) check_products(&c, levels[l]);
     free(c.bias);
+    free(c.error[0]);
+    free(c.error[1]);
+    for (int32_t e = EPILOGUE_STORE; e <= EPILOGUE_SOFTCAP; e++) free(c.want[e]);
     guarded_free(&x);
     guarded_free(&c.w);
     guarded_free(&c.w2);
