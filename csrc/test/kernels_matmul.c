@@ -323,6 +323,14 @@ static void check_case(const struct type_facts *t, int32_t rows, int32_t cols, i
         guarded_free(&c.w[side]), guarded_free(&c.w2[side]), guarded_free(&c.act[side]);
 }
 
+/* Half of the time goes to large matrices. AddressSanitizer's build has them at one width: more of them are more
+ * numbers, for the build without it to compare, and no other lines, levels, tails or fills of the kernels. */
+#if defined(__SANITIZE_ADDRESS__)
+enum { FULL = 0 };
+#else
+enum { FULL = 1 };
+#endif
+
 /* NaN and infinity: no crash, the same bits at every level, and a scale that shows the fault. */
 static void check_not_finite(uint32_t usable) {
     float x[512];
@@ -371,12 +379,12 @@ int main(void) {
                              t->block == 32 ? 576 : 5 * t->block};
         for (int32_t w = 0; w < 4; w++)
             for (size_t r = 0; r < sizeof row_counts / sizeof *row_counts; r++, run++) {
-                if (row_counts[r] > 64 && w % 2 == 0) continue;
+                if (row_counts[r] > 64 && w != 1 && !(FULL && w == 3)) continue;
                 check_case(t, row_counts[r], widths[w], FEW_COLUMNS, (enum fill)(run % FILLS), run, usable);
             }
         check_case(t, 16, t->block, FEW_COLUMNS, EXTREME, 1, usable); /* no bias, one block: exact */
         check_case(t, 33, widths[1], MANY_COLUMNS, RANDOM, run, usable);
-        check_case(t, 576, widths[t->block == 256 ? 0 : 1], FEW_COLUMNS, OUTLIER, run + 1, usable);
+        if (FULL) check_case(t, 576, widths[t->block == 256 ? 0 : 1], FEW_COLUMNS, OUTLIER, run + 1, usable);
     }
     check_not_finite(usable);
     return check_report("kernels_matmul");
