@@ -478,7 +478,7 @@ fn systemTests(b: *std.Build, sources: Sources, arch: std.Target.Cpu.Arch, varia
 /// Tests of kernels have one thread and run side by side: of programs that write to the terminal themselves zig runs one
 /// at a time. If one fails, zig shows what it printed; if it succeeds, it ended as csrc/test/check.h has it. The other
 /// tests run before, each alone: beside another program, threads that wait for one another need a minute instead of one
-/// second.
+/// second (seen once).
 fn addTestRuns(step: *Step, runs: []const *Step.Run) void {
     for (runs) |run| {
         step.dependOn(&run.step);

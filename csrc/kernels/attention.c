@@ -345,13 +345,13 @@ static const uint8_t *head_of_unit(const struct attention_job *job, int32_t i) {
 
 void KERNEL(attention_chunks)(const struct attention_job *job, int32_t begin, int32_t end, void *scratch) {
     struct attention_scratch s;
-    int32_t n_chunks = attention_n_chunks(job), none = -1, *prepared = job->prepared ? job->prepared : &none;
+    int32_t n_chunks = attention_n_chunks(job);
     attention_scratch_at(job->layout->head_dim, scratch, &s);
     for (int32_t i = begin; i < end; i++) {
         int32_t index = job->partials ? i / n_chunks : i;
         struct attention_item item = attention_item(job, index);
-        if (index != *prepared) prepare_item(job, &item, &s);
-        *prepared = index;
+        if (index != *job->prepared) prepare_item(job, &item, &s);
+        *job->prepared = index;
         if (job->partials) {
             const uint8_t *next = head_of_unit(job, i + 1 < end ? i + 1 : i + job->team);
             attend_chunk(job, &item, i % n_chunks, next, &s, shared_partial);

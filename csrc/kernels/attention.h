@@ -82,9 +82,9 @@ struct attention_job {
     float scale, softcap;
     /* (n_chunks, n_tokens * n_heads, attention_partial_floats), or NULL: rows are finished at once. Workers take chunks
      * in turn: were those of a row neighbours, each would write beside the other's lines (4.0 us an item instead
-     * of 3.1, 8 rows of 64, 2 threads of a Zen 4 VM). */
+     * of 3.1, 8 rows of 64, 2 threads of a Zen 4 VM, seen once). */
     float *partials;
-    int32_t *prepared; /* the item whose queries are in the scratch, -1: none; NULL: none from call to call */
+    int32_t *prepared; /* the item whose queries are in the worker's scratch, from call to call; -1: none */
     /* kv_append: */
     const float *k, *v; /* (n_tokens, n_kv_heads * head_dim) */
     size_t k_stride, v_stride;

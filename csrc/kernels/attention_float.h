@@ -20,7 +20,7 @@ enum { TILE_ROWS = 4, MAX_WIDE = 4 };
 
 /* What a worker needs next is fetched while it works on this: a little with each step of scores, of weights and of
  * values. Fetched with scores and values alone, half of the time memory was asked for more than it gives and half of it
- * for nothing: attention of a token at 4,096 took 8 % longer (1.1 B, 2 threads of a Zen 4 VM). */
+ * for nothing: attention of a token at 4,096 took 8 % longer (1.1 B, 2 threads of a Zen 4 VM, seen once). */
 struct fetch {
     const uint8_t *from;
     size_t done, step; /* bytes in 1/256, so far and at a step */
@@ -101,8 +101,8 @@ SIMD_INLINE void value_vectors(const float *const *p, const uint8_t *v, int32_t 
         f32x16_storeu(sums[r] + j * ATTENTION_LANES, sum[r][j]);
 }
 
-SIMD_INLINE void value_tile(const float *const *p, const uint8_t *v, int32_t type, int32_t value_dim, int rows, int wide,
-                            struct key_span keys, struct fetch *fetch, float *const *sums) {
+SIMD_INLINE void value_tile(const float *const *p, const uint8_t *v, int32_t type, int32_t value_dim, int rows,
+                            int wide, struct key_span keys, struct fetch *fetch, float *const *sums) {
     size_t token_bytes = (size_t)value_dim * kv_element_bytes(type);
     for (int32_t d = 0, n; d < value_dim; d += n) {
         float *at[TILE_ROWS];
@@ -120,15 +120,15 @@ SIMD_INLINE void value_tile(const float *const *p, const uint8_t *v, int32_t typ
 /* Tiles for each number of rows and each type: constants become registers. */
 typedef void score_fn(const float *const *q, const uint8_t *k, int32_t head_dim, struct key_span blocks, float scale,
                       struct fetch *fetch, float *scores);
-typedef void value_fn(const float *const *p, const uint8_t *v, int32_t value_dim, struct key_span keys, struct fetch *fetch,
-                      float *const *sums);
+typedef void value_fn(const float *const *p, const uint8_t *v, int32_t value_dim, struct key_span keys,
+                      struct fetch *fetch, float *const *sums);
 #define TILE(ROWS, TYPE)                                                                                               \
     static void score_##ROWS##_##TYPE(const float *const *q, const uint8_t *k, int32_t head_dim,                       \
-                                      struct key_span blocks, float scale, struct fetch *fetch, float *scores) {              \
+                                      struct key_span blocks, float scale, struct fetch *fetch, float *scores) {       \
         score_tile(q, k, ASDSL_##TYPE, head_dim, ROWS, WIDE_OF(ROWS), blocks, scale, fetch, scores);                   \
     }                                                                                                                  \
     static void value_##ROWS##_##TYPE(const float *const *p, const uint8_t *v, int32_t value_dim,                      \
-                                      struct key_span keys, struct fetch *fetch, float *const *sums) {                        \
+                                      struct key_span keys, struct fetch *fetch, float *const *sums) {                 \
         value_tile(p, v, ASDSL_##TYPE, value_dim, ROWS, WIDE_OF(ROWS), keys, fetch, sums);                             \
     }
 #define TILES(ROWS) TILE(ROWS, F16) TILE(ROWS, F32)

@@ -366,11 +366,11 @@ typedef void value_q8_fn(const weight8u *weights, const uint8_t *v, int32_t valu
                          const float *back, struct fetch *fetch, float *const *sums);
 #define TILE_Q8(ROWS)                                                                                                  \
     static void score_##ROWS##_Q8(const struct attention_query *const *query, const uint8_t *k, const float *k_scales, \
-                                  int32_t head_dim, struct key_span blocks, struct fetch *fetch, float *scores) {             \
+                                  int32_t head_dim, struct key_span blocks, struct fetch *fetch, float *scores) {      \
         score_tile_q8(query, k, k_scales, head_dim, ROWS, blocks, fetch, scores);                                      \
     }                                                                                                                  \
     static void value_##ROWS##_Q8(const weight8u *weights, const uint8_t *v, int32_t value_dim, struct key_span quads, \
-                                  const float *back, struct fetch *fetch, float *const *sums) {                   \
+                                  const float *back, struct fetch *fetch, float *const *sums) {                        \
         value_tile_q8(weights, v, value_dim, ROWS, quads, back, fetch, sums);                                          \
     }
 TILE_Q8(1)

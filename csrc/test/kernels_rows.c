@@ -221,7 +221,8 @@ static void attend_all(struct attention_world *w, const struct kernels *k, int32
         size_t floats = attention_partial_floats(w->c.head_dim), rows = (size_t)(n * w->c.n_heads);
         struct guarded shared = guarded_alloc(4 * floats * rows * (size_t)attention_n_chunks(&job), 0);
         struct guarded scratch = guarded_alloc(4 * attention_scratch_floats(w->c.head_dim), 0);
-        int32_t n_items = attention_cut(&job).n_items;
+        int32_t n_items = attention_cut(&job).n_items, prepared = -1;
+        job.prepared = &prepared;
         if (partials) job.partials = floats_of(&shared);
         if (partials) n_items *= attention_n_chunks(&job);
         k->attention_chunks(&job, n_items / 3, n_items, scratch.data);
