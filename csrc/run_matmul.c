@@ -58,7 +58,7 @@ size_t matmul_shared_bytes(const struct asdsl_op *op, const struct asdsl_program
 
 size_t matmul_scratch_of(const struct asdsl_op *op, const struct asdsl_program_options *options) {
     int32_t cols = (int32_t)op->operand[1].cols, n_weights = op->code == ASDSL_OP_GATE_UP ? 2 : 1;
-    size_t exact = matmul_scratch_bytes(cols);
+    size_t exact = matmul_scratch_bytes();
     if (options->prefill != ASDSL_PREFILL_FAST || !may_be_fast(op)) return exact;
     size_t fast = panel_bytes(cols) * (size_t)(n_weights * panels_at_once(cols, n_weights));
     return fast > exact ? fast : exact;

@@ -36,7 +36,7 @@ size_t moe_scratch_bytes(const struct asdsl_op *op, const struct asdsl_program_o
     const struct asdsl_operand *in = &op->operand[1];
     size_t rows = (size_t)(op->flags & ASDSL_ROWS_OUTPUTS ? options->max_outputs : options->max_tokens);
     size_t slots = rows * op->operand[2].cols, ints = 2 * slots + (size_t)op->i[0] + 1;
-    size_t bytes = whole_lines(matmul_scratch_bytes((int32_t)in->cols)) + whole_lines(sizeof(int32_t) * ints);
+    size_t bytes = whole_lines(matmul_scratch_bytes()) + whole_lines(sizeof(int32_t) * ints);
     if (op->code != ASDSL_OP_MOE_GATE_UP) return bytes;
     /* Ids that are no router's may give all slots of a row to one expert. */
     return bytes + (slots < GATHER_ROWS ? slots : GATHER_ROWS) * whole_lines(gathered_bytes(in));
@@ -47,7 +47,7 @@ size_t moe_scratch_bytes(const struct asdsl_op *op, const struct asdsl_program_o
 static struct slots take_slots(const struct step *step, struct worker *w) {
     const struct asdsl_operand *experts = &step->op->operand[2];
     int32_t n_used = (int32_t)experts->cols, n_experts = step->op->i[0], n = step->rows * n_used;
-    uint8_t *ints = (uint8_t *)w->scratch + whole_lines(matmul_scratch_bytes((int32_t)step->op->operand[1].cols));
+    uint8_t *ints = (uint8_t *)w->scratch + whole_lines(matmul_scratch_bytes());
     struct slots s = {.n = n, .n_experts = n_experts, .begin = (int32_t *)(void *)ints, .matmul = w->scratch};
     s.row = s.begin + n_experts + 1;
     s.place = s.row + n;

@@ -52,7 +52,7 @@ const IK_DRAFTS: Record<string, readonly string[]> = {
   draft: ["--spec-type", "draft"],
 }
 
-/** Those of the peers that are there. node-llama-cpp has to be: npm ci in bench/peers. */
+/** Those of the peers that are there. node-llama-cpp has to be: npm install in bench/peers. */
 export function peerSettings(hasDraftModel: boolean): PeerSetting[] {
   const { ASDSL_PEER_LLAMA_SPECULATIVE: llama, ASDSL_PEER_IK_SPECULATIVE: ik } = process.env
   const node = [...NODE.settings, ...(hasDraftModel ? NODE.draftSettings : [])]

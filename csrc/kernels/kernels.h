@@ -121,7 +121,7 @@ struct type_facts {
 const struct type_facts *type_facts(int32_t type);                          /* NULL: unknown */
 double interleaved_bytes(const struct type_facts *t, int32_t rows, int32_t cols); /* padded to whole groups */
 size_t activation_row_bytes(int32_t act_type, int32_t cols);                /* a multiple of 64 */
-size_t matmul_scratch_bytes(int32_t max_cols);                              /* per thread, any type, any n */
+size_t matmul_scratch_bytes(void);                                          /* per thread, any product */
 size_t top_k_scratch_bytes(int32_t n);
 repack_fn *repack_for(int32_t type, int interleave); /* interleave 1: rows -> records, 0: back; NULL: unknown type */
 

@@ -42,8 +42,5 @@ size_t activation_row_bytes(int32_t act_type, int32_t cols) {
     return (bytes + 63) / 64 * 64;
 }
 
-/* Panels of matmul_k_panel.h, of a weight and a second one; what else is unpacked stays in registers. */
-size_t matmul_scratch_bytes(int32_t max_cols) {
-    size_t least = 2 * k_panels_bytes(max_cols);
-    return least > K_PANELS_BYTES ? least : K_PANELS_BYTES;
-}
+/* Of matmul_k_panel.h; what else is unpacked stays in registers. */
+size_t matmul_scratch_bytes(void) { return K_PANELS_BYTES; }

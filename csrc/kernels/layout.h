@@ -58,9 +58,14 @@ enum {
     Q2_K_RECORD = 1344,
     Q3_K_RECORD = 1728,
     IQ4_XS_RECORD = 2176,
-    K_PANEL = 86 * LINE, /* struct k_panel of matmul_k_panel.h */
-    /* Of panels at once, a part of any second cache; one of each weight at least. */
-    K_PANELS_BYTES = 128 << 10,
+    /* matmul_k_panel.h: struct k_panel; panels at once, 22 of the 32 KB of any first cache, the rest is for
+     * activations; columns of a region, whose blocks in turn (160 KB) and sums (98 KB a weight) are half of a second
+     * cache of 512 KB; and its row groups, for which they are read from the third once. */
+    K_PANEL = 86 * LINE,
+    K_PANEL_BLOCKS = 4,
+    K_PANEL_COLUMNS = 96,
+    K_PANEL_GROUPS = 16,
+    K_PANELS_BYTES = K_PANEL_BLOCKS * K_PANEL + 2 * K_PANEL_GROUPS * K_PANEL_COLUMNS * KERNEL_ROWS * 4,
 };
 
 /* ACT_Q8_32: one per 32 inputs. x is about d * q; q in -127 .. 127. Integer sums are of q. */
@@ -85,9 +90,6 @@ _Static_assert(sizeof(struct act_q8_32) == 48 && sizeof(struct act_q8_256) == 41
 
 /* Types whose scales d stand before the records: bytes of those, 32 for each block of 256, padded to whole lines. */
 static inline uint64_t header_bytes(int32_t cols) { return ((uint64_t)(uint32_t)cols / 256 * 32 + 63) / 64 * 64; }
-
-/* Of one row group. */
-static inline size_t k_panels_bytes(int32_t cols) { return (size_t)(uint32_t)cols / 256 * K_PANEL; }
 
 /* Bytes of one row group. cols: a multiple of the type's block. */
 static inline uint64_t group_bytes(int32_t type, int32_t cols) {

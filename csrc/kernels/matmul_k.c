@@ -245,12 +245,14 @@ SIMD_INLINE void q6_k_tile(const struct tile *t, const int n, const int prefetch
     }
 }
 
-MATMUL_TILES(q4_k, TILES_NIBBLES)
-MATMUL_GEMV(q4_k, ASDSL_Q4_K)
-MATMUL_TILES(q6_k, TILES_NIBBLES)
-MATMUL_GEMV(q6_k, ASDSL_Q6_K)
+/* Columns from which panels pay, weights from memory, one thread of Zen 3, GMAC/s of tiles that unpack and of panels:
+ * q4_k 16 columns 89 86, 24 78 88; q6_k 8 55 54, 10 52 64, 16 54 73 (best of 9, seen once). */
+enum { Q4_K_PANELS_FROM = 24, Q6_K_PANELS_FROM = 10 };
 
-#if defined(TILES_PANEL_16)
+MATMUL_TILES(q4_k, TILES_NIBBLES)
+MATMUL_TILES(q6_k, TILES_NIBBLES)
+
+#if defined(TILES_PANEL)
 SIMD_INLINE void q6_k_unpack(const uint8_t *record, const uint8_t *d, int h, struct k_panel *panel) {
     const uint8_t *scales = record + 4 * LANES * h, *lines = scales + 4 * LINE;
     fv_store(panel->d + LANES * h, fv_load_f16(d + 2 * LANES * h));
@@ -269,12 +271,13 @@ SIMD_INLINE void q6_k_unpack(const uint8_t *record, const uint8_t *d, int h, str
         }
     }
 }
-K_PANELS(q6_k, ASDSL_Q6_K, Q6_K_RECORD, header_bytes(cols), 32, TILES_PANEL_16, 4, true, false)
+K_PANELS(q6_k, ASDSL_Q6_K, Q6_K_RECORD, true, Q6_K_PANELS_FROM, 4, true, false)
 #else
+MATMUL_GEMV(q6_k, ASDSL_Q6_K)
 MATMUL_GEMM(q6_k, ASDSL_Q6_K)
 #endif
 
-#if defined(TILES_PANEL_32)
+#if defined(TILES_PANEL)
 SIMD_INLINE void q4_k_unpack(const uint8_t *record, const uint8_t *d, int h, struct k_panel *panel) {
     const uint8_t *lines = record + 4 * LINE + 4 * LANES * h;
     k_panel_6bit(panel, record, d, h);
@@ -286,7 +289,8 @@ SIMD_INLINE void q4_k_unpack(const uint8_t *record, const uint8_t *d, int h, str
             *k_panel_line(panel->weights[8 * j + 4 + l], h) = bv_and(bv_shr(x, 4), low);
         }
 }
-K_PANELS(q4_k, ASDSL_Q4_K, Q4_K_RECORD, 0, Q4_K_RECORD, TILES_PANEL_32, 8, false, true)
+K_PANELS(q4_k, ASDSL_Q4_K, Q4_K_RECORD, false, Q4_K_PANELS_FROM, 8, false, true)
 #else
+MATMUL_GEMV(q4_k, ASDSL_Q4_K)
 MATMUL_GEMM(q4_k, ASDSL_Q4_K)
 #endif

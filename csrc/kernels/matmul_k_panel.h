@@ -1,7 +1,9 @@
 /* matmul_k_panel.h: products of many columns with weights in blocks of 256, unpacked once for all of the columns.
  *
- * A worker unpacks the records of a few row groups into its scratch, a byte a weight: panels, which stay in its second
- * cache while every column passes by. Their tiles have nothing to unpack and leave the registers to the sums.
+ * A worker unpacks a few records of one row group into its scratch, a byte a weight: panels, which stay in its first
+ * cache while columns pass by. Their tiles have nothing to unpack: both halves of a row group fit the registers, and an
+ * activation is broadcast once for both. A region of row groups and columns keeps its float sums in the scratch while
+ * it goes through the blocks, so that of activations too only the blocks in turn have to stay in the second cache.
  * Arithmetic and order are those of the tiles that unpack (matmul_k.c), and so are the bits.
  *
  * A type gives NAME_unpack(record, d, h, block), LANES rows from half h on, and what is constant of it: inputs to a
@@ -19,83 +21,179 @@ struct k_panel {
     uint8_t minima[4][LINE];   /* (64 inputs, row, sub-block of 32) */
 };
 
-#if defined(TILES_PANEL_16) /* matmul.h: at levels where panels pay */
+#if defined(TILES_PANEL) /* matmul.h: at levels where panels pay */
 _Static_assert(sizeof(struct k_panel) == K_PANEL, "layout.h has its size");
-enum { K_PANEL_COLUMNS = 48 }; /* from which they pay; fewer leave the unpacking to few tiles */
 
-/* Writes panels of cols / 256 records. */
-typedef void k_unpack_fn(const uint8_t *group, int32_t cols, struct k_panel *panels);
+/* So many columns are one pass over the records, in the order of memory: one record at a time. Of more, K_PANEL_BLOCKS
+ * for each of K_PANEL_GROUPS in turn. */
+enum { K_PANEL_FEW = 64 };
+
+/* What a worker's scratch holds. */
+struct k_panels {
+    struct k_panel panel[K_PANEL_BLOCKS];
+    float sums[2][K_PANEL_GROUPS][K_PANEL_COLUMNS][KERNEL_ROWS]; /* of each weight */
+};
+_Static_assert(sizeof(struct k_panels) == K_PANELS_BYTES, "layout.h has its size");
+
+/* Writes the panels of n records; d: their scales, in them or before them. */
+typedef void k_unpack_fn(const uint8_t *records, const uint8_t *d, int32_t n, struct k_panel *panels);
 
 SIMD_INLINE bv *k_panel_line(uint8_t line[LINE], int h) { return (bv *)(void *)(line + 4 * LANES * h); }
 
-/* sums += the block's products for n columns of LANES rows. steps: of 4 inputs to a scale; eight at level avx2 only for
- * weights below 16 (dot4's bound in simd_avx2.h). */
-SIMD_INLINE void k_panel_block(float *sums, const struct k_panel *p, int h, const uint8_t *act, size_t stride, int n,
-                               int steps, bool offset, bool minima) {
-    iv totals[TILE_COLS];
-    zero_totals(totals, n);
-    ROLLED
-    for (int j = 0; j < 16; j += steps / 4) {
-        dot6 dots[TILE_COLS];
+/* dots = products of sub-block j of both halves; an activation is broadcast once for them. */
+SIMD_INLINE void k_panel_dots(dot6 (*dots)[TILE_COLS], const struct k_panel *p, int j, const uint8_t *act,
+                              size_t stride, int n, int steps, bool offset) {
     UNROLL
-        for (int c = 0; c < n; c++) {
-            const struct act_q8_256 *a = act_at(act, stride, c);
-            dots[c] = offset ? dot6_start(a->minus32 + j, a->minus32_pairs[j]) : iv_zero();
-        }
+    for (int c = 0; c < n; c++) {
+        const struct act_q8_256 *a = act_at(act, stride, c);
+        dot6 start = offset ? dot6_start(a->minus32 + j, a->minus32_pairs[j]) : iv_zero();
         UNROLL
-        for (int l = 0; l < steps; l++) {
-            bv w = bv_load(p->weights[4 * j + l] + 4 * LANES * h);
+        for (int h = 0; h < HALVES; h++) dots[h][c] = start;
+    }
+    UNROLL
+    for (int l = 0; l < steps; l++) {
+        bv w[HALVES];
+        UNROLL
+        for (int h = 0; h < HALVES; h++) w[h] = bv_load(p->weights[4 * j + l] + 4 * LANES * h);
+        UNROLL
+        for (int c = 0; c < n; c++) {
+            av a = av_load(act_at(act, stride, c)->q + 16 * j + 4 * l);
             UNROLL
-            for (int c = 0; c < n; c++) {
-                dots[c] = dot6_add(dots[c], w, av_load(act_at(act, stride, c)->q + 16 * j + 4 * l));
-            }
+            for (int h = 0; h < HALVES; h++) dots[h][c] = dot6_add(dots[h][c], w[h], a);
         }
-        iv scale = bv_load(p->scales[j] + 4 * LANES * h);
+        /* Else clang adds two steps first, which takes registers that the totals have. */
         UNROLL
-        for (int c = 0; c < n; c++) totals[c] = dot6_scaled(totals[c], dots[c], scale);
+        for (int c = 0; c < n; c++) UNROLL for (int h = 0; h < HALVES; h++) SIMD_OPAQUE(dots[h][c]);
     }
-    add_scaled(sums, totals, fv_load(p->d + LANES * h), act, stride, n);
-    if (!minima) return;
-    zero_totals(totals, n);
-    UNROLL
-    for (int i = 0; i < 4; i++) {
-        iv m = bv_load(p->minima[i] + 4 * LANES * h);
-        UNROLL
-        for (int c = 0; c < n; c++) {
-            totals[c] = iv_dot_pairs(totals[c], m, act_at(act, stride, c)->minus_sums + 2 * i);
-        }
-    }
-    add_scaled(sums, totals, fv_load(p->dmin + LANES * h), act, stride, n);
 }
 
-/* t->group are panels. */
+/* sums += float(totals) * (d * d_a) for n columns of both halves. */
+SIMD_INLINE void k_panel_add(float *sums, iv (*totals)[TILE_COLS], const float *d, const uint8_t *act, size_t stride,
+                             int n) {
+    UNROLL
+    for (int h = 0; h < HALVES; h++) add_scaled(sums + LANES * h, totals[h], fv_load(d + LANES * h), act, stride, n);
+}
+
+/* sums += the block's products for n columns. steps: of 4 inputs to a scale; eight at level avx2 only for weights below
+ * 16 (dot4's bound in simd_avx2.h). */
+SIMD_INLINE void k_panel_block(float *sums, const struct k_panel *p, const uint8_t *act, size_t stride, int n,
+                               int steps, bool offset, bool minima) {
+    iv totals[HALVES][TILE_COLS];
+    UNROLL
+    for (int h = 0; h < HALVES; h++) zero_totals(totals[h], n);
+    ROLLED
+    for (int j = 0; j < 16; j += steps / 4) {
+        dot6 dots[HALVES][TILE_COLS];
+        k_panel_dots(dots, p, j, act, stride, n, steps, offset);
+        UNROLL
+        for (int h = 0; h < HALVES; h++) {
+            iv scale = bv_load(p->scales[j] + 4 * LANES * h);
+            UNROLL
+            for (int c = 0; c < n; c++) totals[h][c] = dot6_scaled(totals[h][c], dots[h][c], scale);
+        }
+    }
+    k_panel_add(sums, totals, p->d, act, stride, n);
+    if (!minima) return;
+    UNROLL
+    for (int h = 0; h < HALVES; h++) zero_totals(totals[h], n);
+    UNROLL
+    for (int i = 0; i < 4; i++) {
+        UNROLL
+        for (int c = 0; c < n; c++) {
+            UNROLL
+            for (int h = 0; h < HALVES; h++) {
+                iv m = bv_load(p->minima[i] + 4 * LANES * h);
+                totals[h][c] = iv_dot_pairs(totals[h][c], m, act_at(act, stride, c)->minus_sums + 2 * i);
+            }
+        }
+    }
+    k_panel_add(sums, totals, p->dmin, act, stride, n);
+}
+
+/* t->group are panels; to t->sums is added. */
 SIMD_INLINE void k_panel_tile(const struct tile *t, int n, int steps, bool offset, bool minima) {
     const struct k_panel *p = (const struct k_panel *)(const void *)t->group;
     const uint8_t *act = t->act;
-    zero_sums(t, n);
     ROLLED
     for (int32_t b = t->cols / BLOCK; b > 0; b--, p++, act += ACT) {
-        for (int h = 0; h < HALVES; h++) {
-            k_panel_block(t->sums + LANES * h, p, h, act, t->act_stride, n, steps, offset, minima);
+        k_panel_block(t->sums, p, act, t->act_stride, n, steps, offset, minima);
+    }
+}
+
+/* A type's constants. */
+struct k_type {
+    int32_t type, record, widest;
+    bool has_header; /* of scales d, before a group's records */
+    k_unpack_fn *unpack;
+    tile_fn *const *tiles;
+};
+
+/* A region: row groups [g0, g1), up to K_PANEL_GROUPS, times columns [c0, c0 + n), up to K_PANEL_COLUMNS. */
+struct k_region {
+    int32_t g0, g1, c0, n;
+};
+
+/* Record b of group g. */
+static inline const uint8_t *k_record(const struct k_type *type, int32_t cols, const uint8_t *w, int32_t g, int32_t b) {
+    size_t header = type->has_header ? (size_t)header_bytes(cols) : 0;
+    return w + (size_t)g * (size_t)group_bytes(type->type, cols) + header + (size_t)b * (size_t)type->record;
+}
+static inline const uint8_t *k_scales(const struct k_type *type, int32_t cols, const uint8_t *w, int32_t g, int32_t b) {
+    if (!type->has_header) return k_record(type, cols, w, g, b);
+    return w + (size_t)g * (size_t)group_bytes(type->type, cols) + 32 * (size_t)b;
+}
+
+/* Blocks [b, b + n_blocks) of a region: sums (groups, K_PANEL_COLUMNS, KERNEL_ROWS) += w's products. Each tile asks for
+ * its part of the records that come next: all at once, or by the first tile alone, they came too late (q4_k, 16
+ * columns, 75 MB of weights, one thread of Zen 3: 64 GMAC/s instead of 86, seen once). */
+static inline void k_region_blocks(const struct matmul_job *job, const struct k_type *type, const struct k_region *r,
+                                   const uint8_t *w, int32_t b, int32_t n_blocks, struct k_panel *panel,
+                                   float (*sums)[K_PANEL_COLUMNS][KERNEL_ROWS]) {
+    int32_t n_tiles = (r->n + type->widest - 1) / type->widest, fetched = n_blocks * type->record / n_tiles;
+    struct tile t = {.group = (const uint8_t *)panel, .act_stride = job->act_stride, .cols = n_blocks * BLOCK};
+    for (int32_t g = r->g0; g < r->g1; g++, sums++) {
+        const uint8_t *records = k_record(type, job->cols, w, g, b), *ahead = records + PREFETCH_AHEAD;
+        if (r->g1 - r->g0 > 1)
+            ahead = k_record(type, job->cols, w, g + 1 < r->g1 ? g + 1 : r->g0, g + 1 < r->g1 ? b : b + n_blocks);
+        type->unpack(records, k_scales(type, job->cols, w, g, b), n_blocks, panel);
+        for (int32_t i = 0, c = 0, n; i < n_tiles; i++, c += n, ahead += fetched) {
+            n = (r->n - c + (n_tiles - i) - 1) / (n_tiles - i);
+            t.act = (const uint8_t *)job->act + (size_t)(r->c0 + c) * job->act_stride + (size_t)b * ACT;
+            t.sums = (*sums)[c];
+            prefetch_lines(ahead, fetched);
+            type->tiles[n](&t);
         }
     }
 }
 
-/* As matmul_run, with panels in the place of records. */
-static inline void k_panel_run(const struct matmul_job *job, int32_t begin, int32_t end, int32_t type,
-                               k_unpack_fn *unpack, tile_fn *const *tiles, int32_t widest, struct k_panel *panels) {
-    size_t stride = (size_t)group_bytes(type, job->cols), bytes = k_panels_bytes(job->cols);
-    int32_t n_weights = job->w2 ? 2 : 1, at_once = (int32_t)(K_PANELS_BYTES / ((size_t)n_weights * bytes));
-    if (at_once < 1) at_once = 1;
-    for (int32_t first = begin; first < end; first += at_once) {
-        int32_t last = end - first < at_once ? end : first + at_once;
-        struct k_panel *panel = panels;
-        for (int32_t i = 0; i < n_weights; i++)
-            for (int32_t g = first; g < last; g++, panel += job->cols / BLOCK) {
-                unpack((const uint8_t *)(i ? job->w2 : job->w) + (size_t)g * stride, job->cols, panel);
-            }
-        const uint8_t *w = (const uint8_t *)panels, *w2 = job->w2 ? w + (size_t)(last - first) * bytes : NULL;
-        matmul_columns(job, first, last, w, w2, bytes, tiles, tiles, widest);
+static inline void k_region_run(const struct matmul_job *job, const struct k_type *type, const struct k_region *r,
+                                int32_t most_blocks, struct k_panels *s) {
+    int32_t n_blocks = job->cols / BLOCK, n_weights = job->w2 ? 2 : 1, at_once;
+    for (int32_t i = 0; i < n_weights; i++)
+        for (int32_t g = 0; g < r->g1 - r->g0; g++) memset(s->sums[i][g], 0, (size_t)r->n * sizeof *s->sums[i][g]);
+    for (int32_t b = 0; b < n_blocks; b += at_once) {
+        at_once = n_blocks - b < most_blocks ? n_blocks - b : most_blocks;
+        k_region_blocks(job, type, r, job->w, b, at_once, s->panel, s->sums[0]);
+        if (job->w2) k_region_blocks(job, type, r, job->w2, b, at_once, s->panel, s->sums[1]);
+    }
+    for (int32_t g = r->g0; g < r->g1; g++) {
+        matmul_finish(job, g, r->c0, r->n, *s->sums[0][g - r->g0], *s->sums[1][g - r->g0]);
+    }
+}
+
+/* As matmul_run. */
+static inline void k_panel_run(const struct matmul_job *job, const struct k_type *type, int32_t begin, int32_t end,
+                               struct k_panels *s) {
+    int32_t n_parts = (job->n + K_PANEL_COLUMNS - 1) / K_PANEL_COLUMNS;
+    bool few = job->n <= K_PANEL_FEW;
+    int32_t most_groups = few ? 1 : K_PANEL_GROUPS, most_blocks = few ? 1 : K_PANEL_BLOCKS;
+    for (struct k_region r = {.g0 = begin}; r.g0 < end; r.g0 = r.g1) {
+        r.g1 = end - r.g0 < most_groups ? end : r.g0 + most_groups;
+        r.c0 = 0;
+        for (int32_t left = n_parts; left > 0; left--, r.c0 += r.n) {
+            r.n = (job->n - r.c0 + left - 1) / left;
+            k_region_run(job, type, &r, most_blocks, s);
+        }
     }
 }
 
@@ -116,30 +214,36 @@ SIMD_INLINE void k_panel_6bit(struct k_panel *panel, const uint8_t *record, cons
     }
 }
 
-/* The gemm slot of a type. HEADER: bytes before its records; scales d begin with the group, D_STEP bytes a block. */
-#define K_PANELS(NAME, TYPE, RECORD, HEADER, D_STEP, TILES, STEPS, OFFSET, MINIMA)                                     \
-    static void NAME##_panels(const uint8_t *group, int32_t cols, struct k_panel *panels) {                            \
-        const uint8_t *record = group + (HEADER), *d = group;                                                          \
+/* Both slots of a type: panels for LEAST columns and more. */
+#define K_PANELS(NAME, TYPE, RECORD, HAS_HEADER, LEAST, STEPS, OFFSET, MINIMA)                                         \
+    static void NAME##_panels(const uint8_t *records, const uint8_t *d, int32_t n, struct k_panel *panels) {           \
         ROLLED                                                                                                         \
-        for (int32_t b = cols / BLOCK; b > 0; b--, record += RECORD, d += D_STEP, panels++) {                          \
-            for (int h = 0; h < HALVES; h++) NAME##_unpack(record, d, h, panels);                                      \
-        }                                                                                                              \
+        for (int32_t b = 0; b < n; b++, records += RECORD, d += HAS_HEADER ? 32 : RECORD, panels++)                    \
+            for (int h = 0; h < HALVES; h++) NAME##_unpack(records, d, h, panels);                                     \
     }                                                                                                                  \
     SIMD_INLINE void NAME##_panel_tile(const struct tile *t, const int n, const int prefetch) {                        \
         (void)prefetch;                                                                                                \
-        k_panel_tile(t, n, STEPS, OFFSET, MINIMA);                                                                     \
+        k_panel_tile(t, n, STEPS, OFFSET, MINIMA);                                              \
     }                                                                                                                  \
-    TILES(MATMUL_TILE, NAME##_panel, 0)                                                                                \
-    static tile_fn *const NAME##_panel_tiles[] = {NULL, TILES(MATMUL_TILE_NAME, NAME##_panel, 0)};                     \
-    matmul_fn KERNEL(NAME##_gemm);                                                                                     \
-    void KERNEL(NAME##_gemm)(const struct matmul_job *job, int32_t begin, int32_t end, void *scratch) {                \
-        if (job->n >= K_PANEL_COLUMNS) {                                                                               \
-            k_panel_run(job, begin, end, TYPE, NAME##_panels, NAME##_panel_tiles, TILES_IN(NAME##_panel_tiles),        \
-                        scratch);                                                                                      \
+    TILES_PANEL(MATMUL_TILE, NAME##_panel, 0)                                                                          \
+    static tile_fn *const NAME##_panel_tiles[] = {NULL, TILES_PANEL(MATMUL_TILE_NAME, NAME##_panel, 0)};               \
+    static void NAME##_job(const struct matmul_job *job, int32_t begin, int32_t end, int32_t block, void *scratch) {   \
+        static const struct k_type type = {                                                                            \
+            TYPE, RECORD, TILES_IN(NAME##_panel_tiles), HAS_HEADER, NAME##_panels, NAME##_panel_tiles,                 \
+        };                                                                                                             \
+        if (job->n >= (LEAST)) {                                                                                       \
+            k_panel_run(job, &type, begin, end, scratch);                                                              \
         } else {                                                                                                       \
             matmul_run(job, begin, end, TYPE, NAME##_first_tiles, NAME##_next_tiles, TILES_IN(NAME##_next_tiles),      \
-                       matmul_block(job, TYPE));                                                                       \
+                       block);                                                                                         \
         }                                                                                                              \
+    }                                                                                                                  \
+    matmul_fn KERNEL(NAME##_gemv), KERNEL(NAME##_gemm);                                                                \
+    void KERNEL(NAME##_gemv)(const struct matmul_job *job, int32_t begin, int32_t end, void *scratch) {                \
+        NAME##_job(job, begin, end, matmul_few(job, TILES_IN(NAME##_next_tiles)), scratch);                            \
+    }                                                                                                                  \
+    void KERNEL(NAME##_gemm)(const struct matmul_job *job, int32_t begin, int32_t end, void *scratch) {                \
+        NAME##_job(job, begin, end, matmul_block(job, TYPE), scratch);                                                 \
     }
 #endif
 

@@ -134,7 +134,7 @@ static void run_slot(const struct test_case *c, int side, const struct kernels *
     struct matmul_job job = job_of(c, side, epilogue, n, at);
     matmul_fn *slot = n <= KERNEL_GEMV_MAX ? k->type[c->t->type].gemv : k->type[c->t->type].gemm;
     int32_t groups = (c->rows + 15) / 16;
-    struct guarded scratch = guarded_alloc(matmul_scratch_bytes(c->cols), side);
+    struct guarded scratch = guarded_alloc(matmul_scratch_bytes(), side);
     slot(&job, 0, split, scratch.data);
     slot(&job, split, groups, scratch.data);
     guarded_free(&scratch);
