@@ -40,14 +40,12 @@ void KERNEL(quantize_q8_256)(const float *x, int32_t cols, void *row) {
         float inverse, d = scales_of(f32x16_hmax(largest), f32x16_sum(poison), &inverse);
         memset(block, 0, sizeof *block);
         block->d = d;
+        int16_t pairs[128]; /* sums of two */
+        for (int32_t i = 0; i < 16; i++) i32x16_store_i8(block->q + 16 * i, to_int8(v[i], f32x16_set1(inverse)));
+        for (int32_t i = 0; i < 128; i++) pairs[i] = (int16_t)(block->q[2 * i] + block->q[2 * i + 1]);
         for (int32_t i = 0; i < 16; i++) {
-            int8_t *q = block->q + 16 * i;
-            i32x16_store_i8(q, to_int8(v[i], f32x16_set1(inverse)));
-            int32_t first = 0, last = 0;
-            for (int32_t j = 0; j < 16; j += 4) {
-                first += q[j] + q[j + 1];
-                last += q[j + 2] + q[j + 3];
-            }
+            const int16_t *of = pairs + 8 * i;
+            int16_t first = (int16_t)(of[0] + of[2] + of[4] + of[6]), last = (int16_t)(of[1] + of[3] + of[5] + of[7]);
             block->minus32[i] = -32 * (first + last);
             block->minus32_pairs[i][0] = (int16_t)(-32 * first);
             block->minus32_pairs[i][1] = (int16_t)(-32 * last);
