@@ -246,8 +246,8 @@ SIMD_INLINE void q6_k_tile(const struct tile *t, const int n, const int prefetch
 }
 
 /* Columns from which panels pay, weights from memory, one thread of Zen 3, GMAC/s of tiles that unpack and of panels:
- * q4_k 16 columns 89 86, 24 78 88; q6_k 8 55 54, 10 52 64, 16 54 73 (best of 9, seen once). */
-enum { Q4_K_PANELS_FROM = 24, Q6_K_PANELS_FROM = 10 };
+ * q4_k 16 columns 89 86, 24 78 88; q6_k 6 53 46, 8 56 60, 10 52 64, 16 54 73 (best of 9, seen once). */
+enum { Q4_K_PANELS_FROM = 24, Q6_K_PANELS_FROM = 7 };
 
 MATMUL_TILES(q4_k, TILES_NIBBLES)
 MATMUL_TILES(q6_k, TILES_NIBBLES)
