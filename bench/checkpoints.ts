@@ -43,6 +43,10 @@ const flags = {
   ...group("Result", {
     adds: toggle("--add", { initial: false, help: "more rounds of the saved runs of this commit; absent: new ones" }),
     isReport: toggle("--report", { initial: false, help: "measure nothing" }),
+    results: text("--results", {
+      value: "FOLDER",
+      help: "with --report: of saved runs elsewhere, as bench/results/zen3; absent: bench/results",
+    }),
     isDetailed: toggle("--details", { initial: false, help: "every program and round of every run before the table" }),
   }),
   ...outputFlag(["md", "json"]),
@@ -51,7 +55,8 @@ const flags = {
 const command: Command<typeof flags> = {
   name: "bench/checkpoints.ts",
   summary: "measures the promises of speed and says which hold",
-  usage: "[--only 1,4] [--run NAME] [--folder FOLDER] [-r 5] [-t N] [--add | --report] [--details] [-o md|json]",
+  usage:
+    "[--only 1,4] [--run NAME] [--folder FOLDER] [-r 5] [-t N] [--add | --report [--results FOLDER]] [--details] [-o md|json]",
   flags,
 }
 
@@ -131,8 +136,9 @@ async function run(values: Values<typeof flags>): Promise<void> {
   const lines = LINES.filter(({ line }) => values.only.includes(line))
   if (lines.length === 0) throw new UsageError("line 7 is a test: npm test -- checkpoint-2 checkpoint-3")
   const plans = plansOf(lines, values.names)
+  if (values.results !== undefined && !values.isReport) throw new UsageError("--results goes with --report")
   if (!values.isReport) await measureAll(plans, values)
-  const saved = plansOf(lines).map(({ name }) => [name, readRun(name)] as const)
+  const saved = plansOf(lines).map(({ name }) => [name, readRun(name, values.results)] as const)
   const runs = new Map(saved.flatMap(([name, run]) => (run === undefined ? [] : [[name, run] as const])))
   const verdicts = lines.flatMap((line) => line.judge(runs))
   if (values.output === "json") {

@@ -143,6 +143,15 @@ static inline const uint8_t *k_scales(const struct k_type *type, int32_t cols, c
     return w + (size_t)g * (size_t)group_bytes(type->type, cols) + 32 * (size_t)b;
 }
 
+/* What is fetched while blocks [b, b + n_blocks) of group g are multiplied: the records that are unpacked next, or,
+ * where one group's are read through, those PREFETCH_AHEAD behind. */
+static inline const uint8_t *k_next(const struct matmul_job *job, const struct k_type *type, const struct k_region *r,
+                                    const uint8_t *w, int32_t g, int32_t b, int32_t n_blocks) {
+    if (r->g1 - r->g0 == 1) return k_record(type, job->cols, w, g, b) + PREFETCH_AHEAD;
+    if (g + 1 < r->g1) return k_record(type, job->cols, w, g + 1, b);
+    return k_record(type, job->cols, w, r->g0, b + n_blocks);
+}
+
 /* Blocks [b, b + n_blocks) of a region: sums (groups, K_PANEL_COLUMNS, KERNEL_ROWS) += w's products. Each tile asks for
  * its part of the records that come next: all at once, or by the first tile alone, they came too late (q4_k, 16
  * columns, 75 MB of weights, one thread of Zen 3: 64 GMAC/s instead of 86, seen once). */
@@ -152,9 +161,7 @@ static inline void k_region_blocks(const struct matmul_job *job, const struct k_
     int32_t n_tiles = (r->n + type->widest - 1) / type->widest, fetched = n_blocks * type->record / n_tiles;
     struct tile t = {.group = (const uint8_t *)panel, .act_stride = job->act_stride, .cols = n_blocks * BLOCK};
     for (int32_t g = r->g0; g < r->g1; g++, sums++) {
-        const uint8_t *records = k_record(type, job->cols, w, g, b), *ahead = records + PREFETCH_AHEAD;
-        if (r->g1 - r->g0 > 1)
-            ahead = k_record(type, job->cols, w, g + 1 < r->g1 ? g + 1 : r->g0, g + 1 < r->g1 ? b : b + n_blocks);
+        const uint8_t *records = k_record(type, job->cols, w, g, b), *ahead = k_next(job, type, r, w, g, b, n_blocks);
         type->unpack(records, k_scales(type, job->cols, w, g, b), n_blocks, panel);
         for (int32_t i = 0, c = 0, n; i < n_tiles; i++, c += n, ahead += fetched) {
             n = (r->n - c + (n_tiles - i) - 1) / (n_tiles - i);
@@ -223,7 +230,7 @@ SIMD_INLINE void k_panel_6bit(struct k_panel *panel, const uint8_t *record, cons
     }                                                                                                                  \
     SIMD_INLINE void NAME##_panel_tile(const struct tile *t, const int n, const int prefetch) {                        \
         (void)prefetch;                                                                                                \
-        k_panel_tile(t, n, STEPS, OFFSET, MINIMA);                                              \
+        k_panel_tile(t, n, STEPS, OFFSET, MINIMA);                                                                     \
     }                                                                                                                  \
     TILES_PANEL(MATMUL_TILE, NAME##_panel, 0)                                                                          \
     static tile_fn *const NAME##_panel_tiles[] = {NULL, TILES_PANEL(MATMUL_TILE_NAME, NAME##_panel, 0)};               \
