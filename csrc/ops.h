@@ -7,9 +7,10 @@
  *   X(CODE, name, "operand roles in order", "integers", "floats")
  *
  * embed     out f32 (R, dim); table weights (vocab, dim) of any weight type, INTERLEAVED or ROWS. Gathers, dequantises
- * and multiplies by scale. rms_norm  in f32 (R, dim); weight F32 (1, dim); any of out f32, out ACT_Q8_32, out
- * ACT_Q8_256 (absent: NO_BUFFER). y = x / sqrt(mean(x^2) + eps) * weight, the mean in the canonical 16-lane order.
- * heads > 1: norms each of `heads` equal parts of a row by itself with a weight of dim / heads (q/k norms).
+ *           and multiplies by scale.
+ * rms_norm  in f32 (R, dim); weight F32 (1, dim); any of out f32, out ACT_Q8_32, out ACT_Q8_256 (absent: NO_BUFFER).
+ *           y = x / sqrt(mean(x^2) + eps) * weight, the mean in the canonical 16-lane order. heads > 1: norms each of
+ *           `heads` equal parts of a row by itself with a weight of dim / heads (q/k norms).
  * rms_norm_add  out f32 (R, dim) += x / sqrt(mean(x^2) + eps) * weight; in f32 (R, dim); weight F32 (1, dim).
  * quantize  in f32 (R, k); any of out ACT_Q8_32, out ACT_Q8_256. slots > 1: R * slots rows, see moe_gate_up.
  * matmul    out f32 (R, sum of rows); in act (R, k); w0 [w1 [w2]] INTERLEAVED (rows, k), outputs side by side in

@@ -18,6 +18,7 @@ import { openGgufSource } from "../src/quantize/gguf-source.ts"
 import { Importance, readImportance } from "../src/quantize/importance.ts"
 import { planTypes } from "../src/quantize/policy.ts"
 import { quantizeModel } from "../src/quantize/quantize.ts"
+import type { ModelSource } from "../src/quantize/source.ts"
 import { ENCODED_TYPES, MIXTURES, type MixtureName } from "../src/quantize/types.ts"
 import { quantize } from "./fixtures/quantize.ts"
 import { writeRandomModel } from "./fixtures/random-model.ts"
@@ -58,7 +59,7 @@ function encode(
 /** What the encoders make small: csrc/kernels/encode.h. */
 function errorOf(type: TensorTypeName, x: Float32Array, bytes: Uint8Array, importance?: Float32Array): number {
   const y = dequantize(TENSOR_TYPES[type].id, bytes, x.length)
-  const width = type === "Q6_K" ? 16 : 32
+  const width = type === "Q3_K" || type === "Q6_K" ? 16 : 32
   let sum = 0
   for (let at = 0; at < x.length; at += width) {
     const part = x.subarray(at, at + width)
@@ -284,14 +285,21 @@ describe("a file", () => {
   })
 })
 
-test("a draft has 4.5 bits in every matrix, whether or not 256 divides its rows", async () => {
+test("a draft has 4.5 bits in every matrix, whether or not 256 divides its rows, and 3.4 in ffn_down", async () => {
   const odd = join(root, "odd.gguf")
   writeRandomModel(odd, { ...SHAPE, dim: 224, nHeads: 7, nKvHeads: 1, seed: 3, type: "F16", tied: false })
+  const typesOf = ({ tensors, metadata }: ModelSource) =>
+    planTypes(tensors, metadata, { mixture: "Q4_K_S", forDraft: true })
+  using even = openGgufSource(IN)
+  for (const [i, type] of typesOf(even).entries()) {
+    const { name, shape } = even.tensors[i]!
+    if (shape.length > 1) expect(type).toBe(name.includes("ffn_down") ? "Q3_K" : "Q4_K")
+  }
   using source = openGgufSource(odd)
   using engine = Engine.create({ nThreads: 2 })
-  const types = planTypes(source.tensors, source.metadata, { mixture: "Q4_K_S", forDraft: true })
+  const types = typesOf(source)
   for (const [i, { shape }] of source.tensors.entries()) {
-    if (shape.length > 1) expect(types[i]).toBe(shape[0] === 512 ? "Q4_K" : "IQ4_NL")
+    if (shape.length > 1) expect(types[i]).toBe(shape[0] === 512 ? "Q3_K" : "IQ4_NL")
   }
   const path = join(root, "draft.gguf")
   await quantizeModel(source, path, { types, engine, fileType: 25 })

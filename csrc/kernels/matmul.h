@@ -115,10 +115,15 @@ SIMD_INLINE void prefetch_lines(const uint8_t *at, int32_t bytes) {
 /* Weights are read in the order of memory: the hardware fetches far enough ahead only then. GB/s of 300 MB, 2 threads,
  * one column, Zen 4 VM in its slow state (a plain read loop 33 to 35) and its fast one (53 to 57), without and with
  * fetching ahead. The host moves the VM's cores: in the slow state a line takes 26 ns from one to the other, they share
- * a chiplet and its link to memory; in the fast one 155 ns, each has a link (seen once). avx512  q6_k  52 lines as the
- * compiler liked    25 33    26 41 in order                          35 35    54 41 avx2    q4_k  first line last 32 33
- * 41 46 first                             32 34    49 50 avx2    q4_0  first line last, then first       30 32    48 46
- *                                                     33 36    49 47
+ * a chiplet and its link to memory; in the fast one 155 ns, each has a link (seen once).
+ *
+ *                                                 slow state    fast state
+ *     avx512  q6_k  52 lines as the compiler liked    25 33         26 41
+ *                   in order                          35 35         54 41
+ *     avx2    q4_k  first line last                   32 33         41 46
+ *                   first                             32 34         49 50
+ *     avx2    q4_0  first line last                   30 32         48 46
+ *                   first                             33 36         49 47
  * (Seen once; bench/gemm.ts --library A --library B compares two builds.)
  * Loads n lines from `at` on in order, which nothing else keeps the compiler from changing. */
 SIMD_INLINE void load_lines(bv *lines, const uint8_t *at, int n) {

@@ -1,10 +1,12 @@
 /* matmul_q2_k.c: products of q2_k and q3_k (blocks of 256, sub-blocks of 16) with ACT_Q8_256 activations.
  *
  * Inside a block everything is an exact integer. q3_k's weights are w - 4, w in 0 .. 7: sum of scale * dot of w, plus
- * sum of scale * -4 * sum(q). The integers are below 2^31 by far: 16 * 15 * 16 * 3 * 127 = 1.5 M for q2_k, 16 * 32 * 16
- * * (7 + 4) * 127 = 11.4 M for q3_k; -4 * sum(q) of 16 inputs fits int16 (8128). Between blocks a row's sum is q2_k sum
- * = fma(minima, dmin_w * d_a, fma(total, d_w * d_a, sum))      minima = sum of minimum * -sum(q) q3_k   sum =
- * fma(total, d_w * d_a, sum) in block order. Compiled once per level.
+ * sum of scale * -4 * sum(q). The integers are below 2^31 by far: 16 * 15 * 16 * 3 * 127 = 1.5 M for q2_k,
+ * 16 * 32 * 16 * (7 + 4) * 127 = 11.4 M for q3_k; -4 * sum(q) of 16 inputs fits int16 (8128). Between blocks a row's
+ * sum is
+ *   q2_k   sum = fma(minima, dmin_w * d_a, fma(total, d_w * d_a, sum))      minima = sum of minimum * -sum(q)
+ *   q3_k   sum = fma(total, d_w * d_a, sum)
+ * in block order. Compiled once per level.
  */
 #include "matmul_k.h"
 

@@ -35,6 +35,7 @@
     X(ASDSL_IQ4_NL, iq4_nl, L)                                                                                         \
     X(ASDSL_Q4_K, q4_k, L)                                                                                             \
     X(ASDSL_Q5_K, q5_k, L)                                                                                             \
+    X(ASDSL_Q3_K, q3_k, L)                                                                                             \
     X(ASDSL_Q6_K, q6_k, L)
 
 /* X(function type, slot) */

@@ -33,6 +33,12 @@ static float value(enum kind kind, int32_t i) {
     }
 }
 
+/* Weights of a sub-block. */
+static int32_t width_of(int32_t type) {
+    if (type_facts(type)->block == 1) return 1;
+    return type == ASDSL_Q3_K || type == ASDSL_Q6_K ? 16 : 32;
+}
+
 /* What the encoders make small: encode.h. importance may be NULL. */
 static double weight_of(const float *x, const float *importance, int32_t k, int32_t width) {
     double squares = 0;
@@ -48,7 +54,7 @@ static double error_of(int32_t type, const float *x, const float *importance, in
     for (int32_t k = 0; k < cols; k++) {
         struct element e = layout_element(type, records, cols, 0, k);
         double r = (double)x[k] - ((double)e.scale * e.q + (double)e.offset);
-        sum += weight_of(x, importance, k, t->block == 1 ? 1 : type == ASDSL_Q6_K ? 16 : 32) * r * r;
+        sum += weight_of(x, importance, k, width_of(type)) * r * r;
     }
     free(records);
     return sum;
@@ -94,8 +100,7 @@ static void test_type(int32_t type, enum kind kind, int32_t rows, int32_t cols, 
     float naive = type == ASDSL_Q4_0 ? 7 : type == ASDSL_Q5_0 ? 15 : type == ASDSL_Q8_0 ? 127 : 0;
     double error = error_of(type, in, importance, cols, golden.data), size = 0;
     for (int32_t i = 0; i < cols; i++) {
-        int32_t width = t->block == 1 ? 1 : type == ASDSL_Q6_K ? 16 : 32;
-        size += weight_of(in, importance, i, width) * (double)in[i] * (double)in[i];
+        size += weight_of(in, importance, i, width_of(type)) * (double)in[i] * (double)in[i];
     }
     CHECK(error <= size * (1 + 1e-9) + 1e-300, "%s, kind %d: error %g of %g", t->name, kind, error, size);
     if (naive > 0 && kind != HUGE_ONES) {
@@ -126,8 +131,9 @@ static void test_expand(void) {
 }
 
 int main(void) {
-    static const int32_t types[] = {ASDSL_F32,  ASDSL_F16,  ASDSL_BF16,   ASDSL_Q4_0, ASDSL_Q4_1, ASDSL_Q5_0,
-                                    ASDSL_Q5_1, ASDSL_Q8_0, ASDSL_IQ4_NL, ASDSL_Q4_K, ASDSL_Q5_K, ASDSL_Q6_K};
+    static const int32_t types[] = {ASDSL_F32,  ASDSL_F16,  ASDSL_BF16, ASDSL_Q4_0,   ASDSL_Q4_1,
+                                    ASDSL_Q5_0, ASDSL_Q5_1, ASDSL_Q8_0, ASDSL_IQ4_NL, ASDSL_Q3_K,
+                                    ASDSL_Q4_K, ASDSL_Q5_K, ASDSL_Q6_K};
     usable = usable_levels();
     for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
         const struct type_facts *t = type_facts(types[i]);

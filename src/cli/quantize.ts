@@ -38,7 +38,7 @@ const flags = {
     pure: toggle("--pure", { initial: false, help: "one type for all matrices, no mixture" }),
     forDraft: toggle("--for-draft", {
       initial: false,
-      help: "a model whose drafts another one verifies: 4.5 bits a weight everywhere; TYPE may be left out",
+      help: "a model whose drafts another one verifies: 4.5 bits a weight, in ffn_down 3.4; TYPE may be left out",
     }),
     dryRun: toggle("--dry-run", { initial: false, help: "print the type that each tensor would get, write nothing" }),
   }),
@@ -74,7 +74,7 @@ function operandsOf(values: Values<typeof flags>, operands: readonly string[]): 
   const mixture = nameIn(MIXTURE_NAMES, type)
   if (mixture === undefined) throw new UsageError(`TYPE is "${type}", allowed: ${MIXTURE_NAMES.join(", ")}`)
   if (values.forDraft && !/^Q4_/.test(mixture))
-    throw new UsageError(`--for-draft has 4.5 bits a weight, not ${mixture}`)
+    throw new UsageError(`--for-draft has 4.5 bits a weight and less, not ${mixture}`)
   if (existsSync(input) && existsSync(output) && realpathSync(output) === realpathSync(input)) {
     throw new UsageError("IN and OUT are the same file")
   }

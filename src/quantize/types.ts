@@ -32,7 +32,7 @@ export type MixtureName = keyof typeof MIXTURES
 
 /** Types that the engine encodes: csrc/kernels/table.c. */
 export const ENCODED_TYPES = [
-  ...["F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "IQ4_NL", "Q4_K", "Q5_K", "Q6_K"],
+  ...["F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "IQ4_NL", "Q3_K", "Q4_K", "Q5_K", "Q6_K"],
 ] as readonly string[] as readonly TensorTypeName[]
 
 /** The entry of a list that is the same word in any case; undefined where there is none. */
