@@ -42,5 +42,5 @@ size_t activation_row_bytes(int32_t act_type, int32_t cols) {
     return (bytes + 63) / 64 * 64;
 }
 
-/* Of matmul_k_panel.h; what else is unpacked stays in registers. */
-size_t matmul_scratch_bytes(void) { return K_PANELS_BYTES; }
+/* Of matmul_panel.h; what else is unpacked stays in registers. */
+size_t matmul_scratch_bytes(void) { return PANELS_BYTES; }

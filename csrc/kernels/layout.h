@@ -58,14 +58,14 @@ enum {
     Q2_K_RECORD = 1344,
     Q3_K_RECORD = 1728,
     IQ4_XS_RECORD = 2176,
-    /* matmul_k_panel.h: struct k_panel; panels at once, 22 of the 32 KB of any first cache, the rest is for
-     * activations; columns of a region, whose blocks in turn (160 KB) and sums (98 KB a weight) are half of a second
+    /* matmul_panel.h: panels at once, of so many inputs, 22 of the 32 KB of any first cache (q4_k), the rest is for
+     * activations; columns of a region, whose inputs in turn (160 KB) and sums (98 KB a weight) are half of a second
      * cache of 512 KB; and its row groups, for which they are read from the third once. */
-    K_PANEL = 86 * LINE,
-    K_PANEL_BLOCKS = 4,
-    K_PANEL_COLUMNS = 96,
-    K_PANEL_GROUPS = 16,
-    K_PANELS_BYTES = K_PANEL_BLOCKS * K_PANEL + 2 * K_PANEL_GROUPS * K_PANEL_COLUMNS * KERNEL_ROWS * 4,
+    PANEL_INPUTS = 1024,
+    PANEL_BYTES = 4 * 86 * LINE,
+    REGION_COLUMNS = 96,
+    REGION_GROUPS = 16,
+    PANELS_BYTES = PANEL_BYTES + 2 * REGION_GROUPS * REGION_COLUMNS * KERNEL_ROWS * 4,
 };
 
 /* ACT_Q8_32: one per 32 inputs. x is about d * q; q in -127 .. 127. Integer sums are of q. */

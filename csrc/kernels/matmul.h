@@ -38,11 +38,14 @@ enum { TILE_COLS = 6, TILE_HALVES_TO = 3 };
 #define TILES_BYTES TILES_4
 #define TILES_FLOATS TILES_4
 #define TILES_BITS TILES_4
-/* matmul_k_panel.h: tiles of both halves. GMAC/s of 512 columns, 2 threads of Zen 4, builds without panels and with
+/* matmul_panel.h: tiles of both halves. GMAC/s of 512 columns, 2 threads of Zen 4, builds without panels and with
  * those of a half by turns: q4_k 225 246, q6_k 154 203; then 2 threads of Zen 3, of a half and of both: q4_k 101 120
  * and 110 123, q6_k 89 98 and 81 106 (2048x2048, 1536x8960). Levels with integer dots won 3 % and less by those of a
- * half: they have none. (Seen once; bench/gemm.ts --library A --library B compares two builds.) */
-#define TILES_PANEL TILES_3
+ * half: they have none. (Seen once; bench/gemm.ts --library A --library B compares two builds.) Of blocks of 32, which
+ * keep no totals: matmul_32_panel.h. */
+#define HAS_PANELS 1
+#define TILES_PANEL_K TILES_3
+#define TILES_PANEL_32 TILES_5
 #elif defined(SIMD_NEON)
 enum { TILE_COLS = 5, TILE_HALVES_TO = 2 }; /* 32 registers of 4 rows: sums and dots of 8 rows take 4 a column */
 /* Spilled more with it: 34 vector registers against 2 in q4_0's tile of one column. */
@@ -64,15 +67,18 @@ enum { TILE_COLS = 2, TILE_HALVES_TO = 2 };
 #undef TILES_BYTES
 #undef TILES_FLOATS
 #undef TILES_BITS
-#if defined(TILES_PANEL)
-#undef TILES_PANEL
-#define TILES_PANEL TILES_NIBBLES
-#endif
+#undef TILES_PANEL_K
+#undef TILES_PANEL_32
+#define TILES_PANEL_K TILES_NIBBLES
+#define TILES_PANEL_32 TILES_NIBBLES
 #define TILE_COLS ASDSL_TILE_COLUMNS
 #define TILES_NIBBLES KERNEL_PASTE(TILES, ASDSL_TILE_COLUMNS)
 #define TILES_BYTES TILES_NIBBLES
 #define TILES_FLOATS TILES_NIBBLES
 #define TILES_BITS TILES_NIBBLES
+#endif
+#if !defined(HAS_PANELS)
+#define HAS_PANELS 0
 #endif
 #if !defined(FORGET_BETWEEN_HALVES)
 #define FORGET_BETWEEN_HALVES SIMD_FORGET

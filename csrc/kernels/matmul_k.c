@@ -252,7 +252,7 @@ enum { Q4_K_PANELS_FROM = 24, Q6_K_PANELS_FROM = 7 };
 MATMUL_TILES(q4_k, TILES_NIBBLES)
 MATMUL_TILES(q6_k, TILES_NIBBLES)
 
-#if defined(TILES_PANEL)
+#if HAS_PANELS
 SIMD_INLINE void q6_k_unpack(const uint8_t *record, const uint8_t *d, int h, struct k_panel *panel) {
     const uint8_t *scales = record + 4 * LANES * h, *lines = scales + 4 * LINE;
     fv_store(panel->d + LANES * h, fv_load_f16(d + 2 * LANES * h));
@@ -263,10 +263,10 @@ SIMD_INLINE void q6_k_unpack(const uint8_t *record, const uint8_t *d, int h, str
             const struct q6_k_step at = q6_k_step(i);
             const struct q6_k_lines run = {lines + q6_k_run(i), NULL};
             const int sub = 8 * half + at.sub;
-            *k_panel_line(panel->scales[sub], h) = dot6_scale(bv_load(scales + LINE * (at.sub / 4)), at.sub % 4);
+            *panel_line(panel->scales[sub], h) = dot6_scale(bv_load(scales + LINE * (at.sub / 4)), at.sub % 4);
             for (int l = 0; l < 4; l++) {
                 bv w = q6_k_inputs(q6_k_vector(run, at.ql + l, 0), q6_k_vector(run, l, 0), at.quarter);
-                *k_panel_line(panel->weights[4 * sub + l], h) = w;
+                *panel_line(panel->weights[4 * sub + l], h) = w;
             }
         }
     }
@@ -277,7 +277,7 @@ MATMUL_GEMV(q6_k, ASDSL_Q6_K)
 MATMUL_GEMM(q6_k, ASDSL_Q6_K)
 #endif
 
-#if defined(TILES_PANEL)
+#if HAS_PANELS
 SIMD_INLINE void q4_k_unpack(const uint8_t *record, const uint8_t *d, int h, struct k_panel *panel) {
     const uint8_t *lines = record + 4 * LINE + 4 * LANES * h;
     k_panel_6bit(panel, record, d, h);
@@ -285,8 +285,8 @@ SIMD_INLINE void q4_k_unpack(const uint8_t *record, const uint8_t *d, int h, str
     for (int j = 0; j < 8; j++)
         for (int l = 0; l < 4; l++) {
             bv x = bv_load(lines + LINE * (4 * j + l)), low = bv_set1(15);
-            *k_panel_line(panel->weights[8 * j + l], h) = bv_and(x, low);
-            *k_panel_line(panel->weights[8 * j + 4 + l], h) = bv_and(bv_shr(x, 4), low);
+            *panel_line(panel->weights[8 * j + l], h) = bv_and(x, low);
+            *panel_line(panel->weights[8 * j + 4 + l], h) = bv_and(bv_shr(x, 4), low);
         }
 }
 K_PANELS(q4_k, ASDSL_Q4_K, Q4_K_RECORD, false, Q4_K_PANELS_FROM, 8, false, true)

@@ -67,14 +67,14 @@ enum { Q5_K_PANELS_FROM = 16 };
 
 MATMUL_TILES(q5_k, TILES_NIBBLES)
 
-#if defined(TILES_PANEL)
+#if HAS_PANELS
 SIMD_INLINE void q5_k_unpack(const uint8_t *record, const uint8_t *d, int h, struct k_panel *panel) {
     const uint8_t *lines = record + 4 * LINE + 4 * LANES * h;
     k_panel_6bit(panel, record, d, h);
     ROLLED
     for (int j = 0; j < 8; j++, lines += 5 * LINE) {
         UNROLL
-        for (int f = 0; f < 8; f++) *k_panel_line(panel->weights[8 * j + f], h) = q5_k_inputs(lines, f);
+        for (int f = 0; f < 8; f++) *panel_line(panel->weights[8 * j + f], h) = q5_k_inputs(lines, f);
     }
 }
 K_PANELS(q5_k, ASDSL_Q5_K, Q5_K_RECORD, false, Q5_K_PANELS_FROM, 4, false, true)

@@ -14,11 +14,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-/* REGION_COLUMNS, REGION_ROWS: more than one region of matmul_k_panel.h has, each way. */
+/* MORE_COLUMNS, MORE_ROWS, MORE_INPUTS: more than one region of matmul_panel.h has, and panels at once, with a last
+ * block of 32 alone. */
 enum {
     FEW_COLUMNS = 64,
-    REGION_COLUMNS = K_PANEL_COLUMNS + 4,
-    REGION_ROWS = 16 * K_PANEL_GROUPS + 21,
+    MORE_COLUMNS = REGION_COLUMNS + 4,
+    MORE_ROWS = 16 * REGION_GROUPS + 21,
+    MORE_INPUTS = PANEL_INPUTS + 96,
     MANY_COLUMNS = 512
 };
 
@@ -101,8 +103,8 @@ struct test_case {
 };
 
 static const char *const fill_names[] = {"random", "extreme", "outlier", "zero"};
-static const int32_t column_counts[] = {
-    1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 31, 32, 33, 64, REGION_COLUMNS, MANY_COLUMNS};
+static const int32_t column_counts[] = {1,  2,  3,  4,  5,  6,  7,  8,  9,  10,           11,          12,
+                                        13, 14, 15, 16, 17, 31, 32, 33, 64, MORE_COLUMNS, MANY_COLUMNS};
 
 #define SOFTCAP 3.0f
 
@@ -220,7 +222,7 @@ static void check_level(const struct test_case *c, const struct kernels *k) {
     for (size_t i = 0; i < sizeof column_counts / sizeof *column_counts; i++) {
         int32_t n = column_counts[i];
         for (int32_t epilogue = EPILOGUE_STORE; epilogue <= EPILOGUE_SOFTCAP; epilogue++) {
-            bool all = n == 1 || n == 3 || n == 33 || n == FEW_COLUMNS || n == REGION_COLUMNS;
+            bool all = n == 1 || n == 3 || n == 33 || n == FEW_COLUMNS || n == MORE_COLUMNS;
             if (n > c->columns || (epilogue != EPILOGUE_STORE && !all)) continue;
             int32_t split = next++ % (groups + 1);
             int side = ((int)i + c->run + epilogue) % 2;
@@ -390,7 +392,9 @@ int main(void) {
             }
         check_case(t, 16, t->block, FEW_COLUMNS, EXTREME, 1, usable); /* no bias, one block: exact */
         check_case(t, 33, widths[1], MANY_COLUMNS, RANDOM, run, usable);
-        if (FULL && t->block == 256) check_case(t, REGION_ROWS, widths[3], REGION_COLUMNS, RANDOM, run, usable);
+        if (FULL && t->block > 1) {
+            check_case(t, MORE_ROWS, t->block == 32 ? MORE_INPUTS : widths[3], MORE_COLUMNS, RANDOM, run, usable);
+        }
         if (FULL) check_case(t, 576, widths[t->block == 256 ? 0 : 1], FEW_COLUMNS, OUTLIER, run + 1, usable);
     }
     check_not_finite(usable);
