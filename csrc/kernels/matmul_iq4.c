@@ -4,7 +4,7 @@
  *   iq4_nl   sum = fma(dot, d_w * d_a, sum)
  * in block order. The table's values take 8 bits and a sign: past the lookup this is q8_0. Compiled once per level.
  */
-#include "matmul_32.h"
+#include "matmul_32_panel.h"
 
 /* One block, LANES rows, n columns. scales: f16 of the rows; lines: their indices into iq4_nl_values. */
 SIMD_INLINE void iq4_nl_block(fv *sums, const uint8_t *scales, const uint8_t *lines, const uint8_t *act, size_t stride,
@@ -35,4 +35,20 @@ BODY(iq4_nl, PAIRS(iq4_nl, IQ4_NL_PAIR, 4))
 
 TILE_OF_BODY(iq4_nl)
 
+/* As in matmul_q4.c: 5 columns 48 46, 6 49 51, 16 49 58. */
+enum { IQ4_NL_PANELS_FROM = 6 };
+
+#if HAS_PANELS
+SIMD_INLINE void iq4_nl_unpack(const uint8_t *lines, int h, uint8_t (*weights)[LINE]) {
+    UNROLL
+    for (int l = 0; l < 4; l++) {
+        bv x = bv_load(lines + LINE * l), low = bv_set1(15);
+        *panel_line(weights[l], h) = w8_lookup(iq4_nl_values, bv_and(x, low)).w;
+        *panel_line(weights[4 + l], h) = w8_lookup(iq4_nl_values, bv_and(bv_shr(x, 4), low)).w;
+    }
+}
+MATMUL_TILES(iq4_nl, TILES_BYTES)
+PANELS_32(iq4_nl, ASDSL_IQ4_NL, IQ4_NL_PANELS_FROM, IQ4_NL_PAIR, 2, 4, iq4_nl_unpack, 8, 0, false)
+#else
 MATMUL_SLOTS(iq4_nl, ASDSL_IQ4_NL, TILES_BYTES)
+#endif

@@ -5,7 +5,7 @@
  *   q5_1   sum = fma(m_w, s_a, fma(dot, d_w * d_a, sum))
  * in block order. Compiled once per level.
  */
-#include "matmul_32.h"
+#include "matmul_32_panel.h"
 
 /* Line l's fifth bits of low and of high nibbles at bit 4, where they belong; what else is in the byte goes later. */
 SIMD_INLINE bv tops_of_low(bv tops, int l) {
@@ -19,20 +19,27 @@ SIMD_INLINE bv tops_of_high(bv tops, int l) {
     return l == 2 ? bv_shr(tops, 2) : bv_shr(tops, 3);
 }
 
+/* Inputs 4l .. 4l + 3 and 16 + 4l .. 16 + 4l + 3 out of a line of fifth bits and four of nibbles. */
+struct fives {
+    bv low, high;
+};
+SIMD_INLINE struct fives fives_load(const uint8_t *lines, int l) {
+    const bv nibble = bv_set1(15), fifth = bv_set1(16), x = bv_load(lines + LINE + LINE * l), tops = bv_load(lines);
+    return (struct fives){bv_or(bv_and(x, nibble), bv_and(tops_of_low(tops, l), fifth)),
+                          bv_or(bv_and(bv_shr(x, 4), nibble), bv_and(tops_of_high(tops, l), fifth))};
+}
+
 /* A line of fifth bits and four of nibbles against n columns. The fifth bits are loaded anew for each line of nibbles:
  * dearer in loads, but they need no register while the columns go by. */
 SIMD_INLINE void dot_fives(dot5 *dots, const uint8_t *lines, const uint8_t *act, size_t stride, int n) {
-    const bv nibble = bv_set1(15), fifth = bv_set1(16);
     UNROLL
     for (int l = 0; l < 4; l++) {
-        bv x = bv_load(lines + LINE + LINE * l), tops = bv_load(lines);
-        bv low = bv_or(bv_and(x, nibble), bv_and(tops_of_low(tops, l), fifth));
-        bv high = bv_or(bv_and(bv_shr(x, 4), nibble), bv_and(tops_of_high(tops, l), fifth));
+        const struct fives x = fives_load(lines, l);
         UNROLL
-        for (int c = 0; c < n; c++) dots[c] = dot5_add(dots[c], low, av_load(act + (size_t)c * stride + 4 * l));
+        for (int c = 0; c < n; c++) dots[c] = dot5_add(dots[c], x.low, av_load(act + (size_t)c * stride + 4 * l));
         UNROLL
         for (int c = 0; c < n; c++) {
-            dots[c] = dot5_add(dots[c], high, av_load(act + (size_t)c * stride + 16 + 4 * l));
+            dots[c] = dot5_add(dots[c], x.high, av_load(act + (size_t)c * stride + 16 + 4 * l));
         }
         UNROLL
         for (int c = 0; c < n && l % 2; c++) dots[c] = dot5_widen(dots[c]);
@@ -76,5 +83,23 @@ BODY(q5_1, SINGLES(q5_1, Q5_1_RECORD, 5))
 TILE_OF_BODY(q5_0)
 TILE_OF_BODY(q5_1)
 
+/* As in matmul_q4.c: q5_0 6 columns 67 64, 7 59 71, 16 67 86; q5_1 6 65 65, 7 57 71, 16 66 86. */
+enum { Q5_PANELS_FROM = 7 };
+
+#if HAS_PANELS
+SIMD_INLINE void fives_unpack(const uint8_t *lines, int h, uint8_t (*weights)[LINE]) {
+    UNROLL
+    for (int l = 0; l < 4; l++) {
+        const struct fives x = fives_load(lines, l);
+        *panel_line(weights[l], h) = x.low;
+        *panel_line(weights[4 + l], h) = x.high;
+    }
+}
+MATMUL_TILES(q5_0, TILES_NIBBLES)
+MATMUL_TILES(q5_1, TILES_NIBBLES)
+PANELS_32(q5_0, ASDSL_Q5_0, Q5_PANELS_FROM, Q5_0_PAIR, 2, 5, fives_unpack, 5, 16, false)
+PANELS_32(q5_1, ASDSL_Q5_1, Q5_PANELS_FROM, Q5_1_RECORD, 1, 5, fives_unpack, 5, 0, true)
+#else
 MATMUL_SLOTS(q5_0, ASDSL_Q5_0, TILES_NIBBLES)
 MATMUL_SLOTS(q5_1, ASDSL_Q5_1, TILES_NIBBLES)
+#endif

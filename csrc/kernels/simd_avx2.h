@@ -212,6 +212,7 @@ SIMD_INLINE void fv_store(float *p, fv a) { _mm256_storeu_ps(p, a); }
 SIMD_INLINE fv fv_mul(fv a, fv b) { return _mm256_mul_ps(a, b); }
 SIMD_INLINE fv fv_fma(fv a, fv b, fv c) { return _mm256_fmadd_ps(a, b, c); }
 SIMD_INLINE fv fv_from_i32(iv a) { return _mm256_cvtepi32_ps(a); }
+SIMD_INLINE iv iv_add(iv a, iv b) { return _mm256_add_epi32(a, b); }
 SIMD_INLINE iv iv_zero(void) { return _mm256_setzero_si256(); }
 SIMD_INLINE bv bv_load(const void *p) { return _mm256_loadu_si256(p); }
 SIMD_INLINE bv bv_set1(uint8_t x) { return _mm256_set1_epi8((char)x); }
