@@ -45,13 +45,18 @@ const Level = struct {
     name: []const u8,
     model: ?*const std.Target.Cpu.Model, // null: the target's own
     add: Features = .empty,
-    /// What csrc/cpu.c does not ask the CPU for must not be used.
+    /// What csrc/cpu.c asks the CPU for.
+    asks: Features = .empty,
+    /// What it does not ask for must not be used.
     remove: Features = .empty,
     /// The same level for gcc (sanitizers).
     gcc: []const []const u8 = &.{},
     macros: []const []const u8,
 };
 
+const asks_avx2 = x86.featureSet(&.{ .avx2, .fma, .f16c });
+const asks_avxvnni = x86.featureSet(&.{ .avx2, .fma, .f16c, .avxvnni });
+const asks_avx512 = x86.featureSet(&.{ .avx2, .fma, .f16c, .avx512f, .avx512bw, .avx512dq, .avx512vl, .avx512vnni });
 const beside_avx2 = x86.featureSet(&.{ .bmi, .bmi2, .lzcnt, .movbe });
 const beside_avx512 = x86.featureSet(&.{ .bmi, .bmi2, .lzcnt, .movbe, .avx512cd });
 const gcc_avx2 = [_][]const u8{ "-mavx2", "-mfma", "-mf16c" };
@@ -63,6 +68,7 @@ const portable: Level = .{ .name = "portable", .model = null, .macros = &.{"-DAS
 const avx2: Level = .{
     .name = "avx2",
     .model = &x86.cpu.x86_64_v3,
+    .asks = asks_avx2,
     .remove = beside_avx2,
     .gcc = &gcc_avx2,
     .macros = &.{"-DASDSL_NEED_AVX2"},
@@ -71,6 +77,7 @@ const avxvnni: Level = .{
     .name = "avxvnni",
     .model = &x86.cpu.x86_64_v3,
     .add = x86.featureSet(&.{.avxvnni}),
+    .asks = asks_avxvnni,
     .remove = beside_avx2,
     .gcc = &(gcc_avx2 ++ [_][]const u8{"-mavxvnni"}),
     .macros = &.{"-DASDSL_NEED_AVXVNNI"},
@@ -79,6 +86,7 @@ const avx512: Level = .{
     .name = "avx512",
     .model = &x86.cpu.x86_64_v4,
     .add = x86.featureSet(&.{.avx512vnni}),
+    .asks = asks_avx512,
     .remove = beside_avx512,
     .gcc = &gcc_avx512,
     .macros = &.{"-DASDSL_NEED_AVX512"},
@@ -88,6 +96,7 @@ const avxvnni_evex: Level = .{
     .name = "avxvnni",
     .model = &x86.cpu.x86_64_v4,
     .add = x86.featureSet(&.{.avx512vnni}),
+    .asks = asks_avx512,
     .remove = beside_avx512,
     .gcc = &gcc_avx512,
     .macros = &.{ "-DASDSL_NEED_AVX512", "-DASDSL_EVEX_AS_AVXVNNI" },
@@ -97,6 +106,7 @@ const neon: Level = .{
     .name = "neon",
     .model = &aarch64.cpu.generic,
     .add = aarch64.featureSet(&.{.dotprod}),
+    .asks = aarch64.featureSet(&.{.dotprod}),
     .gcc = &.{"-march=armv8.2-a+dotprod"},
     .macros = &.{"-DASDSL_NEED_NEON"},
 };
@@ -163,6 +173,7 @@ const Variant = struct {
         return concat(b, &.{ variant.flags(b), evex });
     }
 
+    /// The levels that a target's library has.
     fn levels(variant: Variant, arch: std.Target.Cpu.Arch) []const Level {
         if (arch == .aarch64) return &.{ portable, neon };
         if (arch != .x86_64) return &.{portable};
@@ -338,12 +349,26 @@ fn engineModule(
     levels: []const *Compile,
 ) *std.Build.Module {
     const root = cModule(b, target, variant);
-    root.addCSourceFiles(.{ .files = sources.common, .flags = variant.flags(b) });
+    root.addCSourceFiles(.{
+        .files = sources.common,
+        .flags = concat(b, &.{ variant.flags(b), &.{levelList(b, variant.levels(target.result.cpu.arch))} }),
+    });
     root.addCSourceFiles(.{ .files = Sources.platform(target.result.os.tag), .flags = variant.flags(b) });
     // WaitOnAddress and its like, of which kernel32 knows nothing.
     if (target.result.os.tag == .windows) root.linkSystemLibrary("api-ms-win-core-synch-l1-2-0", .{});
     for (levels) |level| if (level.kind == .obj) root.addObject(level) else root.linkLibrary(level);
     return root;
+}
+
+/// csrc/kernels/table.c: the levels of a build beside portable, which every build has.
+fn levelList(b: *std.Build, levels: []const Level) []const u8 {
+    var list: []const u8 = "-DASDSL_LEVELS(X)=";
+    for (levels) |level| {
+        if (level.model == null) continue;
+        const code = std.ascii.allocUpperString(b.graph.arena, level.name) catch @panic("OOM");
+        list = b.fmt("{s}X({s},{s})", .{ list, code, level.name });
+    }
+    return list;
 }
 
 fn sharedLibrary(b: *std.Build, name: []const u8, root: *std.Build.Module) *Compile {
@@ -439,18 +464,23 @@ fn layoutBench(b: *std.Build, sources: Sources, target: std.Build.ResolvedTarget
 }
 
 /// zig has no runtime of AddressSanitizer, and compiles that of ThreadSanitizer from C++ for minutes: both come from the
-/// system's C compiler.
+/// system's C compiler. It needs ten seconds and more for many a kernel: those that this CPU cannot run are left out.
 fn systemTests(b: *std.Build, sources: Sources, arch: std.Target.Cpu.Arch, variant: Variant) []const *Step.Run {
     const flags = variant.flags(b);
+    var levels: std.ArrayList(Level) = .empty;
+    for (variant.levels(arch)) |level| {
+        if (b.graph.host.result.cpu.features.isSuperSetOf(level.asks)) append(b, &levels, level);
+    }
+    const common_flags = concat(b, &.{ flags, &.{levelList(b, levels.items)} });
     var objects: std.ArrayList(LazyPath) = .empty;
-    for (sources.common) |path| append(b, &objects, systemObject(b, path, flags));
+    for (sources.common) |path| append(b, &objects, systemObject(b, path, common_flags));
     for (Sources.platform(b.graph.host.result.os.tag)) |path| {
         append(b, &objects, systemObject(b, path, flags));
     }
     if (arch == .x86_64) for (oracle_sources) |path| {
         append(b, &objects, systemObject(b, path, concat(b, &.{ flags, avx2.gcc })));
     };
-    for (variant.levels(arch)) |level| {
+    for (levels.items) |level| {
         const level_flags = concat(b, &.{
             flags, level.gcc, level.macros, &.{b.fmt("-DASDSL_LEVEL_NAME={s}", .{level.name})},
         });

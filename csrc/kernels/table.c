@@ -80,32 +80,22 @@
                                              .expand_f16 = expand_f16_##E,                                             \
                                              ROW_SLOTS(FILL_ROW, L)};
 
-ENCODERS(portable)
-LEVEL(portable, portable)
+#define OWN_ENCODERS(CODE, L)                                                                                          \
+    ENCODERS(L)                                                                                                        \
+    LEVEL(L, L)
+#define CASE(CODE, L)                                                                                                  \
+    case ASDSL_LEVEL_##CODE: return &table_##L;
+
+/* ASDSL_LEVELS: the other levels of this build, from build.zig. X(asdsl_level, name) */
+OWN_ENCODERS(PORTABLE, portable)
 LEVEL(reference, portable) /* what judges encoders is decoding, and it needs no table */
-#if defined(__x86_64__)
-ENCODERS(avx2)
-ENCODERS(avxvnni)
-ENCODERS(avx512)
-LEVEL(avx2, avx2)
-LEVEL(avxvnni, avxvnni)
-LEVEL(avx512, avx512)
-#elif defined(__aarch64__)
-ENCODERS(neon)
-LEVEL(neon, neon)
-#endif
+ASDSL_LEVELS(OWN_ENCODERS)
 
 const struct kernels *kernels_for(int32_t level) {
     switch (level) {
-    case ASDSL_LEVEL_PORTABLE: return &table_portable;
-    case ASDSL_LEVEL_REFERENCE: return &table_reference;
-#if defined(__x86_64__)
-    case ASDSL_LEVEL_AVX2: return &table_avx2;
-    case ASDSL_LEVEL_AVXVNNI: return &table_avxvnni;
-    case ASDSL_LEVEL_AVX512: return &table_avx512;
-#elif defined(__aarch64__)
-    case ASDSL_LEVEL_NEON: return &table_neon;
-#endif
+        CASE(PORTABLE, portable)
+        CASE(REFERENCE, reference)
+        ASDSL_LEVELS(CASE)
     default: return NULL;
     }
 }
