@@ -6,7 +6,7 @@ import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, write
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { readJunit } from "../scripts/junit.ts"
-import { judge } from "../scripts/test.ts"
+import { judge, TIMED } from "../scripts/test.ts"
 import { projectFolder } from "../src/setup/project.ts"
 
 const node = Bun.which("node")
@@ -199,6 +199,10 @@ describe("counting", () => {
     expect(judge("test/x.test.ts", report(PASSED), 1).failed).toEqual(["ended with 1 outside of any test"])
     expect(judge("test/x.test.ts", report(PASSED), 0).failed).toEqual([])
     expect(judge("test/x.test.ts", report(FAILED), 1).failed).toEqual(["f"])
+  })
+
+  test("files that run alone are there under their names", () => {
+    expect(TIMED.filter((file) => !existsSync(join(projectFolder, file)))).toEqual([])
   })
 
   test("a skip is a failure in test/conformance alone, and only with $ASDSL_TEST_DATA", () => {
