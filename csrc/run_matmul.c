@@ -43,10 +43,19 @@ static bool may_be_fast(const struct asdsl_op *op) {
     return product && !(op->flags & ASDSL_ROWS_OUTPUTS);
 }
 
+/* Of all its weights; roles of operands: ops.h. */
+static bool has_fast_slots(const struct step *step) {
+    int32_t end = step->op->code == ASDSL_OP_GATE_UP ? 4 : 2 + MAX_WEIGHTS;
+    for (int32_t i = 2; i < end; i++)
+        if (step->at[i] && !step->k->type[step->op->operand[i].type].gemm_fast) return false;
+    return true;
+}
+
 /* A pass that wants logits of all its tokens verifies a draft: as exact as the tokens one by one. */
 static bool is_fast(const struct step *step) {
     bool verifies = step->params->n_outputs == step->params->n_tokens;
-    return step->fast_prefill && step->rows >= FAST_ROWS && !verifies && may_be_fast(step->op);
+    bool wanted = step->fast_prefill && step->rows >= FAST_ROWS && !verifies;
+    return wanted && may_be_fast(step->op) && has_fast_slots(step);
 }
 
 static int32_t strips_of(int32_t rows) { return (rows + STRIP_COLS - 1) / STRIP_COLS; }

@@ -24,8 +24,8 @@ export interface LoadOptions extends SourceOptions {
   /** Tokens of one pass. Default 512. */
   nUbatch?: number
   /** How prompts (passes of 128 tokens and more) multiply matrices: "exact" to the bit as single tokens do, or "fast" with
-   * weights rounded once more, to int8: more tokens/s (not with Q4_K and Q6_K at level avx2), slightly other logits.
-   * Replies are exact in either. Default exact. */
+   * weights rounded once more, to int8, where that is faster: more tokens/s, slightly other logits. Replies are exact in
+   * either. Default exact. */
   prefill?: PrefillMode
   /** Element type of cached keys; q8_0: int8, half the memory of f16, and faster. Default q8_0. */
   typeK?: KvType

@@ -79,7 +79,8 @@ typedef double int8_peak_fn(int64_t iterations);
 struct type_kernels {
     matmul_fn *gemv; /* 1 .. KERNEL_GEMV_MAX columns */
     matmul_fn *gemm; /* more columns; bit-identical with gemv */
-    /* As gemm, but rounding weights once more (matmul_fast.h): act are strips, scratch the panels. Not exact. */
+    /* As gemm, but rounding weights once more (matmul_fast.h): act are strips, scratch the panels. Not exact. NULL
+     * where it would not be faster. */
     matmul_fn *gemm_fast;
     gather_row_fn *gather_row;
     const char *gemv_name, *gemm_name, *gemm_fast_name,

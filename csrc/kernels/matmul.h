@@ -43,7 +43,6 @@ enum { TILE_COLS = 6, TILE_HALVES_TO = 3 };
  * and 110 123, q6_k 89 98 and 81 106 (2048x2048, 1536x8960). Levels with integer dots won 3 % and less by those of a
  * half: they have none. (Seen once; bench/gemm.ts --library A --library B compares two builds.) Of blocks of 32, which
  * keep no totals: matmul_32_panel.h. */
-#define HAS_PANELS 1
 #define TILES_PANEL_K TILES_3
 #define TILES_PANEL_32 TILES_5
 #elif defined(SIMD_NEON)
@@ -76,9 +75,6 @@ enum { TILE_COLS = 2, TILE_HALVES_TO = 2 };
 #define TILES_BYTES TILES_NIBBLES
 #define TILES_FLOATS TILES_NIBBLES
 #define TILES_BITS TILES_NIBBLES
-#endif
-#if !defined(HAS_PANELS)
-#define HAS_PANELS 0
 #endif
 #if !defined(FORGET_BETWEEN_HALVES)
 #define FORGET_BETWEEN_HALVES SIMD_FORGET

@@ -310,18 +310,20 @@ SIMD_INLINE void q6_k_block(struct unpacked *u, const uint8_t *group, int32_t co
             to += LINE + LINE * n_lines;                                                                               \
         }                                                                                                              \
     }
-PANEL(q4_0, 8)
-PANEL(q4_1, 8)
-PANEL(q5_0, 8)
-PANEL(q5_1, 8)
 PANEL(iq4_nl, 8)
 PANEL(q8_0, 8)
 PANEL(q2_k, 4)
 PANEL(q3_k, 4)
+PANEL(iq4_xs, 8)
+#if !HAS_PANELS /* table.c: PANEL_TYPES */
+PANEL(q4_0, 8)
+PANEL(q4_1, 8)
+PANEL(q5_0, 8)
+PANEL(q5_1, 8)
 PANEL(q4_k, 8)
 PANEL(q5_k, 8)
-PANEL(iq4_xs, 8)
 PANEL(q6_k, 4)
+#endif
 
 /* ---- floats: 16 rows of an input side by side, BYTES each ---- */
 #define FLOAT_PANEL(NAME, BYTES, LOAD)                                                                                 \

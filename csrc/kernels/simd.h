@@ -51,6 +51,9 @@
 #else
 #include "simd_portable.h"
 #endif
+#if !defined(HAS_PANELS)
+#define HAS_PANELS 0
+#endif
 #include "simd_math.h"
 
 #endif

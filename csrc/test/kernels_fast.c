@@ -1,5 +1,5 @@
-/* kernels_fast.c: the kernels of `--prefill fast`: strips of every activation type, gemm_fast of every weight type and
- * level.
+/* kernels_fast.c: the kernels of `--prefill fast`: strips of every activation type, gemm_fast of every weight type
+ * and level that has one.
  *
  * Oracles: for strips the reference's, to the bit; for gemm_fast the reference with the weights as they are, within the
  * bound that `worst_error` derives from the second rounding, and on random weights within its variance; for other
@@ -281,7 +281,7 @@ static void check_case(const struct type_facts *t, int32_t rows, int32_t cols, i
         run_slot(&c, kernels_for(ASDSL_LEVEL_REFERENCE), (enum matmul_epilogue)e, BOUND_COLUMNS, 0, c.want[e]);
     }
     for (int32_t l = 0; l < N_LEVELS; l++)
-        if (usable >> levels[l] & 1) check_products(&c, levels[l]);
+        if (usable >> levels[l] & 1 && kernels_for(levels[l])->type[t->type].gemm_fast) check_products(&c, levels[l]);
     free(c.bias);
     free(c.error[0]);
     free(c.error[1]);
