@@ -143,6 +143,8 @@ const Variant = struct {
     optimize: std.builtin.Optimize = .fast,
     sanitizer: Sanitizer = .none,
     evex: bool = false,
+    /// For a debugger, where nothing is optimised.
+    debug_info: bool = true,
     /// Of matmul tiles (csrc/kernels/matmul.h); null: what was measured best.
     tile_columns: ?u8 = null,
 
@@ -207,7 +209,8 @@ fn buildAll(b: *std.Build) void {
     b.installArtifact(sharedLibrary(b, library_name, engineModule(b, sources, target, variant, levels)));
 
     const cross = b.step("cross", "Install the library of every supported system below cross/");
-    addCross(b, cross, sources, .{ .optimize = optimize });
+    const foreign = b.option(std.builtin.Optimize, "foreign", "cross: of libraries that are not for Linux with glibc (default: as -Doptimize)") orelse optimize;
+    addCross(b, cross, sources, optimize, foreign);
 
     const objects = b.step("objects", "Install each level's kernels as an object file (a test looks at their instructions)");
     for (levels) |object| {
@@ -381,9 +384,17 @@ fn sharedLibrary(b: *std.Build, name: []const u8, root: *std.Build.Module) *Comp
 }
 
 /// Each library as src/native/build.ts expects it on its system: cross/linux-x64/libasdsl.so and so on.
-fn addCross(b: *std.Build, step: *Step, sources: Sources, variant: Variant) void {
+fn addCross(
+    b: *std.Build,
+    step: *Step,
+    sources: Sources,
+    optimize: std.builtin.Optimize,
+    foreign: std.builtin.Optimize,
+) void {
     for (cross_targets) |cross| {
         const target = b.resolveTargetQuery(cross.query);
+        const has_glibc = target.result.os.tag == .linux and target.result.abi == .gnu;
+        const variant: Variant = .{ .optimize = if (has_glibc) optimize else foreign, .debug_info = false };
         const root = engineModule(b, sources, target, variant, levelObjects(b, sources, target, variant));
         const install = b.addInstallArtifact(sharedLibrary(b, "asdsl", root), .{
             .dest_dir = .{ .override = .{ .custom = b.fmt("cross/{s}", .{cross.name}) } },
@@ -400,7 +411,7 @@ fn cModule(b: *std.Build, target: std.Build.ResolvedTarget, variant: Variant) *s
         .optimize = variant.optimize,
         .link_libc = true,
         .pic = true,
-        .strip = variant.sanitizer == .none and variant.optimize != .debug,
+        .strip = variant.sanitizer == .none and (variant.optimize != .debug or !variant.debug_info),
         .sanitize_c = if (variant.sanitizer == .undefined) .full else .off,
     });
 }
