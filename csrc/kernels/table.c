@@ -27,9 +27,9 @@
     PANEL_TYPES(X, L)                                                                                                  \
     OTHER_TYPES(X, L)
 
-/* Types with a gemm_fast. At level avx2 the exact products of the first are faster than it: prompts of 512 tokens, 2
- * threads of Zen 3, tokens/s of fast and exact, medians of 3 turns by turns (seen once): q4_0 831 1107, q5_0 768 1000,
- * q5_1 883 961, q8_0 778 667 (SmolLM2 135M); q5_k 100 117 (Qwen2.5 1.5B). */
+/* Types with a gemm_fast. At level avx2 the exact products of PANEL_TYPES are faster than it. Prompts of 512 tokens, 2
+ * threads of Zen 3, tokens/s of fast and exact by turns, medians of 3: q4_0 831 1107, q5_0 768 1000, q5_1 883 961, q8_0
+ * 778 667 (SmolLM2 135M), iq4_nl 316 244 (Qwen2.5 0.5B); of 2: q4_1 746 958, q5_k 100 117 (Qwen2.5 1.5B). Seen once. */
 #define FAST_TYPES_reference WEIGHT_TYPES
 #define FAST_TYPES_portable WEIGHT_TYPES
 #define FAST_TYPES_avx2 OTHER_TYPES
