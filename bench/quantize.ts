@@ -82,7 +82,7 @@ function compare(decoder: Decoder, tensors: readonly TensorSource[], importance:
     { weighted: 0, plain: 0 },
     { weighted: 0, plain: 0 },
   ]
-  const width = ours.type === "Q6_K" ? 16 : 32
+  const width = ours.type === "Q3_K" || ours.type === "Q6_K" ? 16 : 32
   const nRows = rowCount(source)
   const weights = importance?.of(source, 0)
   for (let row = 0; row < nRows; row += PIECE_ROWS) {
