@@ -88,13 +88,14 @@ SIMD_INLINE void panel_32_block(float *sums, const struct panel_32 *p, const uin
     }
 }
 
-/* t->group are panels; to t->sums is added. GMAC/s of tiles alone, one thread of Zen 3, sums in memory with 3, 4, 5 and 6
- * columns and in registers with 3, 4 and 5 (medians of 11, seen once):
+/* t->group are panels; to t->sums is added. GMAC/s of tiles alone, one thread of Zen 3, sums in memory with 3, 4, 5 and
+ * 6 columns and in registers with 3, 4 and 5 (medians of 11, seen once):
  *     q4_0  91 100 107  97    88 96 96
  *     q4_1  94 100 103 103    96 95 95
  *     q5_0  92  96  98  84    81 86 85
  *     q8_0  58  58  59  57    56 59 59
- * Tiles of one half, 6 columns: 90, 95, 81, 57. 8-bit weights as two nibbles, which need no sign: 44 where these had 48. */
+ * Tiles of one half, 6 columns: 90, 95, 81, 57. 8-bit weights as two nibbles, which need no sign: 44 where these had
+ * 48. */
 SIMD_INLINE void panel_32_tile(const struct tile *t, int n, int bits, int zero, bool minima) {
     const struct panel_32 *p = (const struct panel_32 *)(const void *)t->group;
     const uint8_t *act = t->act;
