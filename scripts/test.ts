@@ -16,9 +16,9 @@ import { type FileReport, readJunit } from "./junit.ts"
 
 const FILE_TIMEOUT_MS = 10 * 60_000
 const LARGER_FILE_TIMEOUT_MS = 60 * 60_000
-/** For a test that names no limit of its own: Bun's five seconds, beside another file. */
-const TEST_TIMEOUT_MS = 20_000
 const SIDE_BY_SIDE = Math.min(2, availableParallelism())
+/** For a test that names no limit of its own: Bun's, and as much longer as others share the cores. */
+const timeoutMs = (isAlone: boolean) => 5_000 * (isAlone ? 1 : SIDE_BY_SIDE)
 
 /** What becomes of these depends on how fast something is done. */
 export const TIMED = [
@@ -67,7 +67,7 @@ async function runFile(file: string, timeout: number, isAlone: boolean): Promise
   const output = isAlone ? "inherit" : collected
   try {
     const reporter = ["--reporter=junit", `--reporter-outfile=${outfile}`]
-    const child = Bun.spawn([process.execPath, "test", `./${file}`, `--timeout=${TEST_TIMEOUT_MS}`, ...reporter], {
+    const child = Bun.spawn([process.execPath, "test", `./${file}`, `--timeout=${timeoutMs(isAlone)}`, ...reporter], {
       cwd: projectFolder,
       stdio: ["ignore", output, output],
       timeout,

@@ -21,6 +21,7 @@ import { quantizeModel } from "../src/quantize/quantize.ts"
 import type { ModelSource } from "../src/quantize/source.ts"
 import { ENCODED_TYPES, MIXTURES, type MixtureName } from "../src/quantize/types.ts"
 import { quantize } from "./fixtures/quantize.ts"
+import { weightsOf } from "./fixtures/quantize-cases.ts"
 import { writeRandomModel } from "./fixtures/random-model.ts"
 import { splitModel } from "./fixtures/split-model.ts"
 import { LEVELS } from "./tiny-model.ts"
@@ -59,16 +60,8 @@ function encode(
 /** What the encoders make small: csrc/kernels/encode.h. */
 function errorOf(type: TensorTypeName, x: Float32Array, bytes: Uint8Array, importance?: Float32Array): number {
   const y = dequantize(TENSOR_TYPES[type].id, bytes, x.length)
-  const width = type === "Q3_K" || type === "Q6_K" ? 16 : 32
-  let sum = 0
-  for (let at = 0; at < x.length; at += width) {
-    const part = x.subarray(at, at + width)
-    const rms = Math.sqrt(part.reduce((squares, v) => squares + v * v, 0) / width)
-    for (const [i, v] of part.entries()) {
-      sum += (importance?.[(at + i) % importance.length] ?? 1) * (rms + Math.abs(v)) * (v - y[at + i]!) ** 2
-    }
-  }
-  return sum
+  const weights = weightsOf(type, x)
+  return x.reduce((sum, v, i) => sum + (importance?.[i % importance.length] ?? 1) * weights[i]! * (v - y[i]!) ** 2, 0)
 }
 
 const KINDS: Record<string, (next: () => number, i: number) => number> = {

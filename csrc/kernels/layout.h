@@ -58,9 +58,9 @@ enum {
     Q2_K_RECORD = 1344,
     Q3_K_RECORD = 1728,
     IQ4_XS_RECORD = 2176,
-    /* matmul_panel.h: panels at once, of so many inputs, 22 of the 32 KB of any first cache (q4_k), the rest is for
-     * activations; columns of a region, whose inputs in turn (160 KB) and sums (98 KB a weight) are half of a second
-     * cache of 512 KB; and its row groups, for which they are read from the third once. */
+    /* matmul_panel.h: panels at once, of so many inputs, 22 of the 32 KB of any first cache (4 of struct k_panel, 86
+     * lines each), the rest is for activations; columns of a region, whose inputs in turn (160 KB) and sums (98 KB a
+     * weight) are half of a second cache of 512 KB; and its row groups, for which they are read from the third once. */
     PANEL_INPUTS = 1024,
     PANEL_BYTES = 4 * 86 * LINE,
     REGION_COLUMNS = 96,

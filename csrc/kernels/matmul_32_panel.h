@@ -89,7 +89,8 @@ SIMD_INLINE void panel_32_block(float *sums, const struct panel_32 *p, const uin
 }
 
 /* t->group are panels; to t->sums is added. GMAC/s of tiles alone, one thread of Zen 3, sums in memory with 3, 4, 5 and
- * 6 columns and in registers with 3, 4 and 5 (medians of 11, seen once):
+ * 6 columns and in registers with 3, 4 and 5 (medians of 11, seen once; bench/gemm.ts compares builds with
+ * -Dtile-columns):
  *     q4_0  91 100 107  97    88 96 96
  *     q4_1  94 100 103 103    96 95 95
  *     q5_0  92  96  98  84    81 86 85

@@ -4,8 +4,8 @@
  */
 #include "kernels.h"
 
-/* X(asdsl_type, name). Types that level avx2 multiplies in panels (matmul_panel.h) with less than one multiplication
- * for 32 weights, and the others. */
+/* X(asdsl_type, name). Types that level avx2 multiplies in panels (matmul_panel.h) with one multiplication for
+ * 32 weights and a few more, where 8 bits take two; and the others. */
 #define PANEL_TYPES(X, L)                                                                                              \
     X(ASDSL_Q4_0, q4_0, L)                                                                                             \
     X(ASDSL_Q4_1, q4_1, L)                                                                                             \
@@ -72,9 +72,8 @@
     X(int8_peak_fn, int8_peak, L)
 
 #define DECLARE_TYPE(TYPE, name, L)                                                                                    \
-    matmul_fn name##_gemv_##L, name##_gemm_##L;                                                                        \
+    matmul_fn name##_gemv_##L, name##_gemm_##L, name##_gemm_fast_##L;                                                  \
     gather_row_fn name##_gather_row_##L;
-#define DECLARE_FAST(TYPE, name, L) matmul_fn name##_gemm_fast_##L;
 #define DECLARE_ENCODER(TYPE, name, L) encode_fn name##_encode_##L;
 #define DECLARE_ROW(fn, slot, L) fn slot##_##L;
 #define FILL_TYPE(TYPE, name, L)                                                                                       \
@@ -92,23 +91,23 @@
 /* E: the level whose encoders it has. */
 #define LEVEL(L, E)                                                                                                    \
     WEIGHT_TYPES(DECLARE_TYPE, L)                                                                                      \
-    FAST_TYPES_##L(DECLARE_FAST, L) ROW_SLOTS(DECLARE_ROW, L) static const struct kernels table_##L = {                \
-        .level = #L,                                                                                                   \
-        .type = {WEIGHT_TYPES(FILL_TYPE, L) FAST_TYPES_##L(FILL_FAST, L)},                                             \
-        .encode = {ENCODED_TYPES(FILL_ENCODER, E)},                                                                    \
-        .expand_f16 = expand_f16_##E,                                                                                  \
-        ROW_SLOTS(FILL_ROW, L)};
+    ROW_SLOTS(DECLARE_ROW, L)                                                                                          \
+    static const struct kernels table_##L = {.level = #L,                                                              \
+                                             .type = {WEIGHT_TYPES(FILL_TYPE, L) FAST_TYPES_##L(FILL_FAST, L)},        \
+                                             .encode = {ENCODED_TYPES(FILL_ENCODER, E)},                               \
+                                             .expand_f16 = expand_f16_##E,                                             \
+                                             ROW_SLOTS(FILL_ROW, L)};
 
-#define OWN_ENCODERS(CODE, L)                                                                                          \
+#define ENCODING_LEVEL(CODE, L)                                                                                        \
     ENCODERS(L)                                                                                                        \
     LEVEL(L, L)
 #define CASE(CODE, L)                                                                                                  \
     case ASDSL_LEVEL_##CODE: return &table_##L;
 
 /* ASDSL_LEVELS: the other levels of this build, from build.zig. X(asdsl_level, name) */
-OWN_ENCODERS(PORTABLE, portable)
+ENCODING_LEVEL(PORTABLE, portable)
 LEVEL(reference, portable) /* what judges encoders is decoding, and it needs no table */
-ASDSL_LEVELS(OWN_ENCODERS)
+ASDSL_LEVELS(ENCODING_LEVEL)
 
 const struct kernels *kernels_for(int32_t level) {
     switch (level) {
