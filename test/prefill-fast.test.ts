@@ -52,7 +52,7 @@ function distance(got: Float32Array[], expected: Float32Array[]): number {
 const MATRIX_OPS = new Set(["matmul", "matmul_add", "gate_up"])
 
 /** Types whose exact kernel level avx2 has nothing faster for: csrc/kernels/table.c. */
-const EXACT_AT_AVX2 = new Set(["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K"])
+const EXACT_AT_AVX2 = new Set(["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q3_K", "Q4_K", "Q5_K", "Q6_K"])
 
 describe("every type at every level: its own slot, near the exact logits, or the exact one where that is faster", () => {
   for (const type of TYPES) {

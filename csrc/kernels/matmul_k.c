@@ -271,7 +271,7 @@ SIMD_INLINE void q6_k_unpack(const uint8_t *record, const uint8_t *d, int h, str
         }
     }
 }
-K_PANELS(q6_k, ASDSL_Q6_K, Q6_K_RECORD, true, Q6_K_PANELS_FROM, 4, true, false)
+K_PANELS(q6_k, ASDSL_Q6_K, Q6_K_RECORD, true, Q6_K_PANELS_FROM, 4, 32, false)
 #else
 MATMUL_GEMV(q6_k, ASDSL_Q6_K)
 MATMUL_GEMM(q6_k, ASDSL_Q6_K)
@@ -289,7 +289,7 @@ SIMD_INLINE void q4_k_unpack(const uint8_t *record, const uint8_t *d, int h, str
             *panel_line(panel->weights[8 * j + 4 + l], h) = bv_and(bv_shr(x, 4), low);
         }
 }
-K_PANELS(q4_k, ASDSL_Q4_K, Q4_K_RECORD, false, Q4_K_PANELS_FROM, 8, false, true)
+K_PANELS(q4_k, ASDSL_Q4_K, Q4_K_RECORD, false, Q4_K_PANELS_FROM, 8, 0, true)
 #else
 MATMUL_GEMV(q4_k, ASDSL_Q4_K)
 MATMUL_GEMM(q4_k, ASDSL_Q4_K)

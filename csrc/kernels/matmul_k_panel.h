@@ -1,7 +1,7 @@
 /* matmul_k_panel.h: panels of weights in blocks of 256 (matmul_panel.h) and their tiles.
  *
  * A type gives NAME_unpack(record, d, h, panel), LANES rows from half h on, and what is constant of it: inputs to a
- * scale, whether weights have an offset of -32 and whether sub-blocks have minima. Knows nothing of regions.
+ * scale, what stands for a weight of zero and whether sub-blocks have minima. Knows nothing of regions.
  */
 #ifndef ASDSL_MATMUL_K_PANEL_H
 #define ASDSL_MATMUL_K_PANEL_H
@@ -21,11 +21,12 @@ _Static_assert(sizeof(struct k_panel) * (PANEL_INPUTS / BLOCK) <= PANEL_BYTES, "
 
 /* dots = products of sub-block j of both halves; an activation is broadcast once for them. */
 SIMD_INLINE void k_panel_dots(dot6 (*dots)[TILE_COLS], const struct k_panel *p, int j, const uint8_t *act,
-                              size_t stride, int n, int steps, bool offset) {
+                              size_t stride, int n, int steps, int zero) {
     UNROLL
     for (int c = 0; c < n; c++) {
         const struct act_q8_256 *a = act_at(act, stride, c);
-        dot6 start = offset ? dot6_start(a->minus32 + j, a->minus32_pairs[j]) : iv_zero();
+        dot6 start = zero ? dot6_start(a->minus32 + j, a->minus32_pairs[j]) : iv_zero();
+        if (zero == 4) start = iv_shr_pairs(start, 3); /* exact: they are multiples of 32 */
         UNROLL
         for (int h = 0; h < HALVES; h++) dots[h][c] = start;
     }
@@ -54,16 +55,16 @@ SIMD_INLINE void k_panel_add(float *sums, iv (*totals)[TILE_COLS], const float *
 }
 
 /* sums += the block's products for n columns. steps: of 4 inputs to a scale; eight at level avx2 only for weights below
- * 16 (dot4's bound in simd_avx2.h). */
+ * 16 (dot4's bound in simd_avx2.h). zero: what the panel has for a weight of 0: 0, 4 or 32. */
 SIMD_INLINE void k_panel_block(float *sums, const struct k_panel *p, const uint8_t *act, size_t stride, int n,
-                               int steps, bool offset, bool minima) {
+                               int steps, int zero, bool minima) {
     iv totals[HALVES][TILE_COLS];
     UNROLL
     for (int h = 0; h < HALVES; h++) zero_totals(totals[h], n);
     ROLLED
     for (int j = 0; j < 16; j += steps / 4) {
         dot6 dots[HALVES][TILE_COLS];
-        k_panel_dots(dots, p, j, act, stride, n, steps, offset);
+        k_panel_dots(dots, p, j, act, stride, n, steps, zero);
         UNROLL
         for (int h = 0; h < HALVES; h++) {
             iv scale = bv_load(p->scales[j] + 4 * LANES * h);
@@ -90,12 +91,12 @@ SIMD_INLINE void k_panel_block(float *sums, const struct k_panel *p, const uint8
 }
 
 /* t->group are panels; to t->sums is added. */
-SIMD_INLINE void k_panel_tile(const struct tile *t, int n, int steps, bool offset, bool minima) {
+SIMD_INLINE void k_panel_tile(const struct tile *t, int n, int steps, int zero, bool minima) {
     const struct k_panel *p = (const struct k_panel *)(const void *)t->group;
     const uint8_t *act = t->act;
     ROLLED
     for (int32_t b = t->cols / BLOCK; b > 0; b--, p++, act += ACT) {
-        k_panel_block(t->sums, p, act, t->act_stride, n, steps, offset, minima);
+        k_panel_block(t->sums, p, act, t->act_stride, n, steps, zero, minima);
     }
 }
 
@@ -117,7 +118,7 @@ SIMD_INLINE void k_panel_6bit(struct k_panel *panel, const uint8_t *record, cons
 }
 
 /* Both slots of a type: panels for LEAST columns and more. */
-#define K_PANELS(NAME, TYPE, RECORD, HAS_HEADER, LEAST, STEPS, OFFSET, MINIMA)                                         \
+#define K_PANELS(NAME, TYPE, RECORD, HAS_HEADER, LEAST, STEPS, ZERO, MINIMA)                                           \
     static void NAME##_panels(const uint8_t *records, const uint8_t *d, int32_t cols, void *panel) {                   \
         struct k_panel *panels = panel;                                                                                \
         ROLLED                                                                                                         \
@@ -126,7 +127,7 @@ SIMD_INLINE void k_panel_6bit(struct k_panel *panel, const uint8_t *record, cons
     }                                                                                                                  \
     SIMD_INLINE void NAME##_panel_tile(const struct tile *t, const int n, const int prefetch) {                        \
         (void)prefetch;                                                                                                \
-        k_panel_tile(t, n, STEPS, OFFSET, MINIMA);                                                                     \
+        k_panel_tile(t, n, STEPS, ZERO, MINIMA);                                                                       \
     }                                                                                                                  \
     PANEL_SLOTS(NAME, TYPE, TILES_PANEL_K, LEAST, RECORD, BLOCK, ACT, HAS_HEADER)
 #endif

@@ -77,7 +77,7 @@ SIMD_INLINE void q5_k_unpack(const uint8_t *record, const uint8_t *d, int h, str
         for (int f = 0; f < 8; f++) *panel_line(panel->weights[8 * j + f], h) = q5_k_inputs(lines, f);
     }
 }
-K_PANELS(q5_k, ASDSL_Q5_K, Q5_K_RECORD, false, Q5_K_PANELS_FROM, 4, false, true)
+K_PANELS(q5_k, ASDSL_Q5_K, Q5_K_RECORD, false, Q5_K_PANELS_FROM, 4, 0, true)
 #else
 MATMUL_GEMV(q5_k, ASDSL_Q5_K)
 MATMUL_GEMM(q5_k, ASDSL_Q5_K)

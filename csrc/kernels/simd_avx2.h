@@ -335,6 +335,7 @@ SIMD_INLINE iv panel_dot(iv acc, bv w, av a) { return SIMD_DPBUSD(acc, w, a); }
 #else
 
 #define HAS_PANELS 1 /* matmul_panel.h */
+#define iv_shr_pairs(pairs, bits) _mm256_srai_epi16(pairs, bits)
 
 /* dot4: weights 0 .. 15, up to 8 steps of 4 inputs. offset: int32 that the sum starts from, or NULL. A 16-bit lane gets
  * 2 products a step, |2 * 15 * 127| = 3810, after 8 steps 30480 < 32767: nothing saturates, widening waits. */

@@ -11,6 +11,7 @@
     X(ASDSL_Q4_1, q4_1, L)                                                                                             \
     X(ASDSL_Q5_0, q5_0, L)                                                                                             \
     X(ASDSL_Q5_1, q5_1, L)                                                                                             \
+    X(ASDSL_Q3_K, q3_k, L)                                                                                             \
     X(ASDSL_Q4_K, q4_k, L)                                                                                             \
     X(ASDSL_Q5_K, q5_k, L)                                                                                             \
     X(ASDSL_Q6_K, q6_k, L)
@@ -21,7 +22,6 @@
     X(ASDSL_IQ4_NL, iq4_nl, L)                                                                                         \
     X(ASDSL_Q8_0, q8_0, L)                                                                                             \
     X(ASDSL_Q2_K, q2_k, L)                                                                                             \
-    X(ASDSL_Q3_K, q3_k, L)                                                                                             \
     X(ASDSL_IQ4_XS, iq4_xs, L)
 #define WEIGHT_TYPES(X, L)                                                                                             \
     PANEL_TYPES(X, L)                                                                                                  \
@@ -29,7 +29,8 @@
 
 /* Types with a gemm_fast. At level avx2 the exact products of PANEL_TYPES are faster than it. Prompts of 512 tokens, 2
  * threads of Zen 3, tokens/s of fast and exact by turns, medians of 3: q4_0 831 1107, q5_0 768 1000, q5_1 883 961, q8_0
- * 778 667 (SmolLM2 135M), iq4_nl 316 244 (Qwen2.5 0.5B); of 2: q4_1 746 958, q5_k 100 117 (Qwen2.5 1.5B). Seen once. */
+ * 778 667 (SmolLM2 135M), iq4_nl 316 244 (Qwen2.5 0.5B); of 2: q4_1 746 958, q5_k 100 117 (Qwen2.5 1.5B); q3_k, GMAC/s
+ * of its products, 200 tokens, medians of 3: 115 130. Seen once. */
 #define FAST_TYPES_reference WEIGHT_TYPES
 #define FAST_TYPES_portable WEIGHT_TYPES
 #define FAST_TYPES_avx2 OTHER_TYPES
