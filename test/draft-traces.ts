@@ -10,7 +10,7 @@ import { Controller, type DraftModelRecord, MODEL_ACCEPTANCE } from "../src/spec
 import { DraftCosts, PassCosts } from "../src/speculative/costs.ts"
 import type { Draft, Drafter, EvaluatingDrafter, ProposeOptions } from "../src/speculative/drafter.ts"
 import { LookupDrafter } from "../src/speculative/lookup.ts"
-import { Readings } from "../src/speculative/readings.ts"
+import { ReplyLengths } from "../src/speculative/reply-lengths.ts"
 
 export interface Trace {
   readonly category: string
@@ -154,7 +154,7 @@ export interface Learnt {
 export function nothingLearnt({ step }: Machine): Learnt {
   return {
     costs: new PassCosts(),
-    record: { costs: new DraftCosts(step), acceptance: new Acceptance(MODEL_ACCEPTANCE), readings: new Readings() },
+    record: { costs: new DraftCosts(step), acceptance: new Acceptance(MODEL_ACCEPTANCE), replies: new ReplyLengths() },
   }
 }
 

@@ -9,7 +9,7 @@ import { load } from "../src/index.ts"
 import { Acceptance } from "../src/speculative/acceptance.ts"
 import { DraftCosts, PassCosts } from "../src/speculative/costs.ts"
 import { forgetLearnt, Learnt } from "../src/speculative/learnt.ts"
-import { Readings } from "../src/speculative/readings.ts"
+import { ReplyLengths } from "../src/speculative/reply-lengths.ts"
 import { tinyTokens, writeTinyModel } from "./tiny-model.ts"
 
 setDefaultTimeout(60_000)
@@ -62,20 +62,30 @@ test("a state restored costs the same, a draft model's half of the way to the sa
   }
 })
 
-test("readings that lost are known again, and two of three decide", () => {
-  const readings = new Readings()
-  const gains = [3, -1, 2, -1, -1]
-  const lost = gains.map((gain) => {
-    const reading = readings.open(4)
-    expect(reading.gain).toBe(-4)
-    reading.gain = gain
-    return readings.lostBefore(reading)
-  })
-  expect(lost).toEqual([false, false, false, false, true])
-  const restored = new Readings()
-  restored.restore(JSON.parse(JSON.stringify(readings.state)))
-  expect(restored.state).toEqual([2, -1, -1])
-  expect(restored.lostBefore(restored.open(4))).toBe(true)
+test("what is ahead of a reply is what followed in others that came as far, also after a restart", () => {
+  const replies = new ReplyLengths()
+  expect(replies.ahead(replies.begin())).toBe(16) // a first guess, and of one that has come to 10
+  const reply = replies.begin()
+  reply.nTokens = 10
+  expect(replies.ahead(reply)).toBe(26)
+  for (const nTokens of [12, 20, 1000]) replies.begin().nTokens = nTokens
+  expect(replies.ahead(reply)).toBe((26 + 2 + 10 + 64) / 4)
+  for (const nTokens of [1, 2, 3]) replies.begin().nTokens = nTokens
+  expect(replies.state).toEqual([1000, 1, 2, 3])
+  const restored = new ReplyLengths()
+  restored.restore(JSON.parse(JSON.stringify(replies.state)))
+  expect(restored.state).toEqual(replies.state)
+  const next = restored.begin()
+  next.nTokens = 2
+  expect(restored.ahead(next)).toBe((18 + 64 + 1) / 3)
+})
+
+test("a token that is drafted and left out is expected less, and as likely where it is kept", () => {
+  const acceptance = new Acceptance(0.7)
+  const [expected, likelihood] = [acceptance.expected(0), acceptance.likelihood(0, 0.9)]
+  acceptance.leaveOut(0)
+  expect(acceptance.expected(0)).toBeCloseTo((2 * expected) / 3, 12)
+  expect(acceptance.likelihood(0, 0.9)).toBe(likelihood)
 })
 
 test("written by a generation, read by the next process's model", async () => {
@@ -87,7 +97,7 @@ test("written by a generation, read by the next process's model", async () => {
   const state = JSON.parse(readFileSync(join(cache, kept(cache)[0]!), "utf8"))
   expect(costs.state).toEqual(state.passes)
   expect(record!.acceptance.state).toEqual(state.draft.acceptance)
-  expect(record!.readings.state).toEqual(state.draft.readings)
+  expect(record!.replies.state).toEqual(state.draft.replies)
   expect(costs.largest).toBeGreaterThan(1)
 })
 
@@ -111,7 +121,7 @@ test("a file that is wrong is not taken, and written again", async () => {
     JSON.stringify({ ...sound, passes: { ...sound.passes, products: ["1"] } }),
     JSON.stringify({ ...sound, passes: { ...sound.passes, counts: [-1] } }),
     JSON.stringify({ ...sound, draft: { ...sound.draft, acceptance: {} } }),
-    JSON.stringify({ ...sound, draft: { ...sound.draft, readings: [null] } }),
+    JSON.stringify({ ...sound, draft: { ...sound.draft, replies: [null] } }),
     JSON.stringify({
       ...sound,
       draft: { ...sound.draft, costs: { ...sound.draft.costs, share: null, perToken: "x" } },

@@ -42,7 +42,7 @@ export class Acceptance {
     return likelihood
   }
 
-  /** The same of a token that has not been drafted yet. */
+  /** That one which has not been drafted yet is kept and accepted. */
   expected(index: number): number {
     let likelihood = this.#first
     for (let i = 0; i <= stepOf(PLACES, index); i++) likelihood = this.#byPlace.estimate(i, likelihood)
@@ -53,6 +53,11 @@ export class Acceptance {
     const place = stepOf(PLACES, index)
     this.#byKind.judge(place * N_LEVELS + stepOf(CONFIDENCES, confidence), isAccepted)
     this.#byPlace.judge(place, isAccepted)
+  }
+
+  /** A token was drafted and not kept: its step brought nothing, and says so of its place. */
+  leaveOut(index: number): void {
+    this.#byPlace.judge(stepOf(PLACES, index), false)
   }
 
   /** For restore(). */

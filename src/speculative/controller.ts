@@ -10,7 +10,7 @@
 import { Acceptance } from "./acceptance.ts"
 import { CLIP, type DraftCosts, type PassCosts } from "./costs.ts"
 import type { Draft, DraftGate, DraftSource } from "./drafter.ts"
-import type { Reading, Readings } from "./readings.ts"
+import type { Reply, ReplyLengths } from "./reply-lengths.ts"
 
 /** Of the passes spent, what drafts may cost at most beyond what they bring. Spent when nothing else pays, it is what
  * drafting is tried again from. */
@@ -42,9 +42,6 @@ const MAX_ROW = 64
 /** Tokens that a draft model reads at a time and that count as a step of drafting. More are a prompt: what reading it costs
  * is weighed against all that is still to come. */
 const MAX_STEP = 16
-/** Tokens that are expected to follow the first of a reply; of one that has come to n, n + EXPECTED more: the longer it has
- * become, the longer it will be. */
-const EXPECTED = 16
 /** Tokens that a first guess of what drafts save counts as. */
 const SAVED_TRUST = 4
 /** Passes that reading a text may cost at once, as far as its drafts should repay that; of what it costs beyond, MISSED has
@@ -52,14 +49,6 @@ const SAVED_TRUST = 4
  * traces a text read sooner costs 11 to 17 % where replies copy, one read later 5 to 10 % in math (seen once). */
 const AT_ONCE = 4
 const MISSED = 0.5
-/** Reading a text that costs less is a matter of how long the reply becomes: few that are short repay it, and how it was
- * with the last ones says how it will be. Where they lost by it, so many passes have to have been missed first: what a reply
- * of 30 tokens misses. Over the same traces, each answered three times, translations come to 1.02 instead of 0.95 of plain
- * decoding where memory is fast, and all categories together to 0.5 % less (seen once). */
-const SHORT_TEXT = 1.5 * AT_ONCE
-const MISSED_AFTER_LOSS = 7
-/** A pass missed is an estimate, and where drafts are few an old one: of what counts as lost by not reading. */
-const MISSED_TRUST = 0.5
 
 /** Of the first token of a lookup's draft, what is expected before it is seen; not used: it costs nothing to see it. */
 const LOOKUP_ACCEPTANCE = 0.5
@@ -70,7 +59,7 @@ export const MODEL_ACCEPTANCE = 0.7
 export interface DraftModelRecord {
   readonly costs: DraftCosts
   readonly acceptance: Acceptance
-  readonly readings: Readings
+  readonly replies: ReplyLengths
 }
 
 export class Controller implements DraftGate {
@@ -83,10 +72,9 @@ export class Controller implements DraftGate {
   readonly #rateElsewhere = new Rate() // where lookups brought nothing: what the tokens ahead cost there
   #source: DraftSource | undefined // of the draft that is being verified
   #mostTokens = 0 // that may still come
-  #nTokens = 0 // of the reply so far
   #likelihood = 1 // that all its tokens are right
   #missed = 0 // passes that the model's drafts should have saved had it read the text
-  #reading: Reading | undefined // of the text before this reply
+  #reply: Reply = { nTokens: 0 }
 
   constructor(costs: PassCosts, model?: DraftModelRecord) {
     this.#costs = costs
@@ -95,9 +83,8 @@ export class Controller implements DraftGate {
 
   /** A reply begins. */
   start(): void {
-    this.#nTokens = 0
+    this.#reply = this.#model?.replies.begin() ?? { nTokens: 0 }
     this.#missed = 0
-    this.#reading = undefined
     this.#model?.costs.pause()
   }
 
@@ -125,17 +112,19 @@ export class Controller implements DraftGate {
     if (this.#model === undefined || (n === 0 && !this.#isReady)) return false
     if (this.#stepCost(1) + this.#costs.cost(n + 2) - 1 > this.#account + DEBT) return false
     if (n === 0 && !this.#paysToRead(nPending, max)) {
-      const missed = 1 - 1 / this.#ahead(0, 1, max, 1).rate
-      this.#missed += missed
-      this.#gain(MISSED_TRUST * missed)
+      this.#missed += 1 - 1 / this.#ahead(0, 1, max, 1).rate
       return false
     }
     return this.#ahead(n, this.#likelihood, max, this.#price(this.#rateElsewhere, max)).gain > 0
   }
 
   includes({ n }: Draft, confidence: number): boolean {
-    const likelihood = this.#likelihood * this.#model!.acceptance.likelihood(n, confidence)
-    if (likelihood < Math.max(MIN_LIKELIHOOD, this.#rateElsewhere.value * this.#marginalCost(n))) return false
+    const { acceptance } = this.#model!
+    const likelihood = this.#likelihood * acceptance.likelihood(n, confidence)
+    if (likelihood < Math.max(MIN_LIKELIHOOD, this.#rateElsewhere.value * this.#marginalCost(n))) {
+      acceptance.leaveOut(n)
+      return false
+    }
     this.#likelihood = likelihood
     return true
   }
@@ -150,13 +139,12 @@ export class Controller implements DraftGate {
     this.#rate.passes += cost
     this.#rateElsewhere.passes += cost
     this.#earn(-cost)
-    this.#gain(-cost)
   }
 
   /** A pass over n tokens, all but the first drafted, took so long and brought its first token. */
   passed(n: number, milliseconds: number): void {
     const costs = this.#costs
-    this.#nTokens++
+    this.#reply.nTokens++
     // Much more than it should cost is not its own fault; where it is, more will be expected of the next.
     const cost = n === 1 ? 1 : Math.min(costs.units(milliseconds), CLIP * costs.cost(n))
     costs.observe(n, milliseconds)
@@ -164,7 +152,6 @@ export class Controller implements DraftGate {
     this.#nInRow = n > 1 ? this.#nInRow + 1 : 0
     this.#rate.passed(cost)
     if (this.#source !== "lookup") this.#rateElsewhere.passed(cost)
-    if (this.#source === "model") this.#gain(1 - cost)
     if (n > 1) return
     this.#model?.costs.anchor(milliseconds)
     this.#lookups.rest()
@@ -177,12 +164,10 @@ export class Controller implements DraftGate {
     const acceptance = source === "model" ? this.#model?.acceptance : this.#lookups
     acceptance?.judge(index, confidence, isAccepted)
     if (!isAccepted) return
-    this.#nTokens++
+    this.#reply.nTokens++
     this.#earn(1)
     this.#rate.tokens++
-    if (source !== "model") return
-    this.#rateElsewhere.tokens++
-    this.#gain(1)
+    if (source === "model") this.#rateElsewhere.tokens++
   }
 
   get #isReady(): boolean {
@@ -202,11 +187,6 @@ export class Controller implements DraftGate {
 
   #earn(passes: number): void {
     this.#account = Math.min(this.#account + passes, MOST)
-  }
-
-  /** Drafts of the model saved so many passes, or should have had it read the text. */
-  #gain(passes: number): void {
-    if (this.#reading !== undefined) this.#reading.gain += passes
   }
 
   #stepCost(n: number): number {
@@ -259,14 +239,10 @@ export class Controller implements DraftGate {
   #paysToRead(nPending: number, max: number): boolean {
     if (nPending <= MAX_STEP) return true
     const cost = this.#stepCost(nPending)
-    const { readings } = this.#model!
-    if (cost < SHORT_TEXT) this.#reading ??= readings.open(cost)
-    const afterLoss = this.#reading !== undefined && readings.lostBefore(this.#reading) ? MISSED_AFTER_LOSS : 0
-    const least = Math.max(MISSED * (cost - AT_ONCE), afterLoss)
-    if (this.#missed < least) return false
+    if (this.#missed < MISSED * (cost - AT_ONCE)) return false
     const expected = 1 - 1 / this.#ahead(0, 1, max, 1).rate
-    const saved = (this.#missed + SAVED_TRUST * expected) / (this.#nTokens + SAVED_TRUST) // a token
-    return Math.min(this.#mostTokens, this.#nTokens + EXPECTED) * saved > cost
+    const saved = (this.#missed + SAVED_TRUST * expected) / (this.#reply.nTokens + SAVED_TRUST) // a token
+    return Math.min(this.#mostTokens, this.#model!.replies.ahead(this.#reply)) * saved > cost
   }
 }
 

@@ -12,10 +12,10 @@ import { writeWhole } from "../output-file.ts"
 import { Acceptance, type AcceptanceState } from "./acceptance.ts"
 import { type DraftModelRecord, MODEL_ACCEPTANCE } from "./controller.ts"
 import { DraftCosts, type DraftState, PassCosts, type PassState } from "./costs.ts"
-import { Readings } from "./readings.ts"
+import { ReplyLengths } from "./reply-lengths.ts"
 
 /** Counts up when a field means something else. */
-const VERSION = 2
+const VERSION = 3
 
 /** Passes after which the end of a generation writes it again. */
 const KEEP_EVERY = 16
@@ -26,7 +26,7 @@ interface LearntState {
   readonly draft?: {
     readonly costs: DraftState
     readonly acceptance: AcceptanceState
-    readonly readings: readonly number[]
+    readonly replies: readonly number[]
   }
 }
 
@@ -44,7 +44,7 @@ export class Learnt {
       this.record = {
         costs: new DraftCosts(draft.streamedBytes / model.streamedBytes),
         acceptance: new Acceptance(MODEL_ACCEPTANCE),
-        readings: new Readings(),
+        replies: new ReplyLengths(),
       }
     }
     this.#path = pathOf(model)
@@ -60,7 +60,7 @@ export class Learnt {
     const record = this.record && {
       costs: this.record.costs.state,
       acceptance: this.record.acceptance.state,
-      readings: this.record.readings.state,
+      replies: this.record.replies.state,
     }
     const state: LearntState = { version: VERSION, passes: this.costs.state, ...(record && { draft: record }) }
     writeState(this.#path, state)
@@ -71,7 +71,7 @@ export class Learnt {
     if (draft === undefined) return
     this.record?.costs.restore(draft.costs)
     this.record?.acceptance.restore(draft.acceptance)
-    this.record?.readings.restore(draft.readings)
+    this.record?.replies.restore(draft.replies)
   }
 }
 
@@ -110,13 +110,13 @@ function isSound(state: unknown): state is LearntState {
     return false
   const { draft } = given
   if (draft === undefined) return true
-  const { costs, acceptance, readings } = draft
+  const { costs, acceptance, replies } = draft
   const lists = [costs?.passes?.products, costs?.passes?.counts].every(areNumbers)
   const verdicts = [acceptance?.byKind, acceptance?.byPlace].every(
     (each) => areNumbers(each?.tried) && areNumbers(each.accepted),
   )
-  const gains = Array.isArray(readings) && readings.every((gain) => Number.isFinite(gain))
-  return lists && verdicts && gains && areNumbers([costs.share, costs.perToken])
+  const lengths = areNumbers(replies) && !replies.includes(null)
+  return lists && verdicts && lengths && areNumbers([costs.share, costs.perToken])
 }
 
 function areNumbers(values: unknown): values is (number | null)[] {
