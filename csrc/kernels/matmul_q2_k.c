@@ -135,7 +135,7 @@ K_TILE_WITH_HEADER(q3_k, Q3_K_RECORD)
 
 MATMUL_SLOTS(q2_k, ASDSL_Q2_K, TILES_BITS)
 
-/* As in matmul_k.c, 6 columns 51 62, 8 58 63, 12 55 69, 16 67 77, 64 74 90 (best of 6). q2_k would gain 0 to 8 %. */
+/* As in matmul_k.c, 6 columns 51 62, 8 58 63, 12 55 69, 16 67 77, 64 74 90 (best of 6, seen once). */
 enum { Q3_K_PANELS_FROM = 6 };
 
 MATMUL_TILES(q3_k, TILES_BITS)
