@@ -2,7 +2,9 @@
  *
  * Operands are resolved and validated (program.c); this file picks the slot by the number of columns and deals out row
  * groups. Weights of one matmul are one sequence of row groups, so that small ones (k, v) do not end in a barrier each.
- * With `--prefill fast` the workers first make strips of the activations, together, and meet at a barrier.
+ * With `--prefill fast` weights may be rounded: while they are unpacked (gemm_rounded), or, where that is not faster,
+ * in long passes, for which the workers first make strips of the activations, together, and meet at a barrier
+ * (gemm_fast).
  */
 #include "engine.h"
 #include "kernels/layout.h"
@@ -52,10 +54,13 @@ static bool has_fast_slots(const struct step *step) {
 }
 
 /* A pass that wants logits of all its tokens verifies a draft: as exact as the tokens one by one. */
-static bool is_fast(const struct step *step) {
+static bool may_round(const struct step *step) {
     bool verifies = step->params->n_outputs == step->params->n_tokens;
-    bool wanted = step->fast_prefill && step->rows >= FAST_ROWS && !verifies;
-    return wanted && may_be_fast(step->op) && has_fast_slots(step);
+    return step->fast_prefill && step->rows > KERNEL_GEMV_MAX && !verifies && may_be_fast(step->op);
+}
+
+static bool is_fast(const struct step *step) {
+    return may_round(step) && step->rows >= FAST_ROWS && has_fast_slots(step);
 }
 
 static int32_t strips_of(int32_t rows) { return (rows + STRIP_COLS - 1) / STRIP_COLS; }
@@ -93,7 +98,7 @@ static struct part part_of(const struct step *step, int32_t w, int32_t w2, int32
     const struct asdsl_operand *out = &step->op->operand[0], *in = &step->op->operand[1],
                                *weights = &step->op->operand[w];
     const struct type_kernels *t = &step->k->type[weights->type];
-    bool gemv = step->rows <= KERNEL_GEMV_MAX, fast = is_fast(step);
+    bool gemv = step->rows <= KERNEL_GEMV_MAX, fast = is_fast(step), rounded = t->gemm_rounded && may_round(step);
     return (struct part){.job = {.w = step->at[w],
                                  .w2 = w2 < 0 ? NULL : step->at[w2],
                                  .rows = (int32_t)weights->rows,
@@ -106,12 +111,14 @@ static struct part part_of(const struct step *step, int32_t w, int32_t w2, int32
                                  .bias = bias < 0 ? NULL : step->at[bias],
                                  .epilogue = epilogue,
                                  .fetch_ahead = step->rows > 1 || step->fetch_one[weights->type]},
-                         .slot = gemv   ? t->gemv
-                                 : fast ? t->gemm_fast
-                                        : t->gemm,
-                         .slot_name = gemv   ? t->gemv_name
-                                      : fast ? t->gemm_fast_name
-                                             : t->gemm_name,
+                         .slot = gemv      ? t->gemv
+                                 : fast    ? t->gemm_fast
+                                 : rounded ? t->gemm_rounded
+                                           : t->gemm,
+                         .slot_name = gemv      ? t->gemv_name
+                                      : fast    ? t->gemm_fast_name
+                                      : rounded ? t->gemm_rounded_name
+                                                : t->gemm_name,
                          .groups = groups_of(weights)};
 }
 

@@ -82,8 +82,11 @@ struct type_kernels {
     /* As gemm, but rounding weights once more (matmul_fast.h): act are strips, scratch the panels. Not exact. NULL
      * where it would not be faster. */
     matmul_fn *gemm_fast;
+    /* As gemm, activations too, but with weights rounded while they are unpacked, to as few bits as multiply faster.
+     * Not exact. NULL where it would not be faster. */
+    matmul_fn *gemm_rounded;
     gather_row_fn *gather_row;
-    const char *gemv_name, *gemm_name, *gemm_fast_name,
+    const char *gemv_name, *gemm_name, *gemm_fast_name, *gemm_rounded_name,
         *gather_row_name; /* "q4_1.gemv.avx2": what struct step's slot says */
 };
 

@@ -1,8 +1,8 @@
 /* matmul_32_panel.h: panels of weights in blocks of 32 (matmul_panel.h) and their tiles.
  *
  * A type gives UNPACK(lines, h, weights), LANES rows of a block's lines to half h, and what is constant of it: bits of
- * a weight, what stands for zero, whether blocks have minima. Float sums rest in memory although each block touches
- * them: the registers then hold the dots of five columns. Knows nothing of regions.
+ * a weight, what stands for zero, what a unit of it is worth in scales, whether blocks have minima. Float sums rest in
+ * memory although each block touches them: the registers then hold the dots of five columns. Knows nothing of regions.
  */
 #ifndef ASDSL_MATMUL_32_PANEL_H
 #define ASDSL_MATMUL_32_PANEL_H
@@ -18,11 +18,11 @@ struct panel_32 {
 };
 _Static_assert(sizeof(struct panel_32) * (PANEL_INPUTS / BLOCK) <= PANEL_BYTES, "layout.h leaves room");
 
-/* totals = a block's products of n columns of both halves, of weights as the panel has them: unsigned of 4 or 5 bits,
- * signed of 8. */
+/* totals = a block's products of n columns of both halves, of weights as the panel has them: unsigned of 4 to 6 bits,
+ * signed of 8. A step of 6 bits adds at most 2 * 63 * 127 = 16002 to 16 bits; of 4 and 5: dot4, dot5 of simd_avx2.h. */
 SIMD_INLINE void panel_32_dots(iv (*totals)[TILE_COLS], const struct panel_32 *p, const uint8_t *act, size_t stride,
                                int n, int bits) {
-    const int steps = bits == 8 ? 1 : bits == 5 ? 4 : 8; /* that 16 bits hold: dot8, dot5, dot4 of simd_avx2.h */
+    const int steps = bits == 8 ? 1 : bits == 6 ? 2 : bits == 5 ? 4 : 8; /* that 16 bits hold */
     dot4 dots[HALVES][TILE_COLS];
     UNROLL
     for (int l = 0; l < 8; l++) {
@@ -76,7 +76,8 @@ SIMD_INLINE void panel_32_block(float *sums, const struct panel_32 *p, const uin
         const uint8_t *a = act + (size_t)c * stride;
         fv d = set1_at(a + AT_D), s = set1_at(a + AT_S);
         iv offset = simd_set1_at(a + AT_MINUS8);
-        if (zero == 16) offset = iv_add(offset, offset);
+        UNROLL
+        for (int z = 8; z < zero; z *= 2) offset = iv_add(offset, offset);
         UNROLL
         for (int h = 0; h < HALVES; h++) {
             iv total = zero ? iv_add(totals[h][c], offset) : totals[h][c];
@@ -106,8 +107,8 @@ SIMD_INLINE void panel_32_tile(const struct tile *t, int n, int bits, int zero, 
     }
 }
 
-/* Both slots of a type, PER_RECORD blocks of LINES lines in a record: panels for LEAST columns and more. */
-#define PANELS_32(NAME, TYPE, LEAST, RECORD, PER_RECORD, LINES, UNPACK, BITS, ZERO, MINIMA)                            \
+/* NAME's panels and tiles, PER_RECORD blocks of LINES lines in a record. */
+#define PANELS_32(NAME, TYPE, RECORD, PER_RECORD, LINES, UNPACK, BITS, ZERO, UNIT, MINIMA)                             \
     static void NAME##_panels(const uint8_t *record, const uint8_t *d, int32_t cols, void *panel) {                    \
         struct panel_32 *p = panel;                                                                                    \
         (void)d;                                                                                                       \
@@ -116,7 +117,7 @@ SIMD_INLINE void panel_32_tile(const struct tile *t, int n, int bits, int zero, 
             const uint8_t *scales = record + 32 * (b % PER_RECORD);                                                    \
             const uint8_t *lines = record + LINE + LINES * LINE * (b % PER_RECORD);                                    \
             for (int h = 0; h < HALVES; h++) {                                                                         \
-                fv_store(p->d + LANES * h, fv_load_f16(scales + 2 * LANES * h));                                       \
+                fv_store(p->d + LANES * h, fv_mul(fv_load_f16(scales + 2 * LANES * h), fv_set1(UNIT)));                \
                 if (MINIMA) fv_store(p->m + LANES * h, fv_load_f16(scales + 32 + 2 * LANES * h));                      \
                 UNPACK(lines + 4 * LANES * h, h, p->weights);                                                          \
             }                                                                                                          \
@@ -127,7 +128,7 @@ SIMD_INLINE void panel_32_tile(const struct tile *t, int n, int bits, int zero, 
         (void)prefetch;                                                                                                \
         panel_32_tile(t, n, BITS, ZERO, MINIMA);                                                                       \
     }                                                                                                                  \
-    PANEL_SLOTS(NAME, TYPE, TILES_PANEL_32, LEAST, RECORD, BLOCK * PER_RECORD, ACT * PER_RECORD, false)
+    PANEL_PRODUCT(NAME, TYPE, TILES_PANEL_32, RECORD, BLOCK * PER_RECORD, ACT * PER_RECORD, false)
 #endif
 
 #endif

@@ -120,11 +120,11 @@ static void fast_run(const struct matmul_job *job, int32_t begin, int32_t end, s
 FAST_SLOT(f32, ASDSL_F32)
 FAST_SLOT(f16, ASDSL_F16)
 FAST_SLOT(bf16, ASDSL_BF16)
-FAST_SLOT(iq4_nl, ASDSL_IQ4_NL)
 FAST_SLOT(q8_0, ASDSL_Q8_0)
 FAST_SLOT(q2_k, ASDSL_Q2_K)
 FAST_SLOT(iq4_xs, ASDSL_IQ4_XS)
-#if !HAS_PANELS /* table.c: PANEL_TYPES */
+#if !HAS_PANELS /* table.c: PANEL_TYPES, ROUNDED_TYPES */
+FAST_SLOT(iq4_nl, ASDSL_IQ4_NL)
 FAST_SLOT(q4_0, ASDSL_Q4_0)
 FAST_SLOT(q4_1, ASDSL_Q4_1)
 FAST_SLOT(q5_0, ASDSL_Q5_0)

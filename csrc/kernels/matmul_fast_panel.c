@@ -310,11 +310,11 @@ SIMD_INLINE void q6_k_block(struct unpacked *u, const uint8_t *group, int32_t co
             to += LINE + LINE * n_lines;                                                                               \
         }                                                                                                              \
     }
-PANEL(iq4_nl, 8)
 PANEL(q8_0, 8)
 PANEL(q2_k, 4)
 PANEL(iq4_xs, 8)
-#if !HAS_PANELS /* table.c: PANEL_TYPES */
+#if !HAS_PANELS /* table.c: PANEL_TYPES, ROUNDED_TYPES */
+PANEL(iq4_nl, 8)
 PANEL(q4_0, 8)
 PANEL(q4_1, 8)
 PANEL(q5_0, 8)

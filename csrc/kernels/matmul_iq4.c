@@ -2,7 +2,8 @@
  *
  * Inside a block of 32 the dot is an exact integer; between blocks a row's sum is
  *   iq4_nl   sum = fma(dot, d_w * d_a, sum)
- * in block order. The table's values take 8 bits and a sign: past the lookup this is q8_0. Compiled once per level.
+ * in block order. The table's values take 8 bits and a sign: past the lookup this is q8_0. Where that takes two
+ * multiplications, gemm_rounded makes do with one and a half, of the table rounded to 6 bits. Compiled once per level.
  */
 #include "matmul_32_panel.h"
 
@@ -39,16 +40,30 @@ TILE_OF_BODY(iq4_nl)
 enum { IQ4_NL_PANELS_FROM = 6 };
 
 #if HAS_PANELS
-SIMD_INLINE void iq4_nl_unpack(const uint8_t *lines, int h, uint8_t (*weights)[LINE]) {
+SIMD_INLINE void iq4_unpack(const int8_t *table, const uint8_t *lines, int h, uint8_t (*weights)[LINE]) {
     UNROLL
     for (int l = 0; l < 4; l++) {
         bv x = bv_load(lines + LINE * l), low = bv_set1(15);
-        *panel_line(weights[l], h) = w8_lookup(iq4_nl_values, bv_and(x, low)).w;
-        *panel_line(weights[4 + l], h) = w8_lookup(iq4_nl_values, bv_and(bv_shr(x, 4), low)).w;
+        *panel_line(weights[l], h) = w8_lookup(table, bv_and(x, low)).w;
+        *panel_line(weights[4 + l], h) = w8_lookup(table, bv_and(bv_shr(x, 4), low)).w;
     }
 }
+SIMD_INLINE void iq4_nl_unpack(const uint8_t *lines, int h, uint8_t (*weights)[LINE]) {
+    iq4_unpack(iq4_nl_values, lines, h, weights);
+}
+SIMD_INLINE void iq4_nl_rounded_unpack(const uint8_t *lines, int h, uint8_t (*weights)[LINE]) {
+    iq4_unpack(iq4_nl_rounded, lines, h, weights);
+}
+
 MATMUL_TILES(iq4_nl, TILES_BYTES)
-PANELS_32(iq4_nl, ASDSL_IQ4_NL, IQ4_NL_PANELS_FROM, IQ4_NL_PAIR, 2, 4, iq4_nl_unpack, 8, 0, false)
+PANELS_32(iq4_nl, ASDSL_IQ4_NL, IQ4_NL_PAIR, 2, 4, iq4_nl_unpack, 8, 0, 1.0f, false)
+PANEL_SLOTS(iq4_nl, ASDSL_IQ4_NL, IQ4_NL_PANELS_FROM)
+
+PANELS_32(iq4_nl_rounded, ASDSL_IQ4_NL, IQ4_NL_PAIR, 2, 4, iq4_nl_rounded_unpack, 6, IQ4_NL_ZERO, IQ4_NL_STEP, false)
+matmul_fn KERNEL(iq4_nl_gemm_rounded);
+void KERNEL(iq4_nl_gemm_rounded)(const struct matmul_job *job, int32_t begin, int32_t end, void *scratch) {
+    iq4_nl_rounded_panel_job(job, begin, end, scratch);
+}
 #else
 MATMUL_SLOTS(iq4_nl, ASDSL_IQ4_NL, TILES_BYTES)
 #endif

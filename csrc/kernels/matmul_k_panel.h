@@ -129,7 +129,8 @@ SIMD_INLINE void k_panel_6bit(struct k_panel *panel, const uint8_t *record, cons
         (void)prefetch;                                                                                                \
         k_panel_tile(t, n, STEPS, ZERO, MINIMA);                                                                       \
     }                                                                                                                  \
-    PANEL_SLOTS(NAME, TYPE, TILES_PANEL_K, LEAST, RECORD, BLOCK, ACT, HAS_HEADER)
+    PANEL_PRODUCT(NAME, TYPE, TILES_PANEL_K, RECORD, BLOCK, ACT, HAS_HEADER)                                           \
+    PANEL_SLOTS(NAME, TYPE, LEAST)
 #endif
 
 #endif

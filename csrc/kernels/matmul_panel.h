@@ -129,11 +129,11 @@ static inline void panel_product(const struct matmul_job *job, const struct pane
 
 SIMD_INLINE bv *panel_line(uint8_t line[LINE], int h) { return (bv *)(void *)(line + 4 * LANES * h); }
 
-/* Both slots of a type, of its NAME_panels (unpack_fn) and NAME_panel_tile: panels for LEAST columns and more. */
-#define PANEL_SLOTS(NAME, TYPE, TILES, LEAST, RECORD, INPUTS, ACT_BYTES, HAS_HEADER)                                   \
+/* NAME_panel_job, of its NAME_panels (unpack_fn) and NAME_panel_tile. */
+#define PANEL_PRODUCT(NAME, TYPE, TILES, RECORD, INPUTS, ACT_BYTES, HAS_HEADER)                                        \
     TILES(MATMUL_TILE, NAME##_panel, 0)                                                                                \
     static tile_fn *const NAME##_panel_tiles[] = {NULL, TILES(MATMUL_TILE_NAME, NAME##_panel, 0)};                     \
-    static void NAME##_job(const struct matmul_job *job, int32_t begin, int32_t end, int32_t block, void *scratch) {   \
+    static void NAME##_panel_job(const struct matmul_job *job, int32_t begin, int32_t end, void *scratch) {            \
         static const struct panel_type type = {                                                                        \
             TYPE,                                                                                                      \
             RECORD,                                                                                                    \
@@ -144,8 +144,14 @@ SIMD_INLINE bv *panel_line(uint8_t line[LINE], int h) { return (bv *)(void *)(li
             TILES_IN(NAME##_panel_tiles),                                                                              \
             NAME##_panel_tiles,                                                                                        \
         };                                                                                                             \
+        panel_product(job, &type, begin, end, scratch);                                                                \
+    }
+
+/* Both slots of a type: panels for LEAST columns and more. */
+#define PANEL_SLOTS(NAME, TYPE, LEAST)                                                                                 \
+    static void NAME##_job(const struct matmul_job *job, int32_t begin, int32_t end, int32_t block, void *scratch) {   \
         if (job->n >= (LEAST)) {                                                                                       \
-            panel_product(job, &type, begin, end, scratch);                                                            \
+            NAME##_panel_job(job, begin, end, scratch);                                                                \
         } else {                                                                                                       \
             matmul_run(job, begin, end, TYPE, NAME##_first_tiles, NAME##_next_tiles, TILES_IN(NAME##_next_tiles),      \
                        block);                                                                                         \

@@ -97,8 +97,10 @@ SIMD_INLINE void fives_unpack(const uint8_t *lines, int h, uint8_t (*weights)[LI
 }
 MATMUL_TILES(q5_0, TILES_NIBBLES)
 MATMUL_TILES(q5_1, TILES_NIBBLES)
-PANELS_32(q5_0, ASDSL_Q5_0, Q5_PANELS_FROM, Q5_0_PAIR, 2, 5, fives_unpack, 5, 16, false)
-PANELS_32(q5_1, ASDSL_Q5_1, Q5_PANELS_FROM, Q5_1_RECORD, 1, 5, fives_unpack, 5, 0, true)
+PANELS_32(q5_0, ASDSL_Q5_0, Q5_0_PAIR, 2, 5, fives_unpack, 5, 16, 1.0f, false)
+PANEL_SLOTS(q5_0, ASDSL_Q5_0, Q5_PANELS_FROM)
+PANELS_32(q5_1, ASDSL_Q5_1, Q5_1_RECORD, 1, 5, fives_unpack, 5, 0, 1.0f, true)
+PANEL_SLOTS(q5_1, ASDSL_Q5_1, Q5_PANELS_FROM)
 #else
 MATMUL_SLOTS(q5_0, ASDSL_Q5_0, TILES_NIBBLES)
 MATMUL_SLOTS(q5_1, ASDSL_Q5_1, TILES_NIBBLES)

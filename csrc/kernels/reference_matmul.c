@@ -29,7 +29,14 @@ static double strip_activation(const struct matmul_job *job, int32_t t, int32_t 
     return (double)tail_of(strip, steps)->d[c] * (int8_t)strip[STRIP_LINE * (i / 4) + 4 * c + i % 4];
 }
 
-enum form { ROWS, STRIPS }; /* of a job's activations */
+enum form { ROWS, STRIPS, ROUNDED }; /* activations in rows or in strips; in rows, with rounded weights */
+
+/* A weight as gemm_rounded has it: of iq4_nl, its table's value rounded. */
+static double rounded(struct element e) {
+    for (int32_t i = 0; i < 16; i++)
+        if (iq4_nl_values[i] == e.q) return (double)e.scale * IQ4_NL_STEP * (iq4_nl_rounded[i] - IQ4_NL_ZERO);
+    return NAN;
+}
 
 static double dot(int32_t type, const struct matmul_job *job, const void *w, int32_t row, int32_t t, enum form form) {
     const uint8_t *group = (const uint8_t *)w + (size_t)(row / KERNEL_ROWS) * group_bytes(type, job->cols);
@@ -39,7 +46,7 @@ static double dot(int32_t type, const struct matmul_job *job, const void *w, int
     for (int32_t k = 0; k < job->cols; k++) {
         struct element e = layout_element(type, group, job->cols, row % KERNEL_ROWS, k);
         double x = form == STRIPS ? strip_activation(job, t, k) : activation(act_type, act, k);
-        sum += ((double)e.scale * e.q + e.offset) * x;
+        sum += (form == ROUNDED ? rounded(e) : (double)e.scale * e.q + e.offset) * x;
     }
     return sum;
 }
@@ -84,6 +91,12 @@ static void matmul(int32_t type, const struct matmul_job *job, int32_t begin, in
             out[k] = (float)((double)e.scale * e.q + e.offset);                                                        \
         }                                                                                                              \
     }
+
+matmul_fn REFERENCE(iq4_nl_gemm_rounded);
+void REFERENCE(iq4_nl_gemm_rounded)(const struct matmul_job *job, int32_t begin, int32_t end, void *scratch) {
+    (void)scratch;
+    matmul(ASDSL_IQ4_NL, job, begin, end, ROUNDED);
+}
 
 TYPE(f32, ASDSL_F32)
 TYPE(f16, ASDSL_F16)

@@ -5,7 +5,7 @@
 #include "kernels.h"
 
 /* X(asdsl_type, name). Types that level avx2 multiplies in panels (matmul_panel.h) with one multiplication for
- * 32 weights and a few more, where 8 bits take two; and the others. */
+ * 32 weights and a few more, where 8 bits take two; those that it does when it rounds them; and the others. */
 #define PANEL_TYPES(X, L)                                                                                              \
     X(ASDSL_Q4_0, q4_0, L)                                                                                             \
     X(ASDSL_Q4_1, q4_1, L)                                                                                             \
@@ -19,24 +19,36 @@
     X(ASDSL_F32, f32, L)                                                                                               \
     X(ASDSL_F16, f16, L)                                                                                               \
     X(ASDSL_BF16, bf16, L)                                                                                             \
-    X(ASDSL_IQ4_NL, iq4_nl, L)                                                                                         \
     X(ASDSL_Q8_0, q8_0, L)                                                                                             \
     X(ASDSL_Q2_K, q2_k, L)                                                                                             \
     X(ASDSL_IQ4_XS, iq4_xs, L)
+#define ROUNDED_TYPES(X, L) X(ASDSL_IQ4_NL, iq4_nl, L)
+#define NO_TYPES(X, L)
 #define WEIGHT_TYPES(X, L)                                                                                             \
     PANEL_TYPES(X, L)                                                                                                  \
+    ROUNDED_TYPES(X, L)                                                                                                \
     OTHER_TYPES(X, L)
 
 /* Types with a gemm_fast. At level avx2 the exact products of PANEL_TYPES are faster than it. Prompts of 512 tokens, 2
  * threads of Zen 3, tokens/s of fast and exact by turns, medians of 3: q4_0 831 1107, q5_0 768 1000, q5_1 883 961, q8_0
- * 778 667 (SmolLM2 135M), iq4_nl 316 244 (Qwen2.5 0.5B); of 2: q4_1 746 958, q5_k 100 117 (Qwen2.5 1.5B); q3_k, GMAC/s
- * of its products, 200 tokens, medians of 3: 115 130. Seen once. */
+ * 778 667 (SmolLM2 135M); of 2: q4_1 746 958, q5_k 100 117 (Qwen2.5 1.5B); q3_k, GMAC/s of its products, 200 tokens,
+ * medians of 3: 115 130. Seen once. */
 #define FAST_TYPES_reference WEIGHT_TYPES
 #define FAST_TYPES_portable WEIGHT_TYPES
 #define FAST_TYPES_avx2 OTHER_TYPES
 #define FAST_TYPES_avxvnni WEIGHT_TYPES
 #define FAST_TYPES_avx512 WEIGHT_TYPES
 #define FAST_TYPES_neon WEIGHT_TYPES
+
+/* Types with a gemm_rounded: where an instruction takes 8 bits and a sign at once there is nothing to win. iq4_nl,
+ * prompts of 52 and 512 tokens, 2 threads of Zen 3, tokens/s of exact and rounded by turns, medians of 3: 246 297, 269
+ * 350 (a draft model of Qwen2.5 0.5B, seen once); strips (gemm_fast) had 316 of 512. */
+#define ROUNDED_TYPES_reference ROUNDED_TYPES
+#define ROUNDED_TYPES_portable NO_TYPES
+#define ROUNDED_TYPES_avx2 ROUNDED_TYPES
+#define ROUNDED_TYPES_avxvnni NO_TYPES
+#define ROUNDED_TYPES_avx512 NO_TYPES
+#define ROUNDED_TYPES_neon NO_TYPES
 
 /* What quantising makes. X(asdsl_type, name) */
 #define ENCODED_TYPES(X, L)                                                                                            \
@@ -73,7 +85,7 @@
     X(int8_peak_fn, int8_peak, L)
 
 #define DECLARE_TYPE(TYPE, name, L)                                                                                    \
-    matmul_fn name##_gemv_##L, name##_gemm_##L, name##_gemm_fast_##L;                                                  \
+    matmul_fn name##_gemv_##L, name##_gemm_##L, name##_gemm_fast_##L, name##_gemm_rounded_##L;                         \
     gather_row_fn name##_gather_row_##L;
 #define DECLARE_ENCODER(TYPE, name, L) encode_fn name##_encode_##L;
 #define DECLARE_ROW(fn, slot, L) fn slot##_##L;
@@ -83,6 +95,8 @@
     [TYPE].gather_row_name = #name ".gather_row." #L,
 #define FILL_FAST(TYPE, name, L)                                                                                       \
     [TYPE].gemm_fast = name##_gemm_fast_##L, [TYPE].gemm_fast_name = #name ".gemm_fast." #L,
+#define FILL_ROUNDED(TYPE, name, L)                                                                                    \
+    [TYPE].gemm_rounded = name##_gemm_rounded_##L, [TYPE].gemm_rounded_name = #name ".gemm_rounded." #L,
 #define FILL_ENCODER(TYPE, name, L) [TYPE] = name##_encode_##L,
 #define FILL_ROW(fn, slot, L) .slot = slot##_##L, .slot##_name = #slot "." #L,
 
@@ -93,11 +107,12 @@
 #define LEVEL(L, E)                                                                                                    \
     WEIGHT_TYPES(DECLARE_TYPE, L)                                                                                      \
     ROW_SLOTS(DECLARE_ROW, L)                                                                                          \
-    static const struct kernels table_##L = {.level = #L,                                                              \
-                                             .type = {WEIGHT_TYPES(FILL_TYPE, L) FAST_TYPES_##L(FILL_FAST, L)},        \
-                                             .encode = {ENCODED_TYPES(FILL_ENCODER, E)},                               \
-                                             .expand_f16 = expand_f16_##E,                                             \
-                                             ROW_SLOTS(FILL_ROW, L)};
+    static const struct kernels table_##L = {                                                                          \
+        .level = #L,                                                                                                   \
+        .type = {WEIGHT_TYPES(FILL_TYPE, L) FAST_TYPES_##L(FILL_FAST, L) ROUNDED_TYPES_##L(FILL_ROUNDED, L)},          \
+        .encode = {ENCODED_TYPES(FILL_ENCODER, E)},                                                                    \
+        .expand_f16 = expand_f16_##E,                                                                                  \
+        ROW_SLOTS(FILL_ROW, L)};
 
 #define ENCODING_LEVEL(CODE, L)                                                                                        \
     ENCODERS(L)                                                                                                        \

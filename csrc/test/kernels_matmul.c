@@ -2,7 +2,8 @@
  *
  * Oracles: reference_matmul.c (double sums, published formulas) within the bound that `check_bound` derives; the
  * portable level to the bit for every other level, for every number of columns and for split ranges; the original bytes
- * for repacking there and back. Buffers end or, in every other call, begin at a page that may not be touched.
+ * for repacking there and back. gemm_rounded likewise, with the first level that has one in portable's place. Buffers
+ * end or, in every other call, begin at a page that may not be touched.
  */
 #include "../asdsl.h"
 #include "../kernels/layout.h"
@@ -97,9 +98,10 @@ struct test_case {
     const struct type_facts *t;
     int32_t rows, cols, columns, run;
     enum fill fill;
+    bool rounded; /* gemm_rounded is what is checked */
     struct guarded w[2], w2[2], act[2]; /* one that ends at a forbidden page, one that begins there */
     double *magnitude[2];                       /* of sums over w and w2, (bound_columns, rows) */
-    float *bias, *golden[EPILOGUE_SOFTCAP + 1]; /* (columns, rows) of each epilogue at the portable level */
+    float *bias, *golden[EPILOGUE_SOFTCAP + 1]; /* (columns, rows) of each epilogue, of the level that judges */
 };
 
 static const char *const fill_names[] = {"random", "extreme", "outlier", "zero"};
@@ -140,7 +142,8 @@ static void run_slot(const struct test_case *c, int side, const struct kernels *
     float *at = (float *)(void *)g.data;
     for (size_t i = 0; i < floats; i++) at[i] = start_value(i % stride);
     struct matmul_job job = job_of(c, side, epilogue, n, at);
-    matmul_fn *slot = n <= KERNEL_GEMV_MAX ? k->type[c->t->type].gemv : k->type[c->t->type].gemm;
+    const struct type_kernels *of = &k->type[c->t->type];
+    matmul_fn *slot = c->rounded ? of->gemm_rounded : n <= KERNEL_GEMV_MAX ? of->gemv : of->gemm;
     int32_t groups = (c->rows + 15) / 16;
     struct guarded scratch = guarded_alloc(matmul_scratch_bytes(), side);
     slot(&job, 0, split, scratch.data);
@@ -203,15 +206,16 @@ static void check_bound(const struct test_case *c, enum matmul_epilogue epilogue
             double got = c->golden[epilogue][i], expected = want[i];
             double gate = c->magnitude[0][i], up = c->magnitude[1][i], bound = chain_bound(c, gate);
             bool exact = c->fill == EXTREME && c->cols == c->t->block && c->t->block > 1 &&
-                         epilogue == EPILOGUE_STORE && c->bias == NULL && gate < 0x1p24;
+                         epilogue == EPILOGUE_STORE && c->bias == NULL && gate < 0x1p24 && !c->rounded;
             if (has_two(epilogue)) /* slopes below 1.13; silu and gelu to 1e-6; sums of both weights err */
                 bound = 1.13 * bound * up + chain_bound(c, up) * gate + 1e-6 * gate * up;
             if (epilogue == EPILOGUE_SOFTCAP) bound += 1e-6 * SOFTCAP; /* slope 1 at most; tanh itself */
             bound += 3 * 0x1p-24 * (fabs(expected) + 8) + 1e-37;
             if (exact) bound = 0;
             CHECK(fabs(got - expected) <= bound,
-                  "%s rows %d cols %d fill %s epilogue %d row %d column %d: %.9g, not %.9g +- %g", c->t->name, c->rows,
-                  c->cols, fill_names[c->fill], epilogue, r, t, got, expected, bound);
+                  "%s%s rows %d cols %d fill %s epilogue %d row %d column %d: %.9g, not %.9g +- %g", c->t->name,
+                  c->rounded ? " rounded" : "", c->rows, c->cols, fill_names[c->fill], epilogue, r, t, got, expected,
+                  bound);
         }
     free(want);
 }
@@ -228,8 +232,9 @@ static void check_level(const struct test_case *c, const struct kernels *k) {
             int side = ((int)i + c->run + epilogue) % 2;
             run_slot(c, side, k, (enum matmul_epilogue)epilogue, n, split, out);
             CHECK(memcmp(out, c->golden[epilogue], (size_t)n * (size_t)c->rows * 4) == 0,
-                  "%s.%s rows %d cols %d columns %d fill %s epilogue %d split %d: other bits than portable", c->t->name,
-                  k->level, c->rows, c->cols, n, fill_names[c->fill], epilogue, split);
+                  "%s%s.%s rows %d cols %d columns %d fill %s epilogue %d split %d: other bits than the judge's",
+                  c->t->name, c->rounded ? " rounded" : "", k->level, c->rows, c->cols, n, fill_names[c->fill],
+                  epilogue, split);
         }
     }
     free(out);
@@ -295,6 +300,25 @@ static void make_activations(struct test_case *c, uint32_t usable) {
     free(x);
 }
 
+/* What level `judge` makes, against the reference: it judges the others. */
+static void make_golden(struct test_case *c, int32_t judge) {
+    for (int32_t e = EPILOGUE_STORE; e <= EPILOGUE_SOFTCAP; e++) {
+        run_slot(c, c->run % 2, kernels_for(judge), (enum matmul_epilogue)e, c->columns, 0, c->golden[e]);
+        check_bound(c, (enum matmul_epilogue)e);
+    }
+}
+
+static void check_rounded(struct test_case *c, uint32_t usable) {
+    for (size_t l = 0; l < N_LEVELS; l++) {
+        if (!(usable >> levels[l] & 1) || !kernels_for(levels[l])->type[c->t->type].gemm_rounded) continue;
+        if (!c->rounded) {
+            c->rounded = true;
+            make_golden(c, levels[l]);
+        }
+        check_level(c, kernels_for(levels[l]));
+    }
+}
+
 static void check_case(const struct type_facts *t, int32_t rows, int32_t cols, int32_t columns, enum fill fill,
                        int32_t run, uint32_t usable) {
     struct test_case c = {.t = t, .rows = rows, .cols = cols, .columns = columns, .fill = fill, .run = run};
@@ -306,13 +330,12 @@ static void check_case(const struct type_facts *t, int32_t rows, int32_t cols, i
         c.bias = malloc((size_t)rows * 4);
         for (int32_t i = 0; i < rows; i++) c.bias[i] = uniform() * 8;
     }
-    for (int32_t e = EPILOGUE_STORE; e <= EPILOGUE_SOFTCAP; e++) {
+    for (int32_t e = EPILOGUE_STORE; e <= EPILOGUE_SOFTCAP; e++)
         c.golden[e] = malloc((size_t)columns * (size_t)rows * 4);
-        run_slot(&c, run % 2, kernels_for(ASDSL_LEVEL_PORTABLE), (enum matmul_epilogue)e, columns, 0, c.golden[e]);
-        check_bound(&c, (enum matmul_epilogue)e);
-    }
+    make_golden(&c, ASDSL_LEVEL_PORTABLE);
     for (size_t l = 0; l < N_LEVELS; l++)
         if (usable >> levels[l] & 1) check_level(&c, kernels_for(levels[l]));
+    check_rounded(&c, usable);
     float *row = malloc((size_t)cols * 4), *want = malloc((size_t)cols * 4);
     for (int32_t r = 0; r < rows; r += 7)
         for (size_t l = 0; l < N_LEVELS; l++) {
@@ -396,6 +419,10 @@ int main(void) {
             check_case(t, MORE_ROWS, t->block == 32 ? MORE_INPUTS : widths[3], MORE_COLUMNS, RANDOM, run, usable);
         }
         if (FULL) check_case(t, 576, widths[t->block == 256 ? 0 : 1], FEW_COLUMNS, OUTLIER, run + 1, usable);
+    }
+    for (int32_t i = 0; i < 16; i++) {
+        double off = iq4_nl_values[i] - (double)IQ4_NL_STEP * (iq4_nl_rounded[i] - IQ4_NL_ZERO);
+        CHECK(fabs(off) <= 1.69, "iq4_nl_rounded %d is off by %g", i, off);
     }
     check_not_finite(usable);
     return check_report("kernels_matmul");
