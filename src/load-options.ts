@@ -23,9 +23,9 @@ export interface LoadOptions extends SourceOptions {
   nBatch?: number
   /** Tokens of one pass. Default 512. */
   nUbatch?: number
-  /** How prompts (passes of 128 tokens and more) multiply matrices: "exact" to the bit as single tokens do, or "fast" with
-   * weights rounded once more, to int8, where that is faster: more tokens/s, slightly other logits. Replies are exact in
-   * either. Default exact. */
+  /** How prompts multiply matrices: "exact" to the bit as single tokens do, or "fast" with weights rounded once more where
+   * that is faster, to int8 in passes of 128 tokens and more, IQ4_NL to 6 bits at level avx2 in passes of 17: more tokens/s,
+   * slightly other logits. Replies are exact in either. Default exact. */
   prefill?: PrefillMode
   /** Element type of cached keys; q8_0: int8, half the memory of f16, and faster. Default q8_0. */
   typeK?: KvType

@@ -113,7 +113,7 @@ export const contextFlags = group("Context", {
   prefill: text("--prefill", {
     choices: PREFILL_MODES,
     initial: "exact",
-    help: "matrices of prompts: to the bit as those of replies, or with weights rounded once more to int8, where that is faster",
+    help: "matrices of prompts: to the bit as those of replies, or with weights rounded once more, where that is faster",
   }),
   typeK: text("-ctk, --cache-type-k", {
     choices: KV_TYPES,
