@@ -92,6 +92,22 @@ test("passes of fewer than 128 tokens, and those with logits for every token, ar
   expect(rows(fast, tinyTokens(MAX_OUTPUTS + 1))).not.toEqual(rows(exact, tinyTokens(MAX_OUTPUTS + 1)))
 })
 
+test.skipIf(!LEVELS.includes("avx2"))(
+  "level avx2 rounds IQ4_NL from 17 tokens on, but not where it verifies",
+  async () => {
+    using exact = await loadTiny("IQ4_NL", { level: "avx2", nThreads: 2 })
+    using fast = await loadTiny("IQ4_NL", { level: "avx2", nThreads: 2, prefill: "fast" })
+    const last = (model: Model, n: number) => {
+      using session = model.createSession()
+      session.sync(tinyTokens(n))
+      return bits(session.row().logits)
+    }
+    expect(last(fast, 16)).toBe(last(exact, 16))
+    expect(last(fast, 17)).not.toBe(last(exact, 17))
+    expect(rows(fast, tinyTokens(17))).toEqual(rows(exact, tinyTokens(17)))
+  },
+)
+
 test("experts stay exact: a mixture differs by its attention alone", async () => {
   using fast = await loadTiny("3 of 7 experts, Q8_0 with Q4_1", { nThreads: 2, prefill: "fast" })
   rows(fast, tinyTokens(MAX_OUTPUTS + 1))
