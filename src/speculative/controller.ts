@@ -86,6 +86,7 @@ export class Controller implements DraftGate {
     this.#reply = this.#model?.replies.begin() ?? { nTokens: 0 }
     this.#missed = 0
     this.#model?.costs.pause()
+    this.#model?.acceptance.nextReply()
   }
 
   /** A draft is about to be made; `most` tokens may still come. */
