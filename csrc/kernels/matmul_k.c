@@ -240,8 +240,10 @@ SIMD_INLINE void q6_k_tile(const struct tile *t, const int n, const int prefetch
     zero_sums(t, n);
     ROLLED
     for (int32_t b = t->cols / BLOCK; b > 0; b--, record += Q6_K_RECORD, act += ACT, d += 32) {
-        q6_k_record(t->sums, record, d, 0, act, t->act_stride, n, halves, prefetch);
-        if (halves < HALVES) q6_k_record(t->sums + LANES, record, d, 1, act, t->act_stride, n, 1, 0);
+        ROLLED
+        for (int h = 0; h < HALVES; h += halves) {
+            q6_k_record(t->sums + LANES * h, record, d, h, act, t->act_stride, n, halves, prefetch && h == 0);
+        }
     }
 }
 
