@@ -122,6 +122,22 @@ test.each(Object.entries({ fast, plain }))("short replies, one after another: fe
   expect(time(OFF) / time(AUTO)).toBeGreaterThan(1)
 })
 
+test.each([0, 1])(
+  "a text that took the draft model long to read does not keep it from the next, %i before it",
+  (nBefore) => {
+    const machine: Machine = { ...plain, noise: 0, drift: 0 }
+    const all = traces.filter(({ category }) => category === "math")
+    const time = (stalled: number) => {
+      const learnt = nothingLearnt(machine)
+      learnt.record.costs.anchor(25)
+      for (const trace of all.slice(0, nBefore)) replay(trace, AUTO, machine, learnt, 1)
+      if (stalled > 0) learnt.record.costs.observe(100, stalled) // other programs ran, or the weights came from the disk
+      return all.reduce((sum, trace) => sum + replay(trace, AUTO, machine, learnt, 1).milliseconds, 0)
+    }
+    expect(time(0) / time(5000)).toBeGreaterThan(0.9)
+  },
+)
+
 /** Tokens a millisecond over all traces. */
 function speed(outcomes: Map<string, Outcome>): number {
   const sum = (field: keyof Outcome) => [...outcomes.values()].reduce((total, each) => total + each[field], 0)

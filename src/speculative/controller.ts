@@ -4,8 +4,8 @@
 // A draft is extended while the tokens that it should bring exceed what the longer pass, and the draft model's, cost at the
 // present rate: the fractional optimum of tokens per time (speculative decoding's gain is Leviathan et al. 2023, section
 // 3.3; the threshold form, SpecDec++, Huang et al. 2024). And it never loses: an account in passes over one token pays for
-// every draft, so that all drafts together can never cost more than DEBT passes and INCOME of the time beyond what they
-// brought.
+// every draft, so that those of a reply can never cost more than START and DEBT passes and INCOME of the time beyond what
+// they brought.
 
 import { Acceptance } from "./acceptance.ts"
 import { CLIP, type DraftCosts, type PassCosts } from "./costs.ts"
@@ -15,12 +15,13 @@ import type { Reply, ReplyLengths } from "./reply-lengths.ts"
 /** Of the passes spent, what drafts may cost at most beyond what they bring. Spent when nothing else pays, it is what
  * drafting is tried again from. */
 const INCOME = 0.01
-/** Passes that drafts may cost before they have brought anything. */
+/** Passes that drafts of a reply may cost before they have brought anything. */
 const START = 1
 /** Passes that the account may go below 0. */
 const DEBT = 1
-/** Passes that are saved up at most: a text that turns is found out that fast. */
-const MOST = 4
+/** Passes that are saved up at most: a text that turns is found out that fast. With 4, one draft of 12 tokens, each of which
+ * the model was sure of, took all there was and the next 20 passes had none (seen once). */
+const MOST = 8
 
 /** Memory of the rate, in passes. */
 const RATE_MEMORY = 32
@@ -85,6 +86,7 @@ export class Controller implements DraftGate {
   start(): void {
     this.#reply = this.#model?.replies.begin() ?? { nTokens: 0 }
     this.#missed = 0
+    this.#account = START
     this.#model?.costs.pause()
     this.#model?.acceptance.nextReply()
   }

@@ -186,6 +186,7 @@ export class DraftCosts {
   #nAnchors = 0
   #nRested = 0 // passes of the target over one token since the last step
   #perToken = 0 // milliseconds, of long passes; 0: not known
+  #single = 0 // milliseconds of the target's last pass over one token
 
   /** @param share of a target's pass, where nothing was measured: that of the bytes that both read. */
   constructor(share: number) {
@@ -211,7 +212,9 @@ export class DraftCosts {
       this.#nRested = 0
     } else {
       const perToken = milliseconds / n
-      this.#perToken += (this.#perToken === 0 ? 1 : LEARN_READ) * (perToken - this.#perToken)
+      const known = this.#perToken || READ_SLOPE * this.#share * this.#single
+      const measured = known > 0 ? clip(perToken, known) : perToken
+      this.#perToken += (this.#perToken === 0 ? 1 : LEARN_READ) * (measured - this.#perToken)
     }
   }
 
@@ -223,6 +226,7 @@ export class DraftCosts {
   /** A pass of the target over one token took so long. */
   anchor(single: number): void {
     if (single === 0) return
+    this.#single = single
     if (this.#nRested++ > 0) this.#relax(single)
     else if (this.#passes.nSingles > 0) {
       const share = clip(this.#passes.single / single, this.#share)
