@@ -5,7 +5,7 @@
 const VERDICT_MEMORY = 32
 const REST_MEMORY = 256
 /** What a verdict still counts when another reply begins, of which it says less. Over the traces of
- * test/speculative-traces.test.ts, 0.5 is 1 % faster than 1; 0.3 to 0.9 are between (seen once). */
+ * test/speculative-traces.test.ts, 0.3 to 0.7 are 1 % faster than 1 (seen once). */
 const CARRIED = 0.5
 /** Verdicts that a first guess counts as. */
 const TRUST = 2
