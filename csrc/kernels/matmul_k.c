@@ -234,10 +234,10 @@ SIMD_INLINE void q4_k_tile(const struct tile *t, const int n, const int prefetch
     }
 }
 
-/* Its code serves both halves in turns: a copy for each made 10 KB of a tile of 5 columns, more than a processor that
- * shares its decoded instructions with another hyperthread keeps. GMAC/s of weights in the second cache, one thread of
- * Zen 3, with two copies and with one: 4 columns 65 71, 5 columns 61 75 (best of 3, seen once). q4_k's loops are short:
- * no gain. */
+/* Its code serves both halves in turns, and fetches ahead for both in the first: a copy for each made 10 KB of a tile of 5
+ * columns. GMAC/s of 16384x1536, 2 threads of Zen 3, builds with two copies and with one by turns: 3 columns 56 64, 4
+ * columns 72 83, 5 columns 78 94 (seen once; bench/gemm.ts --library A --library B compares two builds). q4_k, whose
+ * loops are short, gained nothing. */
 SIMD_INLINE void q6_k_tile(const struct tile *t, const int n, const int prefetch) {
     const int halves = n <= K_HALVES_TO ? HALVES : 1;
     const uint8_t *d = t->group, *record = d + header_bytes(t->cols), *act = t->act;
