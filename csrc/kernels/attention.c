@@ -205,8 +205,9 @@ typedef float *partial_of(const struct attention_job *job, int32_t token, int32_
 
 /* Steps of fetch_next over a chunk of which all rows see all. */
 static size_t fetch_steps(const struct kv_layout *l, int32_t n_rows) {
-    size_t k_load = l->k_type == ASDSL_Q8_0 ? LANES * 4 : ATTENTION_LANES * kv_element_bytes(l->k_type);
-    size_t v_load = l->v_type == ASDSL_Q8_0 ? LANES * 4 : ATTENTION_LANES * kv_element_bytes(l->v_type);
+    size_t q8_loads = FETCH_LOADS * LANES * 4;
+    size_t k_load = l->k_type == ASDSL_Q8_0 ? q8_loads : ATTENTION_LANES * kv_element_bytes(l->k_type);
+    size_t v_load = l->v_type == ASDSL_Q8_0 ? q8_loads : ATTENTION_LANES * kv_element_bytes(l->v_type);
     size_t tiles = (size_t)((n_rows + TILE_ROWS - 1) / TILE_ROWS);
     size_t weights = (size_t)(n_rows * (ATTENTION_CHUNK / ATTENTION_LANES));
     return tiles * (l->k_scales / k_load + l->v_scales / v_load) +
@@ -218,7 +219,8 @@ static void attend_chunk(const struct attention_job *job, const struct attention
                          const uint8_t *next, const struct attention_scratch *s, partial_of *partial) {
     const uint8_t *head = kv_head(job, chunk, item->kv_head);
     int32_t n_rows = item->n_tokens * item->n_heads;
-    struct fetch fetch = {.from = next, .step = (job->layout->head_bytes << 8) / fetch_steps(job->layout, n_rows)};
+    size_t steps = fetch_steps(job->layout, n_rows);
+    struct fetch fetch = {.at = next, .step = (job->layout->head_bytes + steps - 1) / steps};
     struct rows rows = {.fetch = &fetch};
     for (int32_t row = 0; row < n_rows; row++) {
         int32_t t = item->token + row / item->n_heads, h = item->head + row % item->n_heads;
