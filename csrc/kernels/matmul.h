@@ -106,6 +106,8 @@ struct tile {
     size_t act_stride;    /* bytes */
     int32_t cols;         /* inputs */
     float *sums;          /* (columns, KERNEL_ROWS), result */
+    const uint8_t *next;  /* what a panel's tile fetches, a part of what is unpacked next */
+    size_t next_step;     /* bytes between two fetches */
 };
 typedef void tile_fn(const struct tile *t);
 

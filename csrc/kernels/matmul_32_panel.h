@@ -89,6 +89,8 @@ SIMD_INLINE void panel_32_block(float *sums, const struct panel_32 *p, const uin
     }
 }
 
+enum { PANEL_32_FETCHES = 3 }; /* of a tile, for each block: of its 5 or 9 lines two or three tiles fetch a part each */
+
 /* t->group are panels; to t->sums is added. GMAC/s of tiles alone, one thread of Zen 3, sums in memory with 3, 4, 5 and
  * 6 columns and in registers with 3, 4 and 5 (medians of 11, seen once; bench/gemm.ts compares builds with
  * -Dtile-columns):
@@ -98,11 +100,13 @@ SIMD_INLINE void panel_32_block(float *sums, const struct panel_32 *p, const uin
  *     q8_0  58  58  59  57    56 59 59
  * Tiles of one half, 6 columns: 90, 95, 81, 57. 8-bit weights as two nibbles, which need no sign: 44 where these had
  * 48. */
-SIMD_INLINE void panel_32_tile(const struct tile *t, int n, int bits, int zero, bool minima) {
+SIMD_INLINE void panel_32_tile(const struct tile *t, int n, int bits, int zero, bool minima, int prefetch) {
     const struct panel_32 *p = (const struct panel_32 *)(const void *)t->group;
-    const uint8_t *act = t->act;
+    const uint8_t *act = t->act, *next = t->next;
     ROLLED
     for (int32_t b = t->cols / BLOCK; b > 0; b--, p++, act += ACT) {
+        UNROLL
+        for (int i = 0; prefetch && i < PANEL_32_FETCHES; i++, next += t->next_step) SIMD_PREFETCH(next);
         panel_32_block(t->sums, p, act, t->act_stride, n, bits, zero, minima);
     }
 }
@@ -125,10 +129,10 @@ SIMD_INLINE void panel_32_tile(const struct tile *t, int n, int bits, int zero, 
         }                                                                                                              \
     }                                                                                                                  \
     SIMD_INLINE void NAME##_panel_tile(const struct tile *t, const int n, const int prefetch) {                        \
-        (void)prefetch;                                                                                                \
-        panel_32_tile(t, n, BITS, ZERO, MINIMA);                                                                       \
+        panel_32_tile(t, n, BITS, ZERO, MINIMA, prefetch);                                                             \
     }                                                                                                                  \
-    PANEL_PRODUCT(NAME, TYPE, TILES_PANEL_32, RECORD, BLOCK * PER_RECORD, ACT * PER_RECORD, false)
+    PANEL_PRODUCT(NAME, TYPE, TILES_PANEL_32, RECORD, BLOCK * PER_RECORD, ACT * PER_RECORD, false,                     \
+                  PANEL_32_FETCHES * PER_RECORD)
 #endif
 
 #endif

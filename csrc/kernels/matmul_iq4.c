@@ -36,9 +36,6 @@ BODY(iq4_nl, PAIRS(iq4_nl, IQ4_NL_PAIR, 4))
 
 TILE_OF_BODY(iq4_nl)
 
-/* As in matmul_q4.c: 5 columns 48 46, 6 49 51, 16 49 58. */
-enum { IQ4_NL_PANELS_FROM = 6 };
-
 #if HAS_PANELS
 SIMD_INLINE void iq4_unpack(const int8_t *table, const uint8_t *lines, int h, uint8_t (*weights)[LINE]) {
     UNROLL
@@ -57,7 +54,7 @@ SIMD_INLINE void iq4_nl_rounded_unpack(const uint8_t *lines, int h, uint8_t (*we
 
 MATMUL_TILES(iq4_nl, TILES_BYTES)
 PANELS_32(iq4_nl, ASDSL_IQ4_NL, IQ4_NL_PAIR, 2, 4, iq4_nl_unpack, 8, 0, 1.0f, false)
-PANEL_SLOTS(iq4_nl, ASDSL_IQ4_NL, IQ4_NL_PANELS_FROM)
+PANEL_SLOTS(iq4_nl, ASDSL_IQ4_NL, PANELS_FROM)
 
 PANELS_32(iq4_nl_rounded, ASDSL_IQ4_NL, IQ4_NL_PAIR, 2, 4, iq4_nl_rounded_unpack, 6, IQ4_NL_ZERO, IQ4_NL_STEP, false)
 matmul_fn KERNEL(iq4_nl_gemm_rounded);

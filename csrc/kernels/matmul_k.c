@@ -251,9 +251,9 @@ SIMD_INLINE void q6_k_tile(const struct tile *t, const int n, const int prefetch
     }
 }
 
-/* Columns from which panels pay, weights from memory, one thread of Zen 3, GMAC/s of tiles that unpack and of panels:
- * q4_k 16 columns 89 86, 24 78 88; q6_k 6 53 46, 8 56 60, 10 52 64, 16 54 73 (best of 9, seen once). */
-enum { Q4_K_PANELS_FROM = 24, Q6_K_PANELS_FROM = 7 };
+/* Later than other types: its tiles have little to unpack. Panels of 11 and 12 columns, two tiles that unpack, were even
+ * when measured longer, 16 gained 5 % (PANELS_FROM). */
+enum { Q4_K_PANELS_FROM = 13 };
 
 MATMUL_TILES(q4_k, TILES_NIBBLES)
 MATMUL_TILES(q6_k, TILES_NIBBLES)
@@ -277,7 +277,7 @@ SIMD_INLINE void q6_k_unpack(const uint8_t *record, const uint8_t *d, int h, str
         }
     }
 }
-K_PANELS(q6_k, ASDSL_Q6_K, Q6_K_RECORD, true, Q6_K_PANELS_FROM, 4, 32, false)
+K_PANELS(q6_k, ASDSL_Q6_K, Q6_K_RECORD, true, PANELS_FROM, 4, 32, false)
 #else
 MATMUL_GEMV(q6_k, ASDSL_Q6_K)
 MATMUL_GEMM(q6_k, ASDSL_Q6_K)

@@ -54,16 +54,20 @@ SIMD_INLINE void k_panel_add(float *sums, iv (*totals)[TILE_COLS], const float *
     for (int h = 0; h < HALVES; h++) add_scaled(sums + LANES * h, totals[h], fv_load(d + LANES * h), act, stride, n);
 }
 
+enum { K_PANEL_FETCHES = 16 }; /* of a tile, for each block: one for each four steps */
+
 /* sums += the block's products for n columns. steps: of 4 inputs to a scale; eight at level avx2 only for weights below
- * 16 (dot4's bound in simd_avx2.h). zero: what the panel has for a weight of 0: 0, 4 or 32. */
+ * 16 (dot4's bound in simd_avx2.h). zero: what the panel has for a weight of 0: 0, 4 or 32. next: NULL, or fetched. */
 SIMD_INLINE void k_panel_block(float *sums, const struct k_panel *p, const uint8_t *act, size_t stride, int n,
-                               int steps, int zero, bool minima) {
+                               int steps, int zero, bool minima, const uint8_t *next, size_t next_step) {
     iv totals[HALVES][TILE_COLS];
     UNROLL
     for (int h = 0; h < HALVES; h++) zero_totals(totals[h], n);
     ROLLED
     for (int j = 0; j < 16; j += steps / 4) {
         dot6 dots[HALVES][TILE_COLS];
+        UNROLL
+        for (int i = 0; next && i < steps / 4; i++, next += next_step) SIMD_PREFETCH(next);
         k_panel_dots(dots, p, j, act, stride, n, steps, zero);
         UNROLL
         for (int h = 0; h < HALVES; h++) {
@@ -91,12 +95,12 @@ SIMD_INLINE void k_panel_block(float *sums, const struct k_panel *p, const uint8
 }
 
 /* t->group are panels; to t->sums is added. */
-SIMD_INLINE void k_panel_tile(const struct tile *t, int n, int steps, int zero, bool minima) {
+SIMD_INLINE void k_panel_tile(const struct tile *t, int n, int steps, int zero, bool minima, int prefetch) {
     const struct k_panel *p = (const struct k_panel *)(const void *)t->group;
-    const uint8_t *act = t->act;
+    const uint8_t *act = t->act, *next = t->next;
     ROLLED
-    for (int32_t b = t->cols / BLOCK; b > 0; b--, p++, act += ACT) {
-        k_panel_block(t->sums, p, act, t->act_stride, n, steps, zero, minima);
+    for (int32_t b = t->cols / BLOCK; b > 0; b--, p++, act += ACT, next += K_PANEL_FETCHES * t->next_step) {
+        k_panel_block(t->sums, p, act, t->act_stride, n, steps, zero, minima, prefetch ? next : NULL, t->next_step);
     }
 }
 
@@ -126,10 +130,9 @@ SIMD_INLINE void k_panel_6bit(struct k_panel *panel, const uint8_t *record, cons
             for (int h = 0; h < HALVES; h++) NAME##_unpack(records, d, h, panels);                                     \
     }                                                                                                                  \
     SIMD_INLINE void NAME##_panel_tile(const struct tile *t, const int n, const int prefetch) {                        \
-        (void)prefetch;                                                                                                \
-        k_panel_tile(t, n, STEPS, ZERO, MINIMA);                                                                       \
+        k_panel_tile(t, n, STEPS, ZERO, MINIMA, prefetch);                                                             \
     }                                                                                                                  \
-    PANEL_PRODUCT(NAME, TYPE, TILES_PANEL_K, RECORD, BLOCK, ACT, HAS_HEADER)                                           \
+    PANEL_PRODUCT(NAME, TYPE, TILES_PANEL_K, RECORD, BLOCK, ACT, HAS_HEADER, K_PANEL_FETCHES)                          \
     PANEL_SLOTS(NAME, TYPE, LEAST)
 #endif
 

@@ -15,6 +15,22 @@
 
 #if HAS_PANELS
 
+/* Columns from which panels pay: how much faster they are than tiles that unpack, 4096x1536, 2 threads of Zen 3
+ * (medians of 9, seen once; bench/gemm.ts --library A --library B compares two builds).
+ *
+ *     columns    5    6    7    8   10   12   16
+ *     q4_0    0.78 0.99 1.12 1.12 1.12 1.14 1.13
+ *     q4_1    0.92 0.96 1.10 1.19 1.16 1.10 1.12
+ *     q5_0    1.06 1.04 1.23 1.26 1.21 1.19 1.27
+ *     q5_1    0.61 1.08 1.30 1.29 1.25 1.21 1.25
+ *     q8_0    0.65 0.97 1.12 1.11 1.10 1.07 1.06
+ *     iq4_nl  1.02 1.02 1.09 1.10 1.07 1.12 1.15
+ *     q3_k    1.03 1.08 1.06 1.03 1.12 1.17 1.16
+ *     q4_k    0.82 0.91 0.96 0.99 0.99 1.13 1.12
+ *     q5_k    0.92 1.00 1.16 1.16 1.15 1.13 1.16
+ *     q6_k    0.87 0.97 1.26 1.24 1.26 1.30 1.33 */
+enum { PANELS_FROM = 7 };
+
 /* So many columns are one pass over the records, in the order of memory, PANEL_INPUTS_FEW at a time. Of more,
  * PANEL_INPUTS for each of REGION_GROUPS in turn. */
 enum { PANEL_FEW = 64, PANEL_INPUTS_FEW = 256 };
@@ -35,7 +51,8 @@ struct panel_type {
     bool has_header;                   /* of scales d, before a group's records */
     unpack_fn *unpack;
     int32_t widest;
-    tile_fn *const *tiles; /* their groups are panels; to their sums is added */
+    tile_fn *const *tiles[2]; /* their groups are panels; to their sums is added. The second fetch what comes next */
+    int32_t fetches;          /* of those, for each record */
 };
 
 /* A region: row groups [g0, g1), up to REGION_GROUPS, times columns [c0, c0 + n), up to REGION_COLUMNS. */
@@ -70,14 +87,22 @@ static inline const uint8_t *panel_next(const struct matmul_job *job, const stru
     return panel_record(type, job->cols, w, r->g0, run.first + run.n);
 }
 
+/* So many lines a tile asks for in one go; of more, its loop asks for one now and then: asked for at once they filled
+ * the queue to memory, and the tile waited. GMAC/s of 65536x1536, 2 threads of Zen 3, q6_k, 7, 8, 12 and 16 columns:
+ * 106 105 127 136 at once, 118 117 128 140 now and then; of 512 columns, a line or two for each tile, 175 and 173 (by
+ * turns, seen once). */
+enum { PANEL_AT_ONCE = 6 * LINE };
+
 /* A run of a region: sums (groups, REGION_COLUMNS, KERNEL_ROWS) += w's products. Each tile asks for its part of the
- * records that come next: all at once, or by the first tile alone, they came too late (q4_k, 16 columns, 75 MB of
- * weights, one thread of Zen 3: 64 GMAC/s instead of 86, seen once). */
+ * records that come next: by the first tile alone they came too late (q4_k, 16 columns, 75 MB of weights, one thread of
+ * Zen 3: 64 GMAC/s instead of 86, seen once). */
 static inline void panel_run(const struct matmul_job *job, const struct panel_type *type, const struct region *r,
                              const uint8_t *w, struct run run, uint8_t *panel,
                              float (*sums)[REGION_COLUMNS][KERNEL_ROWS]) {
     int32_t n_tiles = (r->n + type->widest - 1) / type->widest, fetched = run.n * type->record / n_tiles;
+    bool at_once = fetched <= PANEL_AT_ONCE;
     struct tile t = {.group = panel, .act_stride = job->act_stride, .cols = run.cols};
+    t.next_step = ((size_t)fetched + (size_t)(run.n * type->fetches) - 1) / (size_t)(run.n * type->fetches);
     const uint8_t *act = (const uint8_t *)job->act + (size_t)run.first * (size_t)type->act;
     for (int32_t g = r->g0; g < r->g1; g++, sums++) {
         const uint8_t *records = panel_record(type, job->cols, w, g, run.first);
@@ -87,8 +112,9 @@ static inline void panel_run(const struct matmul_job *job, const struct panel_ty
             n = (r->n - c + (n_tiles - i) - 1) / (n_tiles - i);
             t.act = act + (size_t)(r->c0 + c) * job->act_stride;
             t.sums = (*sums)[c];
-            prefetch_lines(ahead, fetched);
-            type->tiles[n](&t);
+            t.next = ahead;
+            if (at_once) prefetch_lines(ahead, fetched);
+            type->tiles[!at_once][n](&t);
         }
     }
 }
@@ -130,9 +156,11 @@ static inline void panel_product(const struct matmul_job *job, const struct pane
 SIMD_INLINE bv *panel_line(uint8_t line[LINE], int h) { return (bv *)(void *)(line + 4 * LANES * h); }
 
 /* NAME_panel_job, of its NAME_panels (unpack_fn) and NAME_panel_tile. */
-#define PANEL_PRODUCT(NAME, TYPE, TILES, RECORD, INPUTS, ACT_BYTES, HAS_HEADER)                                        \
+#define PANEL_PRODUCT(NAME, TYPE, TILES, RECORD, INPUTS, ACT_BYTES, HAS_HEADER, FETCHES)                               \
     TILES(MATMUL_TILE, NAME##_panel, 0)                                                                                \
+    TILES(MATMUL_TILE, NAME##_panel, 1)                                                                                \
     static tile_fn *const NAME##_panel_tiles[] = {NULL, TILES(MATMUL_TILE_NAME, NAME##_panel, 0)};                     \
+    static tile_fn *const NAME##_panel_fetching[] = {NULL, TILES(MATMUL_TILE_NAME, NAME##_panel, 1)};                  \
     static void NAME##_panel_job(const struct matmul_job *job, int32_t begin, int32_t end, void *scratch) {            \
         static const struct panel_type type = {                                                                        \
             TYPE,                                                                                                      \
@@ -142,7 +170,8 @@ SIMD_INLINE bv *panel_line(uint8_t line[LINE], int h) { return (bv *)(void *)(li
             HAS_HEADER,                                                                                                \
             NAME##_panels,                                                                                             \
             TILES_IN(NAME##_panel_tiles),                                                                              \
-            NAME##_panel_tiles,                                                                                        \
+            {NAME##_panel_tiles, NAME##_panel_fetching},                                                               \
+            FETCHES,                                                                                                   \
         };                                                                                                             \
         panel_product(job, &type, begin, end, scratch);                                                                \
     }

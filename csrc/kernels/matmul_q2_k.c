@@ -135,9 +135,6 @@ K_TILE_WITH_HEADER(q3_k, Q3_K_RECORD)
 
 MATMUL_SLOTS(q2_k, ASDSL_Q2_K, TILES_BITS)
 
-/* As in matmul_k.c, 6 columns 51 62, 8 58 63, 12 55 69, 16 67 77, 64 74 90 (best of 6, seen once). */
-enum { Q3_K_PANELS_FROM = 6 };
-
 MATMUL_TILES(q3_k, TILES_BITS)
 
 #if HAS_PANELS
@@ -157,7 +154,7 @@ SIMD_INLINE void q3_k_unpack(const uint8_t *record, const uint8_t *d, int h, str
         }
     }
 }
-K_PANELS(q3_k, ASDSL_Q3_K, Q3_K_RECORD, true, Q3_K_PANELS_FROM, 4, 4, false)
+K_PANELS(q3_k, ASDSL_Q3_K, Q3_K_RECORD, true, PANELS_FROM, 4, 4, false)
 #else
 MATMUL_GEMV(q3_k, ASDSL_Q3_K)
 MATMUL_GEMM(q3_k, ASDSL_Q3_K)

@@ -80,11 +80,6 @@ TILE_OF_BODY(q4_0)
 TILE_OF_BODY(q4_1)
 TILE_OF_BODY(q8_0)
 
-/* Columns from which panels pay, one thread of Zen 3, 2048 inputs, GMAC/s of tiles that unpack and of panels:
- * q4_0 6 columns 83 75, 7 76 82, 16 86 98; q4_1 6 75 68, 7 69 78, 16 80 94; q8_0 10 48 46, 12 51 54, 16 52 55 (medians
- * of 9, seen once). */
-enum { Q4_PANELS_FROM = 7, Q8_0_PANELS_FROM = 12 };
-
 #if HAS_PANELS
 SIMD_INLINE void nibbles_unpack(const uint8_t *lines, int h, uint8_t (*weights)[LINE]) {
     UNROLL
@@ -102,11 +97,11 @@ MATMUL_TILES(q4_0, TILES_NIBBLES)
 MATMUL_TILES(q4_1, TILES_NIBBLES)
 MATMUL_TILES(q8_0, TILES_BYTES)
 PANELS_32(q4_0, ASDSL_Q4_0, Q4_0_PAIR, 2, 4, nibbles_unpack, 4, 8, 1.0f, false)
-PANEL_SLOTS(q4_0, ASDSL_Q4_0, Q4_PANELS_FROM)
+PANEL_SLOTS(q4_0, ASDSL_Q4_0, PANELS_FROM)
 PANELS_32(q4_1, ASDSL_Q4_1, Q4_1_RECORD, 1, 4, nibbles_unpack, 4, 0, 1.0f, true)
-PANEL_SLOTS(q4_1, ASDSL_Q4_1, Q4_PANELS_FROM)
+PANEL_SLOTS(q4_1, ASDSL_Q4_1, PANELS_FROM)
 PANELS_32(q8_0, ASDSL_Q8_0, Q8_0_PAIR, 2, 8, bytes_unpack, 8, 0, 1.0f, false)
-PANEL_SLOTS(q8_0, ASDSL_Q8_0, Q8_0_PANELS_FROM)
+PANEL_SLOTS(q8_0, ASDSL_Q8_0, PANELS_FROM)
 #else
 MATMUL_SLOTS(q4_0, ASDSL_Q4_0, TILES_NIBBLES)
 MATMUL_SLOTS(q4_1, ASDSL_Q4_1, TILES_NIBBLES)

@@ -83,9 +83,6 @@ BODY(q5_1, SINGLES(q5_1, Q5_1_RECORD, 5))
 TILE_OF_BODY(q5_0)
 TILE_OF_BODY(q5_1)
 
-/* As in matmul_q4.c: q5_0 6 columns 67 64, 7 59 71, 16 67 86; q5_1 6 65 65, 7 57 71, 16 66 86. */
-enum { Q5_PANELS_FROM = 7 };
-
 #if HAS_PANELS
 SIMD_INLINE void fives_unpack(const uint8_t *lines, int h, uint8_t (*weights)[LINE]) {
     UNROLL
@@ -98,9 +95,9 @@ SIMD_INLINE void fives_unpack(const uint8_t *lines, int h, uint8_t (*weights)[LI
 MATMUL_TILES(q5_0, TILES_NIBBLES)
 MATMUL_TILES(q5_1, TILES_NIBBLES)
 PANELS_32(q5_0, ASDSL_Q5_0, Q5_0_PAIR, 2, 5, fives_unpack, 5, 16, 1.0f, false)
-PANEL_SLOTS(q5_0, ASDSL_Q5_0, Q5_PANELS_FROM)
+PANEL_SLOTS(q5_0, ASDSL_Q5_0, PANELS_FROM)
 PANELS_32(q5_1, ASDSL_Q5_1, Q5_1_RECORD, 1, 5, fives_unpack, 5, 0, 1.0f, true)
-PANEL_SLOTS(q5_1, ASDSL_Q5_1, Q5_PANELS_FROM)
+PANEL_SLOTS(q5_1, ASDSL_Q5_1, PANELS_FROM)
 #else
 MATMUL_SLOTS(q5_0, ASDSL_Q5_0, TILES_NIBBLES)
 MATMUL_SLOTS(q5_1, ASDSL_Q5_1, TILES_NIBBLES)

@@ -62,9 +62,6 @@ SIMD_INLINE void q5_k_record(float *sums, const uint8_t *record, int h, const ui
 
 K_TILE(q5_k, Q5_K_RECORD)
 
-/* Columns: 12 are even, 16 gain 14 to 30 % (2 threads of Zen 3, seen once). */
-enum { Q5_K_PANELS_FROM = 16 };
-
 MATMUL_TILES(q5_k, TILES_NIBBLES)
 
 #if HAS_PANELS
@@ -77,7 +74,7 @@ SIMD_INLINE void q5_k_unpack(const uint8_t *record, const uint8_t *d, int h, str
         for (int f = 0; f < 8; f++) *panel_line(panel->weights[8 * j + f], h) = q5_k_inputs(lines, f);
     }
 }
-K_PANELS(q5_k, ASDSL_Q5_K, Q5_K_RECORD, false, Q5_K_PANELS_FROM, 4, 0, true)
+K_PANELS(q5_k, ASDSL_Q5_K, Q5_K_RECORD, false, PANELS_FROM, 4, 0, true)
 #else
 MATMUL_GEMV(q5_k, ASDSL_Q5_K)
 MATMUL_GEMM(q5_k, ASDSL_Q5_K)
