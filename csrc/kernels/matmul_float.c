@@ -38,17 +38,17 @@
         for (int s = 0; s < GROUPS * HALVES; s++) fv_store(t->sums + s * LANES, sums[s]);                              \
     }                                                                                                                  \
     TILES_FLOATS(MATMUL_TILE, NAME, 0)                                                                                 \
-    static tile_fn *const NAME##_tiles[] = {NULL, TILES_FLOATS(MATMUL_TILE_NAME, NAME, 0)};                            \
+    static tile_fn *const NAME##_tiles_0[] = {NULL, TILES_FLOATS(MATMUL_TILE_NAME, NAME, 0)};                          \
+    static const struct tile_set NAME##_tiles = {NAME##_tiles_0, NAME##_tiles_0, NULL, TILES_IN(NAME##_tiles_0)};      \
     matmul_fn KERNEL(NAME##_gemv), KERNEL(NAME##_gemm);                                                                \
     void KERNEL(NAME##_gemm)(const struct matmul_job *job, int32_t begin, int32_t end, void *scratch) {                \
         (void)scratch;                                                                                                 \
-        matmul_run(job, begin, end, TYPE, NAME##_tiles, NAME##_tiles, TILES_IN(NAME##_tiles),                          \
-                   matmul_block(job, TYPE));                                                                           \
+        matmul_run(job, begin, end, TYPE, &NAME##_tiles, matmul_block(job, TYPE));                                     \
     }                                                                                                                  \
     void KERNEL(NAME##_gemv)(const struct matmul_job *job, int32_t begin, int32_t end, void *scratch) {                \
         (void)scratch;                                                                                                 \
         if (job->n == 1) begin = few_columns(job, begin, end, TYPE, NAME##_groups);                                    \
-        matmul_run(job, begin, end, TYPE, NAME##_tiles, NAME##_tiles, TILES_IN(NAME##_tiles), 1);                      \
+        matmul_run(job, begin, end, TYPE, &NAME##_tiles, 1);                                                           \
     }
 
 enum { GROUPS = 4 };

@@ -52,11 +52,11 @@ SIMD_INLINE void q4_k_sub_block(iv (*totals)[TILE_COLS], const iv *scale, const 
 
 /* One record, `halves` vectors of LANES rows from half h on. */
 SIMD_INLINE void q4_k_record(float *sums, const uint8_t *record, int h, const uint8_t *act, size_t stride, int n,
-                             int halves, int prefetch) {
+                             int halves, const uint8_t *next, int prefetch) {
     const uint8_t *lines = record + 4 * LINE + 4 * LANES * h;
     struct scales_6bit scales[HALVES];
     iv totals[HALVES][TILE_COLS];
-    if (prefetch) prefetch_lines(record + PREFETCH_AHEAD, 4 * LINE);
+    fetch_four(record, next, prefetch);
     UNROLL
     for (int s = 0; s < halves; s++) {
         scales[s] = scales_6bit_load(record + LINE + 4 * LANES * (h + s));
@@ -67,7 +67,7 @@ SIMD_INLINE void q4_k_record(float *sums, const uint8_t *record, int h, const ui
         ROLLED
         for (int j = 0; j < 4; j++, lines += 4 * LINE) {
             iv scale[HALVES];
-            if (prefetch) prefetch_lines(lines + PREFETCH_AHEAD, 4 * LINE);
+            fetch_four(lines, next += 2 * LINE, prefetch);
             UNROLL
             for (int s = 0; s < halves; s++) scale[s] = iv_pick_pairs(scales[s].scale[four], j, j);
             q4_k_sub_block(totals, scale, lines, act + 128 * four + 32 * j, stride, n, halves);
@@ -226,11 +226,12 @@ SIMD_INLINE void q4_k_tile(const struct tile *t, const int n, const int prefetch
     const int halves = n <= K_HALVES_TO ? HALVES : 1;
     const uint8_t *record = t->group, *act = t->act;
     zero_sums(t, n);
+    const uint8_t *next = t->next;
     ROLLED
-    for (int32_t b = t->cols / BLOCK; b > 0; b--, record += Q4_K_RECORD, act += ACT) {
+    for (int32_t b = t->cols / BLOCK; b > 0; b--, record += Q4_K_RECORD, act += ACT, next += Q4_K_RECORD / 2) {
         touch_line(record);
-        q4_k_record(t->sums, record, 0, act, t->act_stride, n, halves, prefetch);
-        if (halves < HALVES) q4_k_record(t->sums + LANES, record, 1, act, t->act_stride, n, 1, 0);
+        q4_k_record(t->sums, record, 0, act, t->act_stride, n, halves, next, prefetch);
+        if (halves < HALVES) q4_k_record(t->sums + LANES, record, 1, act, t->act_stride, n, 1, next, FETCH_NONE);
     }
 }
 
@@ -255,7 +256,11 @@ SIMD_INLINE void q6_k_tile(const struct tile *t, const int n, const int prefetch
  * when measured longer, 16 gained 5 % (PANELS_FROM). */
 enum { Q4_K_PANELS_FROM = 13 };
 
+#if HAS_PANELS
+MATMUL_TILES_WITH_HALVES(q4_k, TILES_NIBBLES)
+#else
 MATMUL_TILES(q4_k, TILES_NIBBLES)
+#endif
 MATMUL_TILES(q6_k, TILES_NIBBLES)
 
 #if HAS_PANELS

@@ -182,13 +182,12 @@ SIMD_INLINE bv *panel_line(uint8_t line[LINE], int h) { return (bv *)(void *)(li
         if (job->n >= (LEAST)) {                                                                                       \
             NAME##_panel_job(job, begin, end, scratch);                                                                \
         } else {                                                                                                       \
-            matmul_run(job, begin, end, TYPE, NAME##_first_tiles, NAME##_next_tiles, TILES_IN(NAME##_next_tiles),      \
-                       block);                                                                                         \
+            matmul_run(job, begin, end, TYPE, &NAME##_tiles, block);                                                   \
         }                                                                                                              \
     }                                                                                                                  \
     matmul_fn KERNEL(NAME##_gemv), KERNEL(NAME##_gemm);                                                                \
     void KERNEL(NAME##_gemv)(const struct matmul_job *job, int32_t begin, int32_t end, void *scratch) {                \
-        NAME##_job(job, begin, end, matmul_few(job, TILES_IN(NAME##_next_tiles)), scratch);                            \
+        NAME##_job(job, begin, end, matmul_few(job, &NAME##_tiles), scratch);                                          \
     }                                                                                                                  \
     void KERNEL(NAME##_gemm)(const struct matmul_job *job, int32_t begin, int32_t end, void *scratch) {                \
         NAME##_job(job, begin, end, matmul_block(job, TYPE), scratch);                                                 \
