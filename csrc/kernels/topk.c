@@ -24,13 +24,13 @@ static void sift_down(struct asdsl_candidate *heap, int32_t n, int32_t at) {
     heap[at] = moved;
 }
 
-/* The k best. Tokens come in ascending order, so an equal logit never replaces one that is in. */
+/* The k best, k > 0. Tokens come in ascending order, so an equal logit never replaces one that is in. */
 static int32_t select_best(const float *logits, int32_t n, int32_t k, struct asdsl_candidate *heap) {
     int32_t size = 0, i = 0;
     for (; i < n && size < k; i++)
         if (logits[i] == logits[i]) heap[size++] = (struct asdsl_candidate){i, logits[i]};
     for (int32_t j = size / 2 - 1; j >= 0; j--) sift_down(heap, size, j);
-    for (; i < n && k > 0; i += 16) {
+    for (; i < n; i += 16) {
         int32_t count = n - i < 16 ? n - i : 16;
         mask16 better = f32x16_lt(f32x16_set1(heap[0].logit), f32x16_load_n(logits + i, count));
         uint32_t bits = mask16_bits(mask16_and(better, mask16_first(count)));
@@ -61,26 +61,6 @@ static int32_t count_not_finite(const float *logits, int32_t n) {
     return count;
 }
 
-static float largest_of(const float *logits, int32_t n) {
-    f32x16 largest = f32x16_set1(-INFINITY);
-    for (int32_t i = 0; i < n; i += 16) {
-        int32_t lanes = n - i < 16 ? n - i : 16;
-        f32x16 x = f32x16_select(mask16_first(lanes), f32x16_load_n(logits + i, lanes), f32x16_set1(-INFINITY));
-        largest = f32x16_max(x, largest); /* the second when one is NaN */
-    }
-    return f32x16_hmax(largest);
-}
-
-static int32_t first_token_of(const float *logits, int32_t n, float logit) {
-    for (int32_t i = 0; i < n; i += 16) {
-        int32_t lanes = n - i < 16 ? n - i : 16;
-        uint32_t bits = mask16_bits(f32x16_eq(f32x16_load_n(logits + i, lanes), f32x16_set1(logit)));
-        bits &= (1u << lanes) - 1;
-        if (bits) return i + __builtin_ctz(bits);
-    }
-    return 0; /* nothing but NaN */
-}
-
 static double sum_of_exp(const float *logits, int32_t n, float largest, int has_nan) {
     double total = 0;
     for (int32_t begin = 0; begin < n; begin += SUM_BLOCK) {
@@ -99,11 +79,13 @@ static double sum_of_exp(const float *logits, int32_t n, float largest, int has_
 
 void KERNEL(top_k)(const float *logits, int32_t n, int32_t k, struct asdsl_row_stats *stats,
                    struct asdsl_candidate *candidates, void *scratch) {
+    struct asdsl_candidate one, *best = k > 0 ? candidates : &one;
     (void)scratch;
+    int32_t n_best = select_best(logits, n, k < 1 ? 1 : k < n ? k : n, best);
+    stats->n_candidates = k > 0 ? n_best : 0;
+    stats->max = n_best > 0 ? best[0].logit : -INFINITY; /* nothing but NaN */
+    stats->argmax = n_best > 0 ? best[0].token : 0;
     stats->n_not_finite = count_not_finite(logits, n);
-    stats->max = largest_of(logits, n);
-    stats->argmax = first_token_of(logits, n, stats->max);
-    stats->n_candidates = select_best(logits, n, k < n ? k : n, candidates);
     stats->logsumexp = stats->max;
     if (stats->max - stats->max == 0) stats->logsumexp += log(sum_of_exp(logits, n, stats->max, stats->n_not_finite));
 }
