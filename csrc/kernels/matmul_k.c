@@ -257,13 +257,6 @@ SIMD_INLINE void q6_k_tile(const struct tile *t, const int n, const int prefetch
 enum { Q4_K_PANELS_FROM = 13 };
 
 #if HAS_PANELS
-MATMUL_TILES_WITH_HALVES(q4_k, TILES_NIBBLES)
-#else
-MATMUL_TILES(q4_k, TILES_NIBBLES)
-#endif
-MATMUL_TILES(q6_k, TILES_NIBBLES)
-
-#if HAS_PANELS
 SIMD_INLINE void q6_k_unpack(const uint8_t *record, const uint8_t *d, int h, struct k_panel *panel) {
     const uint8_t *scales = record + 4 * LANES * h, *lines = scales + 4 * LINE;
     fv_store(panel->d + LANES * h, fv_load_f16(d + 2 * LANES * h));
@@ -282,10 +275,10 @@ SIMD_INLINE void q6_k_unpack(const uint8_t *record, const uint8_t *d, int h, str
         }
     }
 }
+MATMUL_TILES(q6_k, TILES_NIBBLES)
 K_PANELS(q6_k, ASDSL_Q6_K, Q6_K_RECORD, true, PANELS_FROM, 4, 32, false)
 #else
-MATMUL_GEMV(q6_k, ASDSL_Q6_K)
-MATMUL_GEMM(q6_k, ASDSL_Q6_K)
+MATMUL_SLOTS(q6_k, ASDSL_Q6_K, TILES_NIBBLES)
 #endif
 
 #if HAS_PANELS
@@ -300,8 +293,8 @@ SIMD_INLINE void q4_k_unpack(const uint8_t *record, const uint8_t *d, int h, str
             *panel_line(panel->weights[8 * j + 4 + l], h) = bv_and(bv_shr(x, 4), low);
         }
 }
+MATMUL_TILES_WITH_HALVES(q4_k, TILES_NIBBLES)
 K_PANELS(q4_k, ASDSL_Q4_K, Q4_K_RECORD, false, Q4_K_PANELS_FROM, 8, 0, true)
 #else
-MATMUL_GEMV(q4_k, ASDSL_Q4_K)
-MATMUL_GEMM(q4_k, ASDSL_Q4_K)
+MATMUL_SLOTS(q4_k, ASDSL_Q4_K, TILES_NIBBLES) /* halves were measured where there are panels, nowhere else */
 #endif

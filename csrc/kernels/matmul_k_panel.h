@@ -57,9 +57,10 @@ SIMD_INLINE void k_panel_add(float *sums, iv (*totals)[TILE_COLS], const float *
 enum { K_PANEL_FETCHES = 16 }; /* of a tile, for each block: one for each four steps */
 
 /* sums += the block's products for n columns. steps: of 4 inputs to a scale; eight at level avx2 only for weights below
- * 16 (dot4's bound in simd_avx2.h). zero: what the panel has for a weight of 0: 0, 4 or 32. next: NULL, or fetched. */
+ * 16 (dot4's bound in simd_avx2.h). zero: what the panel has for a weight of 0: 0, 4 or 32. */
 SIMD_INLINE void k_panel_block(float *sums, const struct k_panel *p, const uint8_t *act, size_t stride, int n,
-                               int steps, int zero, bool minima, const uint8_t *next, size_t next_step) {
+                               int steps, int zero, bool minima, const uint8_t *next, size_t next_step,
+                               int prefetch) {
     iv totals[HALVES][TILE_COLS];
     UNROLL
     for (int h = 0; h < HALVES; h++) zero_totals(totals[h], n);
@@ -67,7 +68,7 @@ SIMD_INLINE void k_panel_block(float *sums, const struct k_panel *p, const uint8
     for (int j = 0; j < 16; j += steps / 4) {
         dot6 dots[HALVES][TILE_COLS];
         UNROLL
-        for (int i = 0; next && i < steps / 4; i++, next += next_step) SIMD_PREFETCH(next);
+        for (int i = 0; prefetch && i < steps / 4; i++, next += next_step) SIMD_PREFETCH(next);
         k_panel_dots(dots, p, j, act, stride, n, steps, zero);
         UNROLL
         for (int h = 0; h < HALVES; h++) {
@@ -100,7 +101,7 @@ SIMD_INLINE void k_panel_tile(const struct tile *t, int n, int steps, int zero, 
     const uint8_t *act = t->act, *next = t->next;
     ROLLED
     for (int32_t b = t->cols / BLOCK; b > 0; b--, p++, act += ACT, next += K_PANEL_FETCHES * t->next_step) {
-        k_panel_block(t->sums, p, act, t->act_stride, n, steps, zero, minima, prefetch ? next : NULL, t->next_step);
+        k_panel_block(t->sums, p, act, t->act_stride, n, steps, zero, minima, next, t->next_step, prefetch);
     }
 }
 
