@@ -93,7 +93,7 @@ static void go(const struct schedule *s, struct schedule_state *state, enum mode
     state->mode = (int32_t)mode;
     state->plan.team = team;
     state->plan.floats = mode == TRYING || mode == REDUCED;
-    state->plan.yields = s->crowded || mode == RETRYING;
+    state->plan.yields = s->crowded; /* else who yields at a barrier gives a neighbour a whole time slice, each time */
     memset(&state->window, 0, sizeof state->window);
     share_out(state);
 }
@@ -199,6 +199,12 @@ static void reduce(const struct schedule *s, struct schedule_state *state, doubl
     go(s, state, (enum mode)state->mode, team);
 }
 
+/* The whole team is not tried for longer than it takes to see that somebody is late: beside a neighbour it is slow. */
+static bool is_window_over(const struct schedule_state *state) {
+    if (state->window.ns < WINDOW_NS) return false;
+    return state->window.runs >= WINDOW_RUNS || (state->mode == RETRYING && too_many(state) > 0);
+}
+
 /* At the end of a window of the present team. */
 static void decide(const struct schedule *s, struct schedule_state *state, double now_ns) {
     double rate = state->window.work / state->window.ns;
@@ -253,7 +259,7 @@ void schedule_note(struct schedule *s, enum schedule_phase phase, const struct s
     for (int32_t i = 0; i < state->plan.team; i++) state->window.lost_ns[i] += samples[i].lost_ns;
     if (state->mode == COMPARING) {
         compare(s, state, phase, work / run_ns);
-    } else if (phase == PHASE_DECODE && state->window.runs >= WINDOW_RUNS && state->window.ns >= WINDOW_NS) {
+    } else if (phase == PHASE_DECODE && is_window_over(state)) {
         decide(s, state, now_ns);
     }
 }
