@@ -131,6 +131,7 @@ function programsOf(model: string, nCtx: number, nThreads: number, fillThreads: 
       ...{ name: `asdsl ${kind}`, isPeer: false },
       words: [...own, "-t", `${nThreads}`, "-c", `${nCtx}`, "-ctk", kind, "-ctv", kind],
     })),
+    ...peer("ik_llama.cpp -fa 1", ik, 0),
     ...peer("ik_llama.cpp -rtr 1 -fa 1", ik, 1),
     ...peer("llama.cpp -fa 1", llama, 0),
   ]
