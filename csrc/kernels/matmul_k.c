@@ -30,6 +30,12 @@ enum { Q6_K_IN_ORDER_TO = 0 };
 SIMD_INLINE void q4_k_sub_block(iv (*totals)[TILE_COLS], const iv *scale, const uint8_t *lines, const uint8_t *act,
                                 size_t stride, int n, int halves) {
     dot4k dots[HALVES][TILE_COLS];
+    const uint8_t *column[TILE_COLS];
+    UNROLL
+    for (int c = 0; c < n; c++) {
+        column[c] = act + (size_t)c * stride;
+        SIMD_HOLD(column[c]);
+    }
     UNROLL
     for (int s = 0; s < halves; s++) UNROLL for (int c = 0; c < n; c++) dots[s][c] = dot4k_zero();
     UNROLL
@@ -39,10 +45,10 @@ SIMD_INLINE void q4_k_sub_block(iv (*totals)[TILE_COLS], const iv *scale, const 
             bv x = bv_load(lines + LINE * l + 4 * LANES * s), low = dot4k_low(x), high = dot4k_high(x);
             UNROLL
             for (int c = 0; c < n; c++)
-                dots[s][c] = dot4k_add_low(dots[s][c], low, av_load(act + (size_t)c * stride + 4 * l));
+                dots[s][c] = dot4k_add_low(dots[s][c], low, av_load(column[c] + 4 * l));
             UNROLL
             for (int c = 0; c < n; c++)
-                dots[s][c] = dot4k_add_high(dots[s][c], high, av_load(act + (size_t)c * stride + 16 + 4 * l));
+                dots[s][c] = dot4k_add_high(dots[s][c], high, av_load(column[c] + 16 + 4 * l));
         }
     }
     UNROLL

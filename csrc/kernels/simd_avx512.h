@@ -12,6 +12,9 @@ typedef __mmask16 mask16;
 #define SIMD_PREFETCH(address) _mm_prefetch((const char *)(address), _MM_HINT_T1) /* into L2 */
 /* The compiler forgets what it knows of x. */
 #define SIMD_OPAQUE(x) __asm__ volatile("" : "+v"(x))
+/* Keeps a pointer in a register: clang adds the stride up anew before each load of a column, and what is indexed is two
+ * instructions to the processor. */
+#define SIMD_HOLD(pointer) __asm__ volatile("" : "+r"(pointer))
 #define SIMD_FORGET __asm__ volatile("" ::: "memory") /* simd_avx2.h */
 
 /* ---- floats ---- */
