@@ -80,8 +80,8 @@ struct act_q8_32 {
 /* ACT_Q8_256: one per 256 inputs. */
 struct act_q8_256 {
     int8_t q[256];
-    int32_t minus32[16];          /* -32 * sum of 16 inputs: Q6_K's offset */
-    int16_t minus32_pairs[16][2]; /* the same split: inputs 0, 1 of every four; inputs 2, 3. At most 32 * 8 * 127 */
+    int16_t minus32[32];          /* -32 * sum of 8 inputs: Q6_K's offset. At most 32 * 8 * 127 */
+    int16_t minus32_pairs[16][2]; /* of 16 inputs: those that are 0 or 1 of every four; 2 or 3 */
     int16_t minus_sums[8];        /* -sum of 32 inputs, for minima */
     float d;
     uint8_t pad[12];

@@ -26,6 +26,14 @@ enum { Q6_K_IN_ORDER_TO = 2 };
 enum { Q6_K_IN_ORDER_TO = 0 };
 #endif
 
+/* Both halves of a record of q6_k one after the other: what is read of a column's activations lies at constant
+ * distances from one pointer then, and those of 8 columns stay in registers (SIMD_HOLD). */
+#if defined(__AVX512F__) && !defined(ASDSL_EVEX_AS_AVXVNNI)
+#define Q6_K_HALVES UNROLL
+#else
+#define Q6_K_HALVES ROLLED
+#endif
+
 /* Sub-blocks whose scales are the bytes j of `scales`: one of 32 inputs, 4 lines, `halves` vectors of LANES rows. */
 SIMD_INLINE void q4_k_sub_block(iv (*totals)[TILE_COLS], const iv *scale, const uint8_t *lines, const uint8_t *act,
                                 size_t stride, int n, int halves) {
@@ -116,52 +124,50 @@ SIMD_INLINE struct q6_k_step q6_k_step(int i) {
 }
 SIMD_INLINE int q6_k_run(int i) { return i / 4 * Q6_K_RUN * LINE; }
 
-/* A sub-block of 16 inputs: 4 lines of ql and of qh. */
+/* A sub-block of 16 inputs: 4 lines of ql and of qh. sub: its number in the record. */
 SIMD_INLINE void q6_k_sub_block(iv (*totals)[TILE_COLS], struct q6_k_lines run, struct q6_k_step at, const iv *scale,
-                                const int32_t *minus32, const int16_t *pairs, const uint8_t *act, size_t stride, int n,
-                                int halves) {
-    dot6 dots[HALVES][TILE_COLS];
+                                const struct act_q8_256 *const *columns, int sub, int n, int halves) {
     UNROLL
-    for (int s = 0; s < halves; s++) {
+    for (int first = 0; first < 4; first += DOT6_STEPS) {
+        dot6 dots[HALVES][TILE_COLS];
         UNROLL
-        for (int c = 0; c < n; c++) {
-            size_t column = (size_t)c * stride;
-            dots[s][c] = dot6_start((const int32_t *)(const void *)((const uint8_t *)minus32 + column),
-                                    (const int16_t *)(const void *)((const uint8_t *)pairs + column));
-        }
-    }
-    UNROLL
-    for (int l = 0; l < 4; l++) {
+        for (int s = 0; s < halves; s++) UNROLL for (int c = 0; c < n; c++)
+            dots[s][c] = dot6_start(columns[c]->minus32 + 2 * sub + first / 2, columns[c]->minus32_pairs[sub]);
         UNROLL
-        for (int s = 0; s < halves; s++) {
-            bv w = q6_k_inputs(q6_k_vector(run, at.ql + l, s), q6_k_vector(run, l, s), at.quarter);
+        for (int l = first; l < first + DOT6_STEPS; l++) {
             UNROLL
-            for (int c = 0; c < n; c++)
-                dots[s][c] = dot6_add(dots[s][c], w, av_load(act + (size_t)c * stride + 4 * l));
+            for (int s = 0; s < halves; s++) {
+                bv w = q6_k_inputs(q6_k_vector(run, at.ql + l, s), q6_k_vector(run, l, s), at.quarter);
+                UNROLL
+                for (int c = 0; c < n; c++)
+                    dots[s][c] = dot6_add(dots[s][c], w, av_load(columns[c]->q + 16 * sub + 4 * l));
+            }
         }
+        UNROLL
+        for (int s = 0; s < halves; s++)
+            UNROLL for (int c = 0; c < n; c++) {
+            totals[s][c] = dot6_scaled(totals[s][c], dots[s][c], scale[s]);
+            if (DOT6_STEPS == 2) SIMD_OPAQUE(totals[s][c]);
+        }
+        if (DOT6_STEPS == 2) SIMD_FORGET;
     }
-    UNROLL
-    for (int s = 0; s < halves; s++)
-        UNROLL for (int c = 0; c < n; c++) totals[s][c] = dot6_scaled(totals[s][c], dots[s][c], scale[s]);
 }
 
-/* Where a half record's lines are, two of scales and two runs, and its activations. */
+/* Where a half record's lines are, two of scales and two runs, and the number of its first sub-block. */
 struct q6_k_half {
-    const uint8_t *scales, *runs, *act;
-    const int32_t *minus32;
-    const int16_t (*pairs)[2];
+    const uint8_t *scales, *runs;
+    int sub;
 };
 SIMD_INLINE void q6_k_next(struct q6_k_half *half) {
     half->scales += 2 * LINE;
     half->runs += 2 * Q6_K_RUN * LINE;
-    half->act += 128;
-    half->minus32 += 8;
-    half->pairs += 8;
+    half->sub += 8;
 }
 
 /* The i-th read sub-block of a half record. */
 SIMD_INLINE void q6_k_turn(iv (*totals)[TILE_COLS], int i, struct q6_k_half half, struct q6_k_lines scales,
-                           struct q6_k_lines run, size_t stride, int n, int halves, int prefetch) {
+                           struct q6_k_lines run, const struct act_q8_256 *const *columns, int n, int halves,
+                           int prefetch) {
     const struct q6_k_step at = q6_k_step(i);
     iv scale[HALVES];
     if (prefetch) { /* 16 times 3 of the 52 lines; the scales' 4 with the first of each half */
@@ -170,13 +176,12 @@ SIMD_INLINE void q6_k_turn(iv (*totals)[TILE_COLS], int i, struct q6_k_half half
     }
     UNROLL
     for (int s = 0; s < halves; s++) scale[s] = dot6_scale(q6_k_vector(scales, at.sub / 4, s), at.sub % 4);
-    q6_k_sub_block(totals, run, at, scale, half.minus32 + at.sub, half.pairs[at.sub], half.act + 16 * at.sub, stride, n,
-                   halves);
+    q6_k_sub_block(totals, run, at, scale, columns, half.sub + at.sub, n, halves);
 }
 
 /* Lines wait in registers. */
-SIMD_INLINE void q6_k_in_order(iv (*totals)[TILE_COLS], struct q6_k_half half, size_t stride, int n, int halves,
-                               int prefetch) {
+SIMD_INLINE void q6_k_in_order(iv (*totals)[TILE_COLS], struct q6_k_half half,
+                               const struct act_q8_256 *const *columns, int n, int halves, int prefetch) {
     bv scales[4], run[Q6_K_RUN];
     load_lines(scales, half.scales, 4);
     UNROLL
@@ -185,26 +190,21 @@ SIMD_INLINE void q6_k_in_order(iv (*totals)[TILE_COLS], struct q6_k_half half, s
         UNROLL
         for (int i = 0; i < 8; i++) {
             if (i % 4 == 0) load_lines(run, half.runs + q6_k_run(i), Q6_K_RUN);
-            q6_k_turn(totals, i, half, held_scales, held, stride, n, halves, prefetch);
+            q6_k_turn(totals, i, half, held_scales, held, columns, n, halves, prefetch);
         }
     }
 }
 
 /* Lines are loaded again for each of the two or four sub-blocks they serve, dearer in loads, but no weight waits. */
-SIMD_INLINE void q6_k_again(iv (*totals)[TILE_COLS], struct q6_k_half half, size_t stride, int n, int halves,
-                            int prefetch) {
-    ROLLED
+SIMD_INLINE void q6_k_again(iv (*totals)[TILE_COLS], struct q6_k_half half, const struct act_q8_256 *const *columns,
+                            int n, int halves, int prefetch) {
+    Q6_K_HALVES
     for (int k = 0; k < 2; k++, q6_k_next(&half)) {
         UNROLL
         for (int i = 0; i < 8; i++) {
             const struct q6_k_lines scales = {half.scales, NULL}, run = {half.runs + q6_k_run(i), NULL};
             SIMD_FORGET; /* else a line loaded for one sub-block may wait for the next */
-            q6_k_turn(totals, i, half, scales, run, stride, n, halves, prefetch);
-            /* Level avxvnni mixed the sums of several sub-blocks: 1,170 vectors of a tile of 5 columns on the stack, not
-             * one with it (clang 22; the twin in AVX-512's encoding has 32 registers and does not show it). */
-            UNROLL
-            for (int s = 0; s < halves; s++)
-                UNROLL for (int c = 0; c < n; c++) if (LANES == 8) SIMD_OPAQUE(totals[s][c]);
+            q6_k_turn(totals, i, half, scales, run, columns, n, halves, prefetch);
         }
     }
 }
@@ -213,15 +213,20 @@ SIMD_INLINE void q6_k_again(iv (*totals)[TILE_COLS], struct q6_k_half half, size
 SIMD_INLINE void q6_k_record(float *sums, const uint8_t *record, const uint8_t *d, int h, const uint8_t *act,
                              size_t stride, int n, int halves, int prefetch) {
     const uint8_t *lines = record + 4 * LANES * h;
-    const struct act_q8_256 *a = act_at(act, 0, 0);
-    const struct q6_k_half first = {lines, lines + 4 * LINE, act, a->minus32, a->minus32_pairs};
+    const struct q6_k_half first = {lines, lines + 4 * LINE, 0};
+    const struct act_q8_256 *columns[TILE_COLS];
     iv totals[HALVES][TILE_COLS];
+    UNROLL
+    for (int c = 0; c < n; c++) {
+        columns[c] = act_at(act, stride, c);
+        SIMD_HOLD(columns[c]);
+    }
     UNROLL
     for (int s = 0; s < halves; s++) zero_totals(totals[s], n);
     if (n <= Q6_K_IN_ORDER_TO) {
-        q6_k_in_order(totals, first, stride, n, halves, prefetch);
+        q6_k_in_order(totals, first, columns, n, halves, prefetch);
     } else {
-        q6_k_again(totals, first, stride, n, halves, prefetch);
+        q6_k_again(totals, first, columns, n, halves, prefetch);
     }
     UNROLL
     for (int s = 0; s < halves; s++)

@@ -25,7 +25,7 @@ SIMD_INLINE void k_panel_dots(dot6 (*dots)[TILE_COLS], const struct k_panel *p, 
     UNROLL
     for (int c = 0; c < n; c++) {
         const struct act_q8_256 *a = act_at(act, stride, c);
-        dot6 start = zero ? dot6_start(a->minus32 + j, a->minus32_pairs[j]) : iv_zero();
+        dot6 start = zero ? dot6_start(a->minus32 + 2 * j, a->minus32_pairs[j]) : iv_zero();
         if (zero == 4) start = iv_shr_pairs(start, 3); /* exact: they are multiples of 32 */
         UNROLL
         for (int h = 0; h < HALVES; h++) dots[h][c] = start;

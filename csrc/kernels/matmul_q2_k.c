@@ -67,7 +67,8 @@ SIMD_INLINE void add_offsets(iv *totals, int bits, const bv *coefficients, int m
     int16_t sums[TILE_COLS][16];
     UNROLL
     for (int c = 0; c < n; c++) {
-        i32x16 minus32 = i32x16_loadu(act_at(act, stride, c)->minus32);
+        i32x16 eights = i32x16_loadu((const int32_t *)(const void *)act_at(act, stride, c)->minus32);
+        i32x16 minus32 = i32x16_add(i32x16_shr(i32x16_shl(eights, 16), 16), i32x16_shr(eights, 16));
         i32x16_store_i16(sums[c], i32x16_shr(minus32, bits == 2 ? 5 : 3));
     }
     UNROLL

@@ -46,7 +46,10 @@ void KERNEL(quantize_q8_256)(const float *x, int32_t cols, void *row) {
         for (int32_t i = 0; i < 16; i++) {
             const int16_t *of = pairs + 8 * i;
             int16_t first = (int16_t)(of[0] + of[2] + of[4] + of[6]), last = (int16_t)(of[1] + of[3] + of[5] + of[7]);
-            block->minus32[i] = -32 * (first + last);
+            for (int32_t j = 0; j < 2; j++) {
+                const int16_t *four = of + 4 * j;
+                block->minus32[2 * i + j] = (int16_t)(-32 * (four[0] + four[1] + four[2] + four[3]));
+            }
             block->minus32_pairs[i][0] = (int16_t)(-32 * first);
             block->minus32_pairs[i][1] = (int16_t)(-32 * last);
             block->minus_sums[i / 2] = (int16_t)(block->minus_sums[i / 2] - first - last);

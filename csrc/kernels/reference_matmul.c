@@ -155,7 +155,7 @@ void REFERENCE(quantize_q8_256)(const float *x, int32_t cols, void *row) {
         block->d = reference_quantize(x + k, cols - k, 256, block->q);
         for (int32_t i = 0; i < 16; i++) {
             const int8_t *q = block->q + 16 * i;
-            block->minus32[i] = -32 * sum_of(q, 16, 1, 0, 1);
+            for (int32_t j = 0; j < 2; j++) block->minus32[2 * i + j] = (int16_t)(-32 * sum_of(q + 8 * j, 8, 1, 0, 1));
             block->minus32_pairs[i][0] = (int16_t)(-32 * sum_of(q, 16, 4, 0, 2));
             block->minus32_pairs[i][1] = (int16_t)(-32 * sum_of(q, 16, 4, 2, 4));
         }

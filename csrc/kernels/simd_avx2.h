@@ -241,11 +241,16 @@ SIMD_INLINE iv dot8_scale(bv line, int j) { return _mm256_srai_epi32(_mm256_slli
 
 #if defined(ASDSL_EVEX_AS_AVXVNNI)
 #define SIMD_DPBUSD _mm256_dpbusd_epi32
-#define SIMD_DPWSSD _mm256_dpwssd_epi32
+#define SIMD_VEX "%{evex%} "
 #else
 #define SIMD_DPBUSD _mm256_dpbusd_avx_epi32
-#define SIMD_DPWSSD _mm256_dpwssd_avx_epi32
+#define SIMD_VEX "%{vex%} "
 #endif
+/* simd_avx512.h */
+SIMD_INLINE iv simd_dot_pairs(iv total, iv a, iv b) {
+    __asm__(SIMD_VEX "vpdpwssd %2, %1, %0" : "+x"(total) : "x"(a), "x"(b));
+    return total;
+}
 
 /* The same primitives as simd_avx512.h, derived there. */
 typedef iv dot4;
@@ -288,9 +293,9 @@ SIMD_INLINE bv dot4k_high(bv x) { return _mm256_and_si256(x, bv_set1(0xf0)); }
 SIMD_INLINE dot4k dot4k_add_low(dot4k acc, bv w, av a) { return (dot4k){SIMD_DPBUSD(acc.low, w, a), acc.high}; }
 SIMD_INLINE dot4k dot4k_add_high(dot4k acc, bv w, av a) { return (dot4k){acc.low, SIMD_DPBUSD(acc.high, w, a)}; }
 SIMD_INLINE iv dot4k_scaled(iv total, dot4k acc, iv scale) {
-    return SIMD_DPWSSD(total, _mm256_blend_epi16(acc.low, _mm256_slli_epi32(acc.high, 12), 0xaa), scale);
+    return simd_dot_pairs(total, _mm256_blend_epi16(acc.low, _mm256_slli_epi32(acc.high, 12), 0xaa), scale);
 }
-SIMD_INLINE iv iv_dot_pairs(iv acc, iv a, const int16_t *b) { return SIMD_DPWSSD(acc, a, simd_set1_at(b)); }
+SIMD_INLINE iv iv_dot_pairs(iv acc, iv a, const int16_t *b) { return simd_dot_pairs(acc, a, simd_set1_at(b)); }
 
 typedef uint8_t weight8u;
 typedef bv b8u;
@@ -317,15 +322,18 @@ SIMD_INLINE iv dot5k_scaled(iv total, dot5k acc, iv scale) {
 SIMD_INLINE iv dot4_scale(bv bytes, int j, int minus) {
     return _mm256_sub_epi16(iv_pick_pairs(bytes, j, SIMD_NO_BYTE), _mm256_set1_epi32(minus));
 }
-SIMD_INLINE iv dot4_scaled(iv total, dot4 acc, iv scale) { return SIMD_DPWSSD(total, acc, scale); }
+SIMD_INLINE iv dot4_scaled(iv total, dot4 acc, iv scale) { return simd_dot_pairs(total, acc, scale); }
 
+enum { DOT6_STEPS = 2 };
 typedef iv dot6;
-SIMD_INLINE dot6 dot6_start(const int32_t *minus32, const int16_t *pairs) { return (void)pairs, simd_set1_at(minus32); }
+SIMD_INLINE dot6 dot6_start(const int16_t *minus32, const int16_t *pairs) { return (void)pairs, simd_set1_at(minus32); }
 SIMD_INLINE dot6 dot6_add(dot6 acc, bv w, av a) { return SIMD_DPBUSD(acc, w, a); }
-SIMD_INLINE iv dot6_scale(bv line, int j) { return dot8_scale(line, j); }
-SIMD_INLINE iv dot6_scaled(iv total, dot6 acc, iv scale) {
-    return _mm256_add_epi32(total, _mm256_mullo_epi32(acc, scale));
+SIMD_INLINE iv dot6_scale(bv line, int j) {
+    int f = (int)(0x80800080u | (uint32_t)j << 8); /* 0x80: a zero byte */
+    __m128i rows = _mm_setr_epi32(f, f + 0x0400, f + 0x0800, f + 0x0c00);
+    return _mm256_srai_epi16(_mm256_shuffle_epi8(line, _mm256_broadcastsi128_si256(rows)), 8);
 }
+SIMD_INLINE iv dot6_scaled(iv total, dot6 acc, iv scale) { return simd_dot_pairs(total, acc, scale); }
 
 /* Panels of matmul_fast.h: as at level avx512, with half the rows to a register. */
 enum { PANEL_MAX = 127, PANEL_OFFSET = 128 };
@@ -442,8 +450,9 @@ SIMD_INLINE iv dot4_scaled(iv total, dot4 acc, iv scale) {
 /* dot6: weights 0 .. 63, 4 steps of 4 inputs, then times a signed 8-bit scale. A step is at most 2 * 63 * 127 = 16002
  * and does not saturate; the sum of four may wrap, but with the offset of -32 for each input (`pairs`, where the sum
  * starts) the true value is at most 2 * 4 * 32 * 127 = 32512, so what modular addition leaves is exact. */
+enum { DOT6_STEPS = 4 };
 typedef __m256i dot6;
-SIMD_INLINE dot6 dot6_start(const int32_t *minus32, const int16_t *pairs) { return (void)minus32, simd_set1_at(pairs); }
+SIMD_INLINE dot6 dot6_start(const int16_t *minus32, const int16_t *pairs) { return (void)minus32, simd_set1_at(pairs); }
 SIMD_INLINE dot6 dot6_add(dot6 acc, bv w, av a) { return _mm256_add_epi16(acc, _mm256_maddubs_epi16(w, a)); }
 /* Byte j of each row's four, as int16 in both halves of its lane. */
 SIMD_INLINE iv dot6_scale(bv line, int j) {

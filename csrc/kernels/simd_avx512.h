@@ -212,6 +212,13 @@ SIMD_INLINE iv dot8_scaled(iv total, dot8 acc, iv scale) {
     return _mm512_add_epi32(total, _mm512_mullo_epi32(acc, scale));
 }
 
+/* total + a[0] * b[0] + a[1] * b[1] of int16 pairs. clang 22 makes a product and an addition of the intrinsic, for a
+ * shorter chain; what counts here is instructions. */
+SIMD_INLINE iv simd_dot_pairs(iv total, iv a, iv b) {
+    __asm__("vpdpwssd %2, %1, %0" : "+v"(total) : "v"(a), "v"(b));
+    return total;
+}
+
 /* dot4k: a line of nibbles against inputs of the low and of the high nibbles, then times a 6-bit scale. The high
  * nibbles stay where they are (16 w); both sums fit 16 bits (16 * 15 * 127 = 30480), so one shift by 12 puts the
  * second into the upper half of the lanes and one 16-bit dot applies the scale, which stands in both halves. */
@@ -227,10 +234,10 @@ SIMD_INLINE dot4k dot4k_add_high(dot4k acc, bv w, av a) {
 }
 SIMD_INLINE iv dot4k_scaled(iv total, dot4k acc, iv scale) {
     iv both = _mm512_mask_blend_epi16(0xaaaaaaaau, acc.low, _mm512_slli_epi32(acc.high, 12));
-    return _mm512_dpwssd_epi32(total, both, scale);
+    return simd_dot_pairs(total, both, scale);
 }
 /* acc + a[0] * b[0] + a[1] * b[1] of int16 pairs; b from memory, the same for every row. */
-SIMD_INLINE iv iv_dot_pairs(iv acc, iv a, const int16_t *b) { return _mm512_dpwssd_epi32(acc, a, simd_set1_at(b)); }
+SIMD_INLINE iv iv_dot_pairs(iv acc, iv a, const int16_t *b) { return simd_dot_pairs(acc, a, simd_set1_at(b)); }
 /* dot8u: signed bytes against weights 0 .. 255, the same for every row, that i32x16_store_u8 wrote; of each four bytes
  * the second and third are swapped. */
 typedef uint8_t weight8u;
@@ -267,16 +274,22 @@ SIMD_INLINE iv dot5k_scaled(iv total, dot5k acc, iv scale) {
 SIMD_INLINE iv dot4_scale(bv bytes, int j, int minus) {
     return _mm512_sub_epi16(iv_pick_pairs(bytes, j, SIMD_NO_BYTE), _mm512_set1_epi32(minus));
 }
-SIMD_INLINE iv dot4_scaled(iv total, dot4 acc, iv scale) { return _mm512_dpwssd_epi32(total, acc, scale); }
+SIMD_INLINE iv dot4_scaled(iv total, dot4 acc, iv scale) { return simd_dot_pairs(total, acc, scale); }
 
-/* dot6: weights 0 .. 63, 4 steps of 4 inputs, then times a signed 8-bit scale. minus32: where the sum starts. */
+/* dot6: weights 0 .. 63, DOT6_STEPS steps of 4 inputs, then times a signed 8-bit scale. minus32: of those inputs, where
+ * the sum starts. Of 8 inputs it is at most 8 * 32 * 127 = 32512 then: the low half of a lane has all of it, and a
+ * 16-bit dot with a scale whose high half is 0 is the product, one instruction where a 32-bit product and an addition
+ * are three. What lies behind minus32 comes into the high half and is of no account. */
+enum { DOT6_STEPS = 2 };
 typedef iv dot6;
-SIMD_INLINE dot6 dot6_start(const int32_t *minus32, const int16_t *pairs) { return (void)pairs, simd_set1_at(minus32); }
+SIMD_INLINE dot6 dot6_start(const int16_t *minus32, const int16_t *pairs) { return (void)pairs, simd_set1_at(minus32); }
 SIMD_INLINE dot6 dot6_add(dot6 acc, bv w, av a) { return _mm512_dpbusd_epi32(acc, w, a); }
-SIMD_INLINE iv dot6_scale(bv line, int j) { return dot8_scale(line, j); }
-SIMD_INLINE iv dot6_scaled(iv total, dot6 acc, iv scale) {
-    return _mm512_add_epi32(total, _mm512_mullo_epi32(acc, scale));
+SIMD_INLINE iv dot6_scale(bv line, int j) {
+    int f = (int)(0x80800080u | (uint32_t)j << 8); /* 0x80: a zero byte */
+    __m128i rows = _mm_setr_epi32(f, f + 0x0400, f + 0x0800, f + 0x0c00);
+    return _mm512_srai_epi16(_mm512_shuffle_epi8(line, _mm512_broadcast_i32x4(rows)), 8);
 }
+SIMD_INLINE iv dot6_scaled(iv total, dot6 acc, iv scale) { return simd_dot_pairs(total, acc, scale); }
 
 /* Panels of matmul_fast.h: unsigned weights, so a sum starts with what takes their offset off. */
 enum { PANEL_MAX = 127, PANEL_OFFSET = 128 };

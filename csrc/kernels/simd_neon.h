@@ -357,9 +357,14 @@ SIMD_INLINE dot5k dot5k_add(dot5k acc, bv w, av a) { return simd_dot(acc, w, a);
 SIMD_INLINE iv dot5k_scale(bv bytes, int j) { return simd_first(iv_pick_pairs(bytes, j, j)); }
 SIMD_INLINE iv dot5k_scaled(iv total, dot5k acc, iv scale) { return simd_mla(total, acc, scale); }
 
-/* dot6: weights 0 .. 63, 4 steps of 4 inputs, then times a signed 8-bit scale. minus32: where the sum starts. */
+/* dot6: weights 0 .. 63, DOT6_STEPS steps of 4 inputs, then times a signed 8-bit scale. minus32: two for those inputs,
+ * whose sum is where the sum starts. */
+enum { DOT6_STEPS = 4 };
 typedef iv dot6;
-SIMD_INLINE dot6 dot6_start(const int32_t *minus32, const int16_t *pairs) { return (void)pairs, simd_set1_at(minus32); }
+SIMD_INLINE dot6 dot6_start(const int16_t *minus32, const int16_t *pairs) {
+    int32x4_t sum = vpaddlq_s16(vreinterpretq_s16_s32(vld1q_dup_s32((const int32_t *)(const void *)minus32)));
+    return (void)pairs, (iv){sum, sum};
+}
 SIMD_INLINE dot6 dot6_add(dot6 acc, bv w, av a) { return simd_dot(acc, w, a); }
 SIMD_INLINE iv dot6_scale(bv line, int j) { return dot8_scale(line, j); }
 SIMD_INLINE iv dot6_scaled(iv total, dot6 acc, iv scale) { return simd_mla(total, acc, scale); }

@@ -362,8 +362,9 @@ SIMD_INLINE dot5k dot5k_add(dot5k acc, bv w, av a) { return simd_madd(acc, w, a)
 SIMD_INLINE iv dot5k_scale(bv bytes, int j) { return iv_pick_pairs(bytes, j, j) & 0xffff; }
 SIMD_INLINE iv dot5k_scaled(iv total, dot5k acc, iv scale) { return total + simd_fold(acc) * scale; }
 
+enum { DOT6_STEPS = 4 };
 typedef dot4 dot6;
-SIMD_INLINE dot6 dot6_start(const int32_t *minus32, const int16_t *pairs) {
+SIMD_INLINE dot6 dot6_start(const int16_t *minus32, const int16_t *pairs) {
     dot6 acc;
     simd_i16x8 start = {pairs[0], 0, pairs[1], 0, pairs[0], 0, pairs[1], 0};
     (void)minus32;
