@@ -307,6 +307,16 @@ static void factors_of_weights(int32_t n, float *back, float *inverse) {
 
 /* Weights of a row to integers, the largest of 64 keys being WEIGHT_MAX. */
 static void round_row_of_weights(struct key_span keys, const float *weights, const float *inverse, weight8u *to) {
+    if (is_whole(keys)) {
+        for (int32_t i = 0; i < ATTENTION_CHUNK; i += ATTENTION_ANCHORED) {
+            i32x16 rounded[BLOCK_LANES];
+            f32x16 scale = f32x16_set1(inverse[i / ATTENTION_ANCHORED]);
+            UNROLL for (int j = 0; j < BLOCK_LANES; j++)
+                rounded[j] = f32x16_to_i32(f32x16_mul(f32x16_loadu(weights + i + j * ATTENTION_LANES), scale));
+            i32x16_store4_u8(to + i, rounded);
+        }
+        return;
+    }
     for (int32_t i = keys.first / ATTENTION_LANES * ATTENTION_LANES; i < keys.end; i += ATTENTION_LANES) {
         f32x16 scale = f32x16_set1(inverse[i / ATTENTION_ANCHORED]);
         i32x16_store_u8(to + i, f32x16_to_i32(f32x16_mul(f32x16_loadu(weights + i), scale)));

@@ -307,6 +307,17 @@ SIMD_INLINE void i32x16_store_u8(weight8u *p, i32x16 a) {
     __m128i hi8 = _mm_unpacklo_epi32(_mm256_castsi256_si128(hi), _mm256_extracti128_si256(hi, 1));
     _mm_storeu_si128((void *)p, _mm_unpacklo_epi64(lo8, hi8));
 }
+#define SIMD_PACKS_FOUR
+SIMD_INLINE void i32x16_store4_u8(weight8u *p, const i32x16 *a) {
+    __m128i swap = _mm_setr_epi8(0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15);
+    for (int i = 0; i < 4; i += 2) {
+        __m256i first = _mm256_packus_epi32(a[i].lo, a[i].hi), second = _mm256_packus_epi32(a[i + 1].lo, a[i + 1].hi);
+        __m256i x = _mm256_shuffle_epi8(_mm256_packus_epi16(first, second), _mm256_broadcastsi128_si256(swap));
+        x = _mm256_permutevar8x32_epi32(x,
+                                        _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)); /* halves hold every other four */
+        _mm256_storeu_si256((void *)(p + 16 * i), x);
+    }
+}
 SIMD_INLINE b8u b8u_load(const void *p) { return bv_load(p); }
 SIMD_INLINE iv dot8u_add(iv acc, b8u bytes, const weight8u *w) { return SIMD_DPBUSD(acc, simd_set1_at(w), bytes); }
 

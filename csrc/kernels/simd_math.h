@@ -55,6 +55,13 @@ SIMD_INLINE void f32x16_hmax4(const f32x16 *a, float *out) {
 }
 #endif
 
+#if !defined(SIMD_PACKS_FOUR)
+/* i32x16_store_u8 of four, one behind the other. */
+SIMD_INLINE void i32x16_store4_u8(weight8u *p, const i32x16 *a) {
+    for (int i = 0; i < 4; i++) i32x16_store_u8(p + 16 * i, a[i]);
+}
+#endif
+
 /* x / (1 + e^-x) */
 SIMD_INLINE f32x16 f32x16_silu(f32x16 x) {
     return f32x16_div(x, f32x16_add(f32x16_set1(1.0f), f32x16_exp(f32x16_neg(x))));
