@@ -32,6 +32,7 @@ enum { TILE_COLS = 6, TILE_HALVES_TO = 3 }; /* 16 registers: float sums of both 
 #define TILES_BYTES TILES_6
 #define TILES_FLOATS TILES_4
 #define TILES_BITS TILES_4
+#define TILES_PANEL_K TILES_3
 #elif defined(__AVX2__)
 enum { TILE_COLS = 6, TILE_HALVES_TO = 3 };
 #define TILES_NIBBLES TILES_6
@@ -41,8 +42,9 @@ enum { TILE_COLS = 6, TILE_HALVES_TO = 3 };
 /* matmul_panel.h: tiles of both halves. GMAC/s of 512 columns, 2 threads of Zen 4, builds without panels and with
  * those of a half by turns: q4_k 225 246, q6_k 154 203; then 2 threads of Zen 3, of a half and of both: q4_k 101 120
  * and 110 123, q6_k 89 98 and 81 106 (2048x2048, 1536x8960). Levels with integer dots won 3 % and less by those of a
- * half: they have none. (Seen once; bench/gemm.ts --library A --library B compares two builds.) Of blocks of 32, which
- * keep no totals: matmul_32_panel.h. */
+ * half; those of both pay at level avxvnni for blocks of 256 (matmul_panel.h), others have none. (Seen once;
+ * bench/gemm.ts --library A --library B compares two builds.) Of blocks of 32, which keep no totals: matmul_32_panel.h.
+ */
 #define TILES_PANEL_K TILES_3
 #define TILES_PANEL_32 TILES_5
 #elif defined(SIMD_NEON)

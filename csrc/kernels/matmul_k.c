@@ -144,12 +144,14 @@ SIMD_INLINE void q6_k_sub_block(iv (*totals)[TILE_COLS], struct q6_k_lines run, 
             }
         }
         UNROLL
-        for (int s = 0; s < halves; s++)
-            UNROLL for (int c = 0; c < n; c++) {
+        for (int s = 0; s < halves; s++) UNROLL for (int c = 0; c < n; c++)
             totals[s][c] = dot6_scaled(totals[s][c], dots[s][c], scale[s]);
-            if (DOT6_STEPS == 2) SIMD_OPAQUE(totals[s][c]);
-        }
-        if (DOT6_STEPS == 2) SIMD_FORGET;
+        if (DOT6_STEPS == 4) continue;
+        /* Levels with integer dots: else what comes next begins before this is in the totals, and registers run out
+         * (clang 22, vectors on the stack: a tile of 5 columns of level avxvnni 239, of 8 of level avx512 513). */
+        UNROLL
+        for (int s = 0; s < halves; s++) UNROLL for (int c = 0; c < n; c++) SIMD_OPAQUE(totals[s][c]);
+        SIMD_FORGET;
     }
 }
 
@@ -267,7 +269,7 @@ SIMD_INLINE void q6_k_tile(const struct tile *t, const int n, const int prefetch
  * when measured longer, 16 gained 5 % (PANELS_FROM). */
 enum { Q4_K_PANELS_FROM = 13 };
 
-#if HAS_PANELS
+#if HAS_K_PANELS
 SIMD_INLINE void q6_k_unpack(const uint8_t *record, const uint8_t *d, int h, struct k_panel *panel) {
     const uint8_t *scales = record + 4 * LANES * h, *lines = scales + 4 * LINE;
     fv_store(panel->d + LANES * h, fv_load_f16(d + 2 * LANES * h));
@@ -287,12 +289,12 @@ SIMD_INLINE void q6_k_unpack(const uint8_t *record, const uint8_t *d, int h, str
     }
 }
 MATMUL_TILES(q6_k, TILES_NIBBLES)
-K_PANELS(q6_k, ASDSL_Q6_K, Q6_K_RECORD, true, PANELS_FROM, 4, 32, false)
+K_PANELS(q6_k, ASDSL_Q6_K, Q6_K_RECORD, true, PANELS_FROM, DOT6_STEPS, 32, false)
 #else
 MATMUL_SLOTS(q6_k, ASDSL_Q6_K, TILES_NIBBLES)
 #endif
 
-#if HAS_PANELS
+#if HAS_K_PANELS
 SIMD_INLINE void q4_k_unpack(const uint8_t *record, const uint8_t *d, int h, struct k_panel *panel) {
     const uint8_t *lines = record + 4 * LINE + 4 * LANES * h;
     k_panel_6bit(panel, record, d, h);
@@ -305,7 +307,7 @@ SIMD_INLINE void q4_k_unpack(const uint8_t *record, const uint8_t *d, int h, str
         }
 }
 MATMUL_TILES_WITH_HALVES(q4_k, TILES_NIBBLES)
-K_PANELS(q4_k, ASDSL_Q4_K, Q4_K_RECORD, false, Q4_K_PANELS_FROM, 8, 0, true)
+K_PANELS(q4_k, ASDSL_Q4_K, Q4_K_RECORD, false, Q4_K_PANELS_FROM, 2 * DOT6_STEPS, 0, true)
 #else
 MATMUL_SLOTS(q4_k, ASDSL_Q4_K, TILES_NIBBLES) /* halves were measured where there are panels, nowhere else */
 #endif

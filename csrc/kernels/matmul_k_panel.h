@@ -16,22 +16,23 @@ struct k_panel {
     uint8_t minima[4][LINE];   /* (64 inputs, row, sub-block of 32) */
 };
 
-#if HAS_PANELS
+#if HAS_K_PANELS
 _Static_assert(sizeof(struct k_panel) * (PANEL_INPUTS / BLOCK) <= PANEL_BYTES, "layout.h leaves room");
 
-/* dots = products of sub-block j of both halves; an activation is broadcast once for them. */
-SIMD_INLINE void k_panel_dots(dot6 (*dots)[TILE_COLS], const struct k_panel *p, int j, const uint8_t *act,
+/* dots = products of both halves, `steps` of 4 inputs from the l-th of sub-block j; an activation is broadcast once for
+ * them. */
+SIMD_INLINE void k_panel_dots(dot6 (*dots)[TILE_COLS], const struct k_panel *p, int j, int first, const uint8_t *act,
                               size_t stride, int n, int steps, int zero) {
     UNROLL
     for (int c = 0; c < n; c++) {
         const struct act_q8_256 *a = act_at(act, stride, c);
-        dot6 start = zero ? dot6_start(a->minus32 + 2 * j, a->minus32_pairs[j]) : iv_zero();
+        dot6 start = zero ? dot6_start(a->minus32 + 2 * j + first / 2, a->minus32_pairs[j]) : iv_zero();
         if (zero == 4) start = iv_shr_pairs(start, 3); /* exact: they are multiples of 32 */
         UNROLL
         for (int h = 0; h < HALVES; h++) dots[h][c] = start;
     }
     UNROLL
-    for (int l = 0; l < steps; l++) {
+    for (int l = first; l < first + steps; l++) {
         bv w[HALVES];
         UNROLL
         for (int h = 0; h < HALVES; h++) w[h] = bv_load(p->weights[4 * j + l] + 4 * LANES * h);
@@ -56,25 +57,29 @@ SIMD_INLINE void k_panel_add(float *sums, iv (*totals)[TILE_COLS], const float *
 
 enum { K_PANEL_FETCHES = 16 }; /* of a tile, for each block: one for each four steps */
 
-/* sums += the block's products for n columns. steps: of 4 inputs to a scale; eight at level avx2 only for weights below
- * 16 (dot4's bound in simd_avx2.h). zero: what the panel has for a weight of 0: 0, 4 or 32. */
+/* sums += the block's products for n columns. steps: of 4 inputs that 16 bits hold: DOT6_STEPS, twice as
+ * many for weights below 16 (dot4's bound in simd_avx2.h; 16 * 15 * 127 = 30480 with integer dots). zero: what the panel has for a weight of 0: 0, 4 or 32. */
 SIMD_INLINE void k_panel_block(float *sums, const struct k_panel *p, const uint8_t *act, size_t stride, int n,
                                int steps, int zero, bool minima, const uint8_t *next, size_t next_step,
                                int prefetch) {
+    const int subs = steps > 4 ? steps / 4 : 1; /* that a scale is for */
     iv totals[HALVES][TILE_COLS];
     UNROLL
     for (int h = 0; h < HALVES; h++) zero_totals(totals[h], n);
     ROLLED
-    for (int j = 0; j < 16; j += steps / 4) {
-        dot6 dots[HALVES][TILE_COLS];
+    for (int j = 0; j < 16; j += subs) {
         UNROLL
-        for (int i = 0; prefetch && i < steps / 4; i++, next += next_step) SIMD_PREFETCH(next);
-        k_panel_dots(dots, p, j, act, stride, n, steps, zero);
+        for (int i = 0; prefetch && i < subs; i++, next += next_step) SIMD_PREFETCH(next);
         UNROLL
-        for (int h = 0; h < HALVES; h++) {
-            iv scale = bv_load(p->scales[j] + 4 * LANES * h);
+        for (int first = 0; first < 4 * subs; first += steps) {
+            dot6 dots[HALVES][TILE_COLS];
+            k_panel_dots(dots, p, j, first, act, stride, n, steps, zero);
             UNROLL
-            for (int c = 0; c < n; c++) totals[h][c] = dot6_scaled(totals[h][c], dots[h][c], scale);
+            for (int h = 0; h < HALVES; h++) {
+                iv scale = bv_load(p->scales[j] + 4 * LANES * h);
+                UNROLL
+                for (int c = 0; c < n; c++) totals[h][c] = dot6_scaled(totals[h][c], dots[h][c], scale);
+            }
         }
     }
     k_panel_add(sums, totals, p->d, act, stride, n);

@@ -13,7 +13,7 @@
 #define ASDSL_MATMUL_PANEL_H
 #include "matmul.h"
 
-#if HAS_PANELS
+#if HAS_K_PANELS
 
 /* Columns from which panels pay: how much faster they are than tiles that unpack, 4096x1536, 2 threads of Zen 3
  * (medians of 9, seen once; bench/gemm.ts --library A --library B compares two builds).
@@ -28,7 +28,16 @@
  *     q3_k    1.03 1.08 1.06 1.03 1.12 1.17 1.16
  *     q4_k    0.82 0.91 0.96 0.99 0.99 1.13 1.12
  *     q5_k    0.92 1.00 1.16 1.16 1.15 1.13 1.16
- *     q6_k    0.87 0.97 1.26 1.24 1.26 1.30 1.33 */
+ *     q6_k    0.87 0.97 1.26 1.24 1.26 1.30 1.33
+ *
+ * Level avxvnni, blocks of 256 alone (matmul_k_panel.h), 2048x2048, 2 threads of Emerald Rapids, as above:
+ *
+ *     columns    7    8   12   16   32  512
+ *     q3_k    0.99 0.90 0.95 1.00 1.07 1.01
+ *     q5_k    1.13 1.15 1.07 1.08 1.03 1.08
+ *     q6_k    1.20 1.29 1.27 1.24 1.13 1.37
+ *
+ * q4_k of 14, 16, 24, 64 and 512 columns: 1.10 1.04 1.12 1.18 1.20. */
 enum { PANELS_FROM = 7 };
 
 /* So many columns are one pass over the records, in the order of memory, PANEL_INPUTS_FEW at a time. Of more,

@@ -64,7 +64,7 @@ K_TILE(q5_k, Q5_K_RECORD)
 
 MATMUL_TILES(q5_k, TILES_NIBBLES)
 
-#if HAS_PANELS
+#if HAS_K_PANELS
 SIMD_INLINE void q5_k_unpack(const uint8_t *record, const uint8_t *d, int h, struct k_panel *panel) {
     const uint8_t *lines = record + 4 * LINE + 4 * LANES * h;
     k_panel_6bit(panel, record, d, h);
@@ -74,7 +74,7 @@ SIMD_INLINE void q5_k_unpack(const uint8_t *record, const uint8_t *d, int h, str
         for (int f = 0; f < 8; f++) *panel_line(panel->weights[8 * j + f], h) = q5_k_inputs(lines, f);
     }
 }
-K_PANELS(q5_k, ASDSL_Q5_K, Q5_K_RECORD, false, PANELS_FROM, 4, 0, true)
+K_PANELS(q5_k, ASDSL_Q5_K, Q5_K_RECORD, false, PANELS_FROM, DOT6_STEPS, 0, true)
 #else
 MATMUL_GEMV(q5_k, ASDSL_Q5_K)
 MATMUL_GEMM(q5_k, ASDSL_Q5_K)

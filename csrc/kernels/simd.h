@@ -54,6 +54,9 @@
 #if !defined(HAS_PANELS)
 #define HAS_PANELS 0
 #endif
+#if !defined(HAS_K_PANELS)
+#define HAS_K_PANELS HAS_PANELS
+#endif
 #if !defined(SIMD_HOLD)
 #define SIMD_HOLD(pointer) ((void)0) /* measured at level avx512 alone */
 #endif

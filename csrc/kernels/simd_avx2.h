@@ -239,6 +239,9 @@ SIMD_INLINE iv dot8_scale(bv line, int j) { return _mm256_srai_epi32(_mm256_slli
 
 #if defined(__AVXVNNI__) || defined(ASDSL_EVEX_AS_AVXVNNI)
 
+#define HAS_K_PANELS 1 /* matmul_k_panel.h */
+#define iv_shr_pairs(pairs, bits) _mm256_srai_epi16(pairs, bits)
+
 #if defined(ASDSL_EVEX_AS_AVXVNNI)
 #define SIMD_DPBUSD _mm256_dpbusd_epi32
 #define SIMD_VEX "%{evex%} "
