@@ -30,7 +30,7 @@ static const int32_t turn_runs[N_PHASES] = {4, 1}, turn_least_runs[N_PHASES] = {
 #define LATE 0.2 /* of the time that a worker has lost: a neighbour takes a third to a half, housekeeping 1 to 2 % */
 #define GAIN 1.02 /* what another team must at least bring */
 #define SMALLER_IS 0.97 /* of the speed is as good from fewer workers: less power, and less to disturb */
-#define RETRY_FIRST_NS 60e6
+#define RETRY_FIRST_NS 240e6
 #define RETRY_MOST_NS 2e9 /* two tokens in two seconds is what looking for the end of a disturbance costs */
 
 enum mode {
@@ -199,10 +199,11 @@ static void reduce(const struct schedule *s, struct schedule_state *state, doubl
     go(s, state, (enum mode)state->mode, team);
 }
 
-/* The whole team is not tried for longer than it takes to see that somebody is late: beside a neighbour it is slow. */
+/* One late run of the whole team says enough: beside a neighbour it takes three times as long. */
 static bool is_window_over(const struct schedule_state *state) {
     if (state->window.ns < WINDOW_NS) return false;
-    return state->window.runs >= WINDOW_RUNS || (state->mode == RETRYING && too_many(state) > 0);
+    bool is_whole = state->mode == STEADY || state->mode == RETRYING;
+    return state->window.runs >= WINDOW_RUNS || (is_whole && too_many(state) > 0);
 }
 
 /* At the end of a window of the present team. */
