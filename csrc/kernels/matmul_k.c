@@ -146,12 +146,12 @@ SIMD_INLINE void q6_k_sub_block(iv (*totals)[TILE_COLS], struct q6_k_lines run, 
         UNROLL
         for (int s = 0; s < halves; s++) UNROLL for (int c = 0; c < n; c++)
             totals[s][c] = dot6_scaled(totals[s][c], dots[s][c], scale[s]);
-        if (DOT6_STEPS == 4) continue;
-        /* Levels with integer dots: else what comes next begins before this is in the totals, and registers run out
-         * (clang 22, vectors on the stack: a tile of 5 columns of level avxvnni 239, of 8 of level avx512 513). */
+        /* Else what comes next begins before this is in the totals, and registers run out (clang 22, vectors on the stack:
+         * a tile of 2 columns of level avx2 240, of 5 of avxvnni 239, of 8 of avx512 513). */
         UNROLL
-        for (int s = 0; s < halves; s++) UNROLL for (int c = 0; c < n; c++) SIMD_OPAQUE(totals[s][c]);
-        SIMD_FORGET;
+        for (int s = 0; s < halves; s++)
+            UNROLL for (int c = 0; c < n; c++) if (LANES == 8 || DOT6_STEPS == 2) SIMD_OPAQUE(totals[s][c]);
+        if (DOT6_STEPS == 2) SIMD_FORGET;
     }
 }
 

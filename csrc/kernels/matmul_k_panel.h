@@ -19,8 +19,8 @@ struct k_panel {
 #if HAS_K_PANELS
 _Static_assert(sizeof(struct k_panel) * (PANEL_INPUTS / BLOCK) <= PANEL_BYTES, "layout.h leaves room");
 
-/* dots = products of both halves, `steps` of 4 inputs from the l-th of sub-block j; an activation is broadcast once for
- * them. */
+/* dots = products of both halves, `steps` of 4 inputs from the `first` of sub-block j on; an activation is broadcast
+ * once for them. */
 SIMD_INLINE void k_panel_dots(dot6 (*dots)[TILE_COLS], const struct k_panel *p, int j, int first, const uint8_t *act,
                               size_t stride, int n, int steps, int zero) {
     UNROLL
@@ -57,8 +57,9 @@ SIMD_INLINE void k_panel_add(float *sums, iv (*totals)[TILE_COLS], const float *
 
 enum { K_PANEL_FETCHES = 16 }; /* of a tile, for each block: one for each four steps */
 
-/* sums += the block's products for n columns. steps: of 4 inputs that 16 bits hold: DOT6_STEPS, twice as
- * many for weights below 16 (dot4's bound in simd_avx2.h; 16 * 15 * 127 = 30480 with integer dots). zero: what the panel has for a weight of 0: 0, 4 or 32. */
+/* sums += the block's products for n columns. steps: of 4 inputs whose sum 16 bits hold: DOT6_STEPS, for weights below 16
+ * twice as many (dot4's bound in simd_avx2.h; with integer dots 16 * 15 * 127 = 30480). zero: what the panel has for a
+ * weight of 0: 0, 4 or 32. */
 SIMD_INLINE void k_panel_block(float *sums, const struct k_panel *p, const uint8_t *act, size_t stride, int n,
                                int steps, int zero, bool minima, const uint8_t *next, size_t next_step,
                                int prefetch) {

@@ -140,7 +140,8 @@ MATMUL_SLOTS(q2_k, ASDSL_Q2_K, TILES_BITS)
 MATMUL_TILES(q3_k, TILES_BITS)
 
 #if HAS_K_PANELS
-/* With integer dots 8 and 12 columns were slower in panels, 14 and more 2 to 16 % faster (matmul_panel.h). */
+/* With integer dots panels of 8 and 12 columns were slower, those of 14 and more 2 to 16 % faster (level avxvnni,
+ * 2048x2048 and 1536x8960, 2 threads of Emerald Rapids, seen once). */
 enum { Q3_K_PANELS_FROM = DOT6_STEPS == 2 ? 13 : PANELS_FROM };
 SIMD_INLINE void q3_k_unpack(const uint8_t *record, const uint8_t *d, int h, struct k_panel *panel) {
     const uint8_t *lines = record + 4 * LANES * h;
