@@ -1,5 +1,6 @@
 // The measures of a KV type's quality say what they claim to say: bench/kv-perplexity.ts by src/eval's perplexity of the
-// same tokens, bench/kv-retrieval.ts by the replies of a session of the same model.
+// same tokens, bench/kv-retrieval.ts by the replies of a session of the same model. bench/prompt-cache.ts sees that a file was
+// read, and that a damaged one was not.
 
 import { afterAll, expect, setDefaultTimeout, test } from "bun:test"
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs"
@@ -29,14 +30,14 @@ afterAll(() => rmSync(folder, { recursive: true }))
 
 async function bench(name: string, ...args: string[]): Promise<string> {
   const command = [process.execPath, join(projectFolder, "bench", name), "-m", modelPath, "-f", textPath, "-t", "1"]
-  const child = Bun.spawn([...command, "--work", join(folder, name), ...args], { stdout: "pipe", stderr: "inherit" })
+  const child = Bun.spawn([...command, ...args], { stdout: "pipe", stderr: "inherit" })
   const stdout = await child.stdout.text()
   expect(await child.exited).toBe(0)
   return stdout
 }
 
 test("perplexity by type and context length, again from what the first run has left", async () => {
-  const args = ["--kv", "f16,q8_0", "-c", "64,0", "--tokens", "1200", "-ub", "48"]
+  const args = ["--kv", "f16,q8_0", "-c", "64,0", "--tokens", "1200", "-ub", "48", "--work", join(folder, "work")]
   const table = await bench("kv-perplexity.ts", ...args)
   for (const typeK of ["f16", "q8_0"] as const) {
     using model = await load(modelPath, { nThreads: 1, typeK, typeV: typeK, nCtx: 400 })
@@ -51,7 +52,32 @@ test("perplexity by type and context length, again from what the first run has l
 })
 
 test("retrieval: each type's greedy reply to the same prompts", async () => {
-  const table = await bench("kv-retrieval.ts", "--kv", "f16,f32", "--tokens", "100", "--depths", "0,50,100")
+  const table = await bench(
+    "kv-retrieval.ts",
+    "--kv",
+    "f16,f32",
+    "--tokens",
+    "100",
+    "--depths",
+    "0,50,100",
+    "--work",
+    join(folder, "found"),
+  )
   expect(table).toMatch(/\| +0 % \| +41337 \|.*\n\| +50 % .*\n\| +100 % /)
   expect(table).toContain("Found of 3: f16 0, f32 0;")
+})
+
+test("prompt cache: all of the prompt but its last token comes out of the file, nothing out of a damaged one", async () => {
+  const table = await bench("prompt-cache.ts", "-p", "300", "-n", "4", "-r", "2")
+  const rows = Array.from(
+    table.matchAll(/^\| (\w[\w ]*\w) +\| +\d+ \| +[\d.]+ \| +(\d+) \| +(\w+) \|$/gm),
+    ([, ...cells]) => cells,
+  )
+  expect(rows).toEqual([
+    ["without a file", "0", "yes"],
+    ["writing it", "0", "yes"],
+    ["reading it", "299", "yes"],
+    ["beside a damaged one", "0", "yes"],
+  ])
+  expect(table).toContain("The damaged one: cache: the saved session is damaged")
 })
