@@ -104,7 +104,12 @@ ${nPrompt} tokens of prompt, ${(bytes / 1e6).toFixed(1)} MB of file. The damaged
     await writeOut(table)
     if (values.save === undefined) return
     const ms = Object.fromEntries(KINDS.map((name, kind) => [name, all.map((each) => each[kind]!.firstTokenMs)]))
-    saveReport(values.save, reportOf({ nPrompt, nGen, fileBytes: bytes, ms }), "bun bench/prompt-cache.ts", table)
+    saveReport(
+      values.save,
+      reportOf({ nPrompt, nGen, fileBytes: bytes, ms }),
+      `bun bench/prompt-cache.ts -m MODEL -f TEXT -p ${nPrompt}`,
+      table,
+    )
   } finally {
     rmSync(folder, { recursive: true })
   }

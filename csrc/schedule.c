@@ -30,8 +30,8 @@ static const int32_t turn_runs[N_PHASES] = {4, 1}, turn_least_runs[N_PHASES] = {
 #define LATE 0.2 /* of the time that a worker has lost: a neighbour takes a third to a half, housekeeping 1 to 2 % */
 #define GAIN 1.02 /* what another team must at least bring */
 #define SMALLER_IS 0.97 /* of the speed is as good from fewer workers: less power, and less to disturb */
-#define RETRY_FIRST_NS 240e6
-#define RETRY_MOST_NS 2e9 /* two tokens in two seconds is what looking for the end of a disturbance costs */
+#define RETRY_FIRST_NS 240e6 /* a try costs a late run: from 60e6 on, doubling, they were five of the first 3 s */
+#define RETRY_MOST_NS 2e9 /* a late token in two seconds is what looking for the end of a disturbance costs */
 
 enum mode {
     COMPARING, /* teams in turns */

@@ -147,7 +147,7 @@ SIMD_INLINE void q6_k_sub_block(iv (*totals)[TILE_COLS], struct q6_k_lines run, 
         for (int s = 0; s < halves; s++) UNROLL for (int c = 0; c < n; c++)
             totals[s][c] = dot6_scaled(totals[s][c], dots[s][c], scale[s]);
         /* Else what comes next begins before this is in the totals, and registers run out (clang 22, vectors on the stack:
-         * a tile of 2 columns of level avx2 240, of 5 of avxvnni 239, of 8 of avx512 513). */
+         * a tile of 2 columns of level avx2 240, of 5 of avxvnni 239, of 8 of avx512 513, seen once). */
         UNROLL
         for (int s = 0; s < halves; s++)
             UNROLL for (int c = 0; c < n; c++) if (LANES == 8 || DOT6_STEPS == 2) SIMD_OPAQUE(totals[s][c]);

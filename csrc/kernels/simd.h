@@ -55,7 +55,7 @@
 #define HAS_PANELS 0
 #endif
 #if !defined(HAS_K_PANELS)
-#define HAS_K_PANELS HAS_PANELS
+#define HAS_K_PANELS 0
 #endif
 #if !defined(SIMD_HOLD)
 #define SIMD_HOLD(pointer) ((void)0) /* measured at level avx512 alone */

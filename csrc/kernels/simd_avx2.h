@@ -237,10 +237,10 @@ SIMD_INLINE iv iv_sub_pairs(iv pairs, int x) { return _mm256_sub_epi16(pairs, _m
 /* Byte j of each row's four, signed, as dot8_scaled wants it. */
 SIMD_INLINE iv dot8_scale(bv line, int j) { return _mm256_srai_epi32(_mm256_slli_epi32(line, 24 - 8 * j), 24); }
 
-#if defined(__AVXVNNI__) || defined(ASDSL_EVEX_AS_AVXVNNI)
-
 #define HAS_K_PANELS 1 /* matmul_k_panel.h */
 #define iv_shr_pairs(pairs, bits) _mm256_srai_epi16(pairs, bits)
+
+#if defined(__AVXVNNI__) || defined(ASDSL_EVEX_AS_AVXVNNI)
 
 #if defined(ASDSL_EVEX_AS_AVXVNNI)
 #define SIMD_DPBUSD _mm256_dpbusd_epi32
@@ -357,7 +357,6 @@ SIMD_INLINE iv panel_dot(iv acc, bv w, av a) { return SIMD_DPBUSD(acc, w, a); }
 #else
 
 #define HAS_PANELS 1 /* matmul_panel.h */
-#define iv_shr_pairs(pairs, bits) _mm256_srai_epi16(pairs, bits)
 
 /* dot4: weights 0 .. 15, up to 8 steps of 4 inputs. offset: int32 that the sum starts from, or NULL. A 16-bit lane gets
  * 2 products a step, |2 * 15 * 127| = 3810, after 8 steps 30480 < 32767: nothing saturates, widening waits. */
