@@ -29,6 +29,8 @@ struct worker {
     uint32_t phase;
     uint64_t band_begin; /* clock ticks: when the present band was taken */
     double band_ticks;   /* spent in timed bands of this run */
+    double stays_until;  /* of open runs (pool.c), by clock_ns: when it should give its core up */
+    bool has_left;       /* likewise: it is no longer in the run */
     int32_t slow_percent;            /* tests: units take so much longer, by waiting */
     uint64_t slow_since;             /* clock ticks when the present units were taken */
 };
@@ -65,7 +67,7 @@ struct op_kind {
 
 /* Splits units [0, n) over all workers: a band each in proportion to its speed (about 85 %), the rest from an atomic
  * counter in units of up to `grain`, smaller towards the end (schedule.h). Every worker must call it the same number of
- * times in a step. */
+ * times in a step, and worker->count is the same for all: how many there may be at most. */
 void work_begin(struct worker *w, int32_t n, int32_t grain);
 bool work_next(struct worker *w, int32_t *begin, int32_t *end);
 void worker_barrier(struct worker *w);

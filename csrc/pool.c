@@ -4,8 +4,13 @@
  * spin_us after a run (the next token comes within that) and only then sleep; barriers inside a run spin, and yield
  * when it takes long or when there are more threads than cores. Every word that several workers write has 128 bytes to
  * itself (cores fetch lines in pairs). All sharing is through C11 atomics.
+ *
+ * Where neighbours want the cores too, runs are open: workers beside the caller join when they have a core and leave
+ * before they lose it (gate.h). A thread that the system takes off its core in the middle of a unit makes all others
+ * wait for milliseconds; one that gives its core up between two units costs its share.
  */
 #include "pool.h"
+#include "gate.h"
 #include "platform.h"
 #include <string.h>
 #if defined(__x86_64__)
@@ -18,17 +23,24 @@ enum {
     CROWDED_SPINS = 32,   /* the same when there are more threads than cores: it is likely not running at all */
     SPINS_PER_CLOCK = 64, /* looks at the epoch between two looks at the clock */
     TEAM_BITS = 9,        /* of the word `run`: 0 to POOL_MAX_THREADS */
+    OPEN_RUN = 1 << TEAM_BITS,
+    RUN_BITS = TEAM_BITS + 1,
 };
 
+/* How long a worker of an open run keeps its core. Linux 6.18, 250 Hz, beside a busy process on the same core, in 2 s:
+ * yielding every 1 ms gave 39 % of the core and not one loss of it in between; every 0.3 ms 19 % and none, every 2.5 ms
+ * 45 % and 24 of 4 ms each, never 49 % and 266. */
+#define STAY_NS 1e6
+
 struct pool {
-    /* Written by the caller at the start of a run, awaited by the workers: the number of the run << TEAM_BITS | how
-     * many take part. One word: a worker that is left out learns that and nothing else, for the rest may change any
-     * time. */
+    /* Written by the caller at the start of a run, awaited by the workers: the number of the run << RUN_BITS | OPEN_RUN
+     * | how many take part. One word: a worker that is left out, or not a member yet, learns that and nothing else, for
+     * the rest may change any time. */
     _Alignas(HOT) atomic_uint run;
     pool_job *job; /* NULL: leave */
     void *context;
     const struct schedule_plan *plan;
-    uint32_t phase; /* of the workers at the start of the run */
+    uint32_t phase; /* of the workers at the start of the run; of an open run, of the round */
     double started_ns;
     /* How many workers have gone to sleep on `run`. */
     _Alignas(HOT) atomic_uint sleepers;
@@ -37,6 +49,8 @@ struct pool {
     /* The barrier: arrivals of this round, and the round. */
     _Alignas(HOT) atomic_uint arrived;
     _Alignas(HOT) atomic_uint round;
+    /* Of open runs, instead of the two. */
+    _Alignas(HOT) struct gate gate;
     /* The units behind the bands: phase << 32 | next unit. One word, so that a worker still in an older phase can
      * neither take a unit of a newer one nor set it back: no reset, no barrier for it. */
     _Alignas(HOT) _Atomic uint64_t tail;
@@ -50,8 +64,12 @@ struct pool {
     struct affinity home; /* of the thread that made the pool */
     struct padded_worker {
         _Alignas(HOT) struct worker w;
-        bool pinned;
+        int32_t pinned_to;
         struct schedule_sample sample; /* of the last run */
+        /* Of open runs: how long it has been without its core so far, and since when it is, by clock_ns; 0: it is not.
+         * For the caller, who asks while it is away. */
+        _Atomic uint64_t away_ns, away_since;
+        double away_before; /* what the caller knew of it after the run before */
     } workers[POOL_MAX_THREADS], alone;
     int32_t core[POOL_MAX_THREADS];
     struct schedule schedule;
@@ -110,6 +128,8 @@ static void control_leave(uint64_t old) {
 
 static int32_t team_of(unsigned run) { return (int32_t)(run & ((1u << TEAM_BITS) - 1)); }
 
+static struct padded_worker *padded(struct worker *w) { return &w->pool->workers[w->index]; }
+
 /* ---- sleeping: until pool->run is no longer `seen` ---- */
 static void sleep_while(struct pool *pool, unsigned seen) {
     atomic_fetch_add(&pool->sleepers, 1);
@@ -128,9 +148,9 @@ static unsigned sleep_until_recalled(struct pool *pool, int32_t index) {
 }
 
 /* Sequentially consistent against sleep_while: either it sees the new run or this sees the sleeper. */
-static void start_run(struct pool *pool, int32_t team) {
+static void start_run(struct pool *pool, int32_t team, bool open) {
     unsigned before = atomic_load_explicit(&pool->run, memory_order_relaxed);
-    atomic_store(&pool->run, ((before >> TEAM_BITS) + 1) << TEAM_BITS | (unsigned)team);
+    atomic_store(&pool->run, ((before >> RUN_BITS) + 1) << RUN_BITS | (open ? OPEN_RUN : 0) | (unsigned)team);
     if (atomic_load(&pool->sleepers)) word_wake_all(&pool->run);
     if (team > pool->last_team) {
         atomic_fetch_add(&pool->recall, 1);
@@ -139,8 +159,34 @@ static void start_run(struct pool *pool, int32_t team) {
     pool->last_team = team;
 }
 
-/* ---- barrier ---- */
-void pool_barrier(struct worker *w, pool_section *section, void *context) {
+/* ---- barriers ---- */
+/* The i-th look at what another worker has to change first; the next i. */
+static int32_t wait_a_little(const struct worker *w, int32_t i) {
+    if (i >= (w->plan->yields ? CROWDED_SPINS : BARRIER_SPINS)) {
+        thread_yield();
+        return i;
+    }
+    /* No pause at first: 435 against 616 ns where the others are close behind. */
+    if (i >= 64) pause_core();
+    return i + 1;
+}
+
+/* Between two rounds of an open run. */
+static void meet(struct worker *w, pool_section *section, void *context, enum gate_state next, bool leaves) {
+    struct pool *pool = w->pool;
+    uint32_t round;
+    enum gate_turn turn = gate_arrive(&pool->gate, leaves, &round);
+    if (turn == GATE_LAST) {
+        if (section) section(context);
+        pool->phase = w->phase;
+        gate_release(&pool->gate, next);
+    } else if (turn == GATE_WAITS) {
+        for (int32_t i = 0; !gate_moved(&pool->gate, round);) i = wait_a_little(w, i);
+    }
+    w->has_left = turn == GATE_LEFT;
+}
+
+static void barrier(struct worker *w, pool_section *section, void *context) {
     struct pool *pool = w->pool;
     unsigned round = atomic_load_explicit(&pool->round, memory_order_relaxed);
     if (w->count == 1) {
@@ -148,26 +194,50 @@ void pool_barrier(struct worker *w, pool_section *section, void *context) {
         if (pool->n_threads > 1) atomic_store_explicit(&pool->round, round + 1, memory_order_relaxed);
         return;
     }
-    int32_t spins = w->plan->yields ? CROWDED_SPINS : BARRIER_SPINS;
     if (atomic_fetch_add_explicit(&pool->arrived, 1, memory_order_acq_rel) + 1 == (unsigned)w->count) {
         if (section) section(context);
         atomic_store_explicit(&pool->arrived, 0, memory_order_relaxed);
         atomic_store_explicit(&pool->round, round + 1, memory_order_release);
         return;
     }
-    for (int32_t i = 0; atomic_load_explicit(&pool->round, memory_order_acquire) == round;) {
-        if (i < spins) {
-            /* No pause at first: 435 against 616 ns where the others are close behind. */
-            if (i++ >= 64) pause_core();
-        } else {
-            thread_yield();
-        }
-    }
+    for (int32_t i = 0; atomic_load_explicit(&pool->round, memory_order_acquire) == round;) i = wait_a_little(w, i);
 }
 
-void worker_barrier(struct worker *w) { pool_barrier(w, NULL, NULL); }
+/* The caller stays: somebody has to finish. */
+static bool must_leave(const struct worker *w) { return w->plan->open && w->index > 0 && clock_ns() >= w->stays_until; }
 
-uint32_t pool_barriers(struct pool *pool) { return atomic_load_explicit(&pool->round, memory_order_relaxed); }
+void worker_barrier(struct worker *w) {
+    if (w->plan->open)
+        meet(w, NULL, NULL, GATE_CLOSED, false);
+    else
+        barrier(w, NULL, NULL);
+}
+
+void pool_enter(struct worker *w) {
+    if (!w->plan->open)
+        barrier(w, NULL, NULL);
+    else if (w->index == 0)
+        meet(w, NULL, NULL, GATE_JOINABLE, false);
+}
+
+bool pool_end_step(struct worker *w, pool_section *section, void *context) {
+    if (w->plan->open)
+        meet(w, section, context, GATE_JOINABLE, must_leave(w));
+    else
+        barrier(w, section, context);
+    return !w->has_left;
+}
+
+static void end_last_round(struct worker *w) {
+    if (w->plan->open)
+        meet(w, NULL, NULL, GATE_OVER, false);
+    else
+        barrier(w, NULL, NULL);
+}
+
+uint32_t pool_barriers(struct pool *pool) {
+    return atomic_load_explicit(&pool->round, memory_order_relaxed) + gate_round(&pool->gate);
+}
 
 /* ---- dealing out units ---- */
 /* Tests: waits as long as a slower core would still be busy with what it took. */
@@ -220,7 +290,7 @@ bool work_next(struct worker *w, int32_t *begin, int32_t *end) {
         w->band_ticks += w->deal.timed * (double)(clock_ticks() - w->band_begin);
         w->band_begin = 0;
     }
-    bool any = take_band(w, begin, end) || take_of_tail(w, begin, end);
+    bool any = !must_leave(w) && (take_band(w, begin, end) || take_of_tail(w, begin, end));
     if (any && w->slow_percent) w->slow_since = clock_ticks();
     return any;
 }
@@ -248,8 +318,6 @@ static unsigned await_run(struct worker *w, unsigned seen) {
     return w->index < team_of(word) ? word : sleep_until_recalled(pool, w->index);
 }
 
-static struct padded_worker *padded(struct worker *w) { return &w->pool->workers[w->index]; }
-
 /* Time with and without a core is from the start of the run on: waking up may mean waiting for a core. */
 static void begin_run(struct worker *w) {
     struct pool *pool = w->pool;
@@ -259,6 +327,7 @@ static void begin_run(struct worker *w) {
     w->phase = pool->phase;
     w->band_ticks = 0;
     w->slow_since = 0;
+    w->has_left = false;
     sample->lost_ns = thread_cpu_ns();
     sample->wall_ns = pool->started_ns;
 }
@@ -269,32 +338,87 @@ static void end_run(struct worker *w) {
     sample->band_ticks = w->band_ticks;
     sample->wall_ns = clock_ns() - sample->wall_ns;
     sample->lost_ns = before < 0 || now < 0 ? 0 : sample->wall_ns - (now - before);
-    worker_barrier(w);
+    end_last_round(w);
+}
+
+/* The core that a worker is pinned to in the present run; -1: to none. */
+static int32_t core_of(const struct pool *pool, const struct schedule_plan *plan, int32_t worker) {
+    if (!pool->pin || plan->floats) return -1;
+    return pool->core[worker == 0 ? plan->host : worker == plan->host ? 0 : worker];
 }
 
 /* A worker of the pool's own, to its core or to all that it may use. */
-static void place_worker(struct worker *w, bool pinned) {
+static void place_worker(struct worker *w, int32_t core) {
     struct pool *pool = w->pool;
-    if (pinned == padded(w)->pinned) return;
-    padded(w)->pinned = pinned;
-    if (pinned) {
-        thread_pin(pool->core[w->index]);
+    if (core == padded(w)->pinned_to) return;
+    padded(w)->pinned_to = core;
+    if (core >= 0) {
+        thread_pin(core);
     } else {
         affinity_set(pool->mask.known ? &pool->mask : &pool->home);
     }
 }
 
+/* ---- open runs ---- */
+static void step_aside(struct worker *w) {
+    struct padded_worker *p = padded(w);
+    double since = clock_ns();
+    atomic_store_explicit(&p->away_since, (uint64_t)since, memory_order_relaxed);
+    thread_yield();
+    double now = clock_ns();
+    uint64_t before = atomic_load_explicit(&p->away_ns, memory_order_relaxed);
+    atomic_store_explicit(&p->away_ns, before + (uint64_t)(now - since), memory_order_relaxed);
+    atomic_store_explicit(&p->away_since, 0, memory_order_relaxed);
+    w->stays_until = now + STAY_NS;
+}
+
+/* Since the last call, by the caller's clock. It may be off by one absence; the next call makes up for that. */
+static double time_away(struct padded_worker *p) {
+    uint64_t since = atomic_load_explicit(&p->away_since, memory_order_relaxed);
+    double now = clock_ns(), away = (double)atomic_load_explicit(&p->away_ns, memory_order_relaxed);
+    if (since && now > (double)since) away += now - (double)since;
+    double grown = away - p->away_before;
+    p->away_before = away;
+    return grown > 0 ? grown : 0;
+}
+
+/* In and out of an open run until it is over. Nothing of the run may be read but by a member. */
+static void take_part(struct worker *w) {
+    struct pool *pool = w->pool;
+    while (!gate_is_over(&pool->gate)) {
+        if (clock_ns() >= w->stays_until) {
+            step_aside(w);
+        } else if (!gate_join(&pool->gate)) {
+            pause_core();
+        } else {
+            begin_run(w);
+            place_worker(w, core_of(pool, w->plan, w->index));
+            pool->job(pool->context, w);
+            if (!w->has_left) {
+                end_run(w);
+                return;
+            }
+        }
+    }
+}
+
+/* ---- runs ---- */
 static void worker_main(void *argument) {
     struct worker *w = argument;
     struct pool *pool = w->pool;
     control_enter();
     if (pool->mask.known) affinity_set(&pool->mask);
-    place_worker(w, pool->pin);
+    padded(w)->pinned_to = -1;
+    if (pool->pin) place_worker(w, pool->core[w->index]);
     for (unsigned seen = 0;;) {
         seen = await_run(w, seen);
+        if (seen & OPEN_RUN) {
+            take_part(w);
+            continue;
+        }
         if (!pool->job) return;
         begin_run(w);
-        place_worker(w, pool->pin && !w->plan->floats);
+        place_worker(w, core_of(pool, w->plan, w->index));
         pool->job(pool->context, w);
         end_run(w);
     }
@@ -302,8 +426,8 @@ static void worker_main(void *argument) {
 
 /* Takes the calling thread to where worker 0 belongs. A caller that may not use that core stays where it is allowed to
  * be. False: not moved. */
-static bool move_caller(const struct pool *pool, bool pinned, struct affinity *before) {
-    if (pinned) return affinity_get(before) && affinity_has(before, pool->core[0]) && thread_pin(pool->core[0]);
+static bool move_caller(const struct pool *pool, int32_t core, struct affinity *before) {
+    if (core >= 0) return affinity_get(before) && affinity_has(before, core) && thread_pin(core);
     return pool->mask.known && affinity_get(before) && affinity_set(&pool->mask);
 }
 
@@ -311,12 +435,13 @@ static void run_by_plan(struct pool *pool, const struct schedule_plan *plan, poo
     struct worker *first = &pool->workers[0].w;
     struct affinity before = {.known = false};
     uint64_t control = control_enter();
-    bool moved = move_caller(pool, pool->pin && !plan->floats, &before);
+    bool moved = move_caller(pool, core_of(pool, plan, 0), &before);
     pool->job = job;
     pool->context = context;
     pool->plan = plan;
     pool->started_ns = clock_ns();
-    if (pool->n_threads > 1) start_run(pool, plan->team);
+    if (plan->open) gate_open(&pool->gate);
+    if (pool->n_threads > 1) start_run(pool, plan->team, plan->open);
     begin_run(first);
     job(context, first);
     end_run(first);
@@ -333,7 +458,10 @@ void pool_run_phase(struct pool *pool, enum schedule_phase phase, double work, p
     int32_t team = plan->team;
     run_by_plan(pool, plan, job, context);
     if (pool->n_threads == 1) return;
-    for (int32_t i = 0; i < team; i++) samples[i] = pool->workers[i].sample;
+    for (int32_t i = 0; i < team; i++) {
+        samples[i] = pool->workers[i].sample;
+        if (plan->open && i > 0) samples[i] = (struct schedule_sample){.lost_ns = time_away(&pool->workers[i])};
+    }
     schedule_note(&pool->schedule, phase, samples, work, samples[0].wall_ns, clock_ns());
 }
 
@@ -439,7 +567,7 @@ struct pool *pool_create(const struct pool_options *options, const struct placem
 void pool_destroy(struct pool *pool) {
     if (!pool) return;
     pool->job = NULL;
-    start_run(pool, pool->n_threads);
+    start_run(pool, pool->n_threads, false);
     for (int32_t i = 1; i < pool->n_started; i++) thread_join(&pool->threads[i]);
     pages_free(pool->scratch, pool->scratch_bytes * (size_t)pool->n_threads);
     pages_free(pool, sizeof *pool);

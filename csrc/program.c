@@ -285,7 +285,7 @@ struct program *program_create(struct engine *engine, const struct asdsl_op *ops
 
 /* ---- a run ---- */
 /* Between two parallel steps lies one barrier, and what is small between them is done inside that barrier by the worker
- * that came last (pool_barrier): five barriers a layer, not ten. */
+ * that came last (pool_end_step): five barriers a layer, not ten. */
 struct run {
     struct program *program;
     int32_t end;
@@ -332,13 +332,13 @@ static void run_steps(void *context, struct worker *w) {
     struct run *run = context;
     struct program *p = run->program;
     if (w->index == 0) run_alone(run); /* the others may still be waking up */
-    worker_barrier(w);
+    pool_enter(w);
     uint64_t since = clock_ticks();
     for (int32_t i = run->next; i < run->end; i = run->next) {
         struct step *step = &p->steps[i];
         if (step->mapped) prefetch_await(step->mapped, step->mapped_end);
         op_kinds[step->op->code].run(step, w);
-        pool_barrier(w, run_between, run);
+        if (!pool_end_step(w, run_between, run)) return;
         if (w->index == 0) {
             uint64_t now = clock_ticks();
             p->ticks[i] += now - since - run->section_ticks;

@@ -4,7 +4,9 @@
  * the bands did not foresee. Two things decide who takes part. A kind of core that does not pay (E-cores where P-cores
  * already fill the memory bus, a second socket across a slow link) is found by trying teams in turns on real runs, as
  * tune.c does: that costs nothing at a start. And neighbours: a worker whose core another process has half of the time
- * makes all others wait for milliseconds in the middle of an operation, so fewer workers, free to move, are tried.
+ * makes all others wait for milliseconds in the middle of an operation. So runs are open then: who has to give up its
+ * core does so between two units, and nobody waits for it. Where that is no faster, as with more workers than cores,
+ * fewer workers, free to move, are tried.
  */
 #include "schedule.h"
 #include <string.h>
@@ -14,7 +16,7 @@ enum {
     TIMED_UNITS = 4,    /* a shorter band is rounded by too much to be timed */
     TRIALS_OF_TEAM = 2, /* turns of each team */
     WINDOW_RUNS = 2,
-    LATE_WINDOWS = 3, /* one after the other: a collection of garbage or a compiler's thread has gone by then */
+    LATE_WINDOWS = 3, /* before workers are left out: a collection of garbage or a compiler's thread has gone by then */
 };
 
 /* Runs of one turn of a team: both ways of tune.c, twice or, where a token takes long, once. A prompt's pass is long
@@ -23,10 +25,10 @@ static const int32_t turn_runs[N_PHASES] = {4, 1}, turn_least_runs[N_PHASES] = {
 #define TURN_NS 100e6
 
 #define LEARNING_NS 60e6 /* of runs replace half of what was known of speeds: a token of 15 ms counts for a fifth */
-#define LONG_NS 200e6   /* a run in which hiccups even out */
-#define EVEN 0.03       /* speeds that differ by less are alike: bands then stay where they are */
-#define MIN_RUN_NS 5e5  /* shorter runs are mostly waiting */
-#define WINDOW_NS 30e6  /* several time slices of a neighbour (1.5 to 4 ms) */
+#define LONG_NS 200e6 /* a run in which hiccups even out */
+#define EVEN 0.03 /* speeds that differ by less are alike: bands then stay where they are */
+#define MIN_RUN_NS 5e5 /* shorter runs are mostly waiting */
+#define WINDOW_NS 30e6 /* several time slices of a neighbour (1.5 to 4 ms) */
 #define LATE 0.2 /* of the time that a worker has lost: a neighbour takes a third to a half, housekeeping 1 to 2 % */
 #define GAIN 1.02 /* what another team must at least bring */
 #define SMALLER_IS 0.97 /* of the speed is as good from fewer workers: less power, and less to disturb */
@@ -36,14 +38,14 @@ static const int32_t turn_runs[N_PHASES] = {4, 1}, turn_least_runs[N_PHASES] = {
 enum mode {
     COMPARING, /* teams in turns */
     STEADY, /* the best of them */
-    TRYING, /* fewer, because some are late */
+    SHARING, /* the same in open runs, because some are late */
+    TRYING, /* fewer, because that was no better */
     REDUCED, /* that was faster */
-    RETRYING, /* the whole team again: is the neighbour still there? */
 };
 
 /* ---- dealing out ---- */
 void schedule_deal(const struct schedule_plan *plan, int32_t worker, int32_t n, int32_t grain, struct deal *out) {
-    int32_t banded = plan->team == 1 ? n : (int32_t)((int64_t)n * BAND_PERCENT / 100);
+    int32_t banded = plan->open ? 0 : plan->team == 1 ? n : (int32_t)((int64_t)n * BAND_PERCENT / 100);
     out->band_next = (int32_t)(banded * plan->edge[worker]);
     out->band_end = (int32_t)(banded * plan->edge[worker + 1]);
     out->tail_begin = banded;
@@ -82,8 +84,8 @@ static void share_out(struct schedule_state *state) {
         plan->edge[i] = edge;
         edge += plan->speed[i] / team;
         /* A unit that would take this worker longer than all of them need for what is left and the fastest for a unit.
-         */
-        plan->leave[i] = even ? 0 : (int32_t)(team * (1 / plan->speed[i] - 1 / fastest));
+         * Where these may be away nobody leaves anything. */
+        plan->leave[i] = even || plan->open ? 0 : (int32_t)(team * (1 / plan->speed[i] - 1 / fastest));
     }
     plan->edge[team] = 1; /* sums are rounded */
     plan->least = team == 1 ? 0 : even ? 1.0 / team : least / team;
@@ -92,6 +94,8 @@ static void share_out(struct schedule_state *state) {
 static void go(const struct schedule *s, struct schedule_state *state, enum mode mode, int32_t team) {
     state->mode = (int32_t)mode;
     state->plan.team = team;
+    state->plan.open = mode == SHARING && !s->crowded && team > 1;
+    state->plan.host = state->plan.open ? state->host : 0;
     state->plan.floats = mode == TRYING || mode == REDUCED;
     state->plan.yields = s->crowded; /* else who yields at a barrier gives a neighbour a whole time slice, each time */
     memset(&state->window, 0, sizeof state->window);
@@ -182,68 +186,125 @@ static void wait_longer(struct schedule_state *state, double now_ns) {
     state->retry_at = now_ns + state->retry_ns;
 }
 
-/* The same team again, or fewer where some are late. */
-static void reduce(const struct schedule *s, struct schedule_state *state, double rate) {
-    int32_t excess = too_many(state), team = state->plan.team;
-    bool is_late = excess > 0 && team > 1;
-    state->late = is_late ? state->late + 1 : 0;
-    if (state->late >= LATE_WINDOWS) {
-        state->late = 0;
-        state->rate_before = rate;
-        state->team_before = team;
-        go(s, state, TRYING, excess < team ? team - excess : 1);
-        return;
+static bool is_late(const struct schedule_state *state, int32_t worker) {
+    return state->window.lost_ns[worker] > LATE * state->window.ns;
+}
+
+/* Worker 0, for whom all wait, belongs on the core that others want least. False: it is there. */
+static bool move_host(struct schedule_state *state) {
+    const double *lost = state->window.lost_ns;
+    int32_t best = 0;
+    if (!is_late(state, 0)) return false;
+    for (int32_t i = 1; i < state->plan.team; i++)
+        if (lost[i] < lost[best]) best = i;
+    if (2 * lost[best] >= lost[0]) return false; /* nor is it worth a move */
+    /* The core that `best` is on: worker 0's own, if worker 0 is its guest. */
+    state->host = best == state->plan.host ? 0 : best;
+    return true;
+}
+
+/* To another mode, which has to be faster than the present one is. */
+static void try_mode(const struct schedule *s, struct schedule_state *state, enum mode mode, int32_t team,
+                     double rate) {
+    if (!state->is_trial) state->mode_before = state->mode;
+    state->team_before = state->plan.team;
+    state->rate_before = rate;
+    state->is_trial = true;
+    state->late = 0;
+    go(s, state, mode, team);
+}
+
+static void try_fewer(const struct schedule *s, struct schedule_state *state, double rate) {
+    int32_t team = state->plan.team, excess = too_many(state);
+    try_mode(s, state, TRYING, excess < team ? team - excess : 1, rate);
+}
+
+static void stay(const struct schedule *s, struct schedule_state *state) {
+    go(s, state, (enum mode)state->mode, state->plan.team);
+}
+
+/* Whether it is the last of so many late windows, one after the other. */
+static bool count_late(struct schedule_state *state, bool late, int32_t windows) {
+    state->late = late ? state->late + 1 : 0;
+    return state->late >= windows;
+}
+
+static void leave_steady(const struct schedule *s, struct schedule_state *state, double rate) {
+    bool late = state->plan.team > 1 && too_many(state) > 0;
+    if (!late) state->retry_ns = 0;
+    if (!count_late(state, late, s->crowded ? LATE_WINDOWS : 1)) {
+        stay(s, state);
+    } else if (s->crowded) {
+        try_fewer(s, state, rate);
+    } else {
+        move_host(state);
+        try_mode(s, state, SHARING, state->team, rate);
     }
-    if (!is_late) state->goes_on = false;
-    if (!is_late && state->mode == STEADY) state->retry_ns = 0;
-    go(s, state, (enum mode)state->mode, team);
+}
+
+static void leave_sharing(const struct schedule *s, struct schedule_state *state, double rate, double now_ns) {
+    bool is_faster = rate > GAIN * state->rate_before, is_time = now_ns >= state->retry_at;
+    if (too_many(state) == 0 || (s->crowded && is_faster)) {
+        state->retry_ns = state->retry_at = 0;
+        state->is_trial = false;
+        go(s, state, STEADY, state->team);
+    } else if (state->is_trial && !is_faster && state->mode_before == REDUCED) {
+        wait_longer(state, now_ns);
+        state->is_trial = false;
+        go(s, state, REDUCED, state->team_before);
+    } else if (state->is_trial && !is_faster) {
+        try_fewer(s, state, rate > state->rate_before ? rate : state->rate_before);
+    } else {
+        state->is_trial = false;
+        if (count_late(state, is_late(state, 0), LATE_WINDOWS) && is_time)
+            try_fewer(s, state, rate);
+        else
+            stay(s, state);
+    }
+}
+
+static void leave_trying(const struct schedule *s, struct schedule_state *state, double rate, double now_ns) {
+    state->is_trial = false;
+    state->goes_on = rate > GAIN * state->rate_before;
+    wait_longer(state, now_ns);
+    if (state->goes_on)
+        go(s, state, REDUCED, state->plan.team);
+    else
+        go(s, state, (enum mode)state->mode_before, state->team_before);
+}
+
+static void leave_reduced(const struct schedule *s, struct schedule_state *state, double rate, double now_ns) {
+    bool late = state->plan.team > 1 && too_many(state) > 0;
+    state->goes_on = state->goes_on && late;
+    if (now_ns >= state->retry_at)
+        try_mode(s, state, SHARING, state->team, rate);
+    else if (count_late(state, state->goes_on, LATE_WINDOWS))
+        try_fewer(s, state, rate);
+    else
+        stay(s, state);
 }
 
 /* One late run of the whole team says enough: beside a neighbour it takes three times as long. */
 static bool is_window_over(const struct schedule_state *state) {
     if (state->window.ns < WINDOW_NS) return false;
-    bool is_whole = state->mode == STEADY || state->mode == RETRYING;
+    bool is_whole = (state->mode == STEADY || state->mode == SHARING) && !state->plan.open;
     return state->window.runs >= WINDOW_RUNS || (is_whole && too_many(state) > 0);
 }
 
 /* At the end of a window of the present team. */
 static void decide(const struct schedule *s, struct schedule_state *state, double now_ns) {
     double rate = state->window.work / state->window.ns;
-    bool is_faster = rate > GAIN * state->rate_before, is_time = now_ns >= state->retry_at;
     switch ((enum mode)state->mode) {
     case COMPARING: return;
     case STEADY:
-        if (is_time)
-            reduce(s, state, rate);
+        if (now_ns >= state->retry_at)
+            leave_steady(s, state, rate);
         else
-            go(s, state, STEADY, state->team);
+            stay(s, state);
         return;
-    case TRYING:
-        state->goes_on = is_faster;
-        wait_longer(state, now_ns);
-        if (is_faster)
-            go(s, state, REDUCED, state->plan.team);
-        else
-            go(s, state, state->team_before == state->team ? STEADY : REDUCED, state->team_before);
-        return;
-    case REDUCED:
-        if (state->goes_on && !is_time) {
-            reduce(s, state, rate);
-        } else {
-            state->rate_before = rate;
-            state->team_before = state->plan.team;
-            go(s, state, is_time ? RETRYING : REDUCED, is_time ? state->team : state->plan.team);
-        }
-        return;
-    case RETRYING:
-        if (is_faster || too_many(state) == 0) {
-            state->retry_ns = state->retry_at = 0;
-            go(s, state, STEADY, state->team);
-        } else {
-            wait_longer(state, now_ns);
-            go(s, state, REDUCED, state->team_before);
-        }
-        return;
+    case SHARING: leave_sharing(s, state, rate, now_ns); return;
+    case TRYING: leave_trying(s, state, rate, now_ns); return;
+    case REDUCED: leave_reduced(s, state, rate, now_ns); return;
     }
 }
 
@@ -258,7 +319,9 @@ void schedule_note(struct schedule *s, enum schedule_phase phase, const struct s
     state->window.ns += run_ns;
     state->window.work += work;
     for (int32_t i = 0; i < state->plan.team; i++) state->window.lost_ns[i] += samples[i].lost_ns;
-    if (state->mode == COMPARING) {
+    if (state->plan.open && move_host(state)) {
+        stay(s, state); /* a neighbour has come to worker 0's core: not for the rest of the window */
+    } else if (state->mode == COMPARING) {
         compare(s, state, phase, work / run_ns);
     } else if (phase == PHASE_DECODE && is_window_over(state)) {
         decide(s, state, now_ns);

@@ -16,6 +16,8 @@ enum schedule_phase { PHASE_DECODE, PHASE_PREFILL, N_PHASES };
 /* Of the runs of one phase, until schedule_note. */
 struct schedule_plan {
     int32_t team;    /* workers 0 .. team - 1 take part */
+    bool open;       /* worker 0 stays, the others come and go (pool.h): neighbours want their cores too */
+    int32_t host;    /* the worker whose core worker 0 has, and that has worker 0's; 0: each has its own */
     bool floats;     /* they are not pinned: fewer than the cores, so that the system finds each a free one */
     bool yields;     /* they yield early when they wait: whom they wait for may need their core */
     double least;    /* share of the slowest, of the bands */
@@ -41,7 +43,7 @@ int32_t schedule_take(const struct schedule_plan *plan, int32_t worker, const st
 struct schedule_sample {
     double band_ticks; /* in timed bands; any unit, the same for all workers */
     double wall_ns; /* of the whole run */
-    double lost_ns; /* of it that the worker did not have a core: someone else had it */
+    double lost_ns; /* of it that the worker did not have a core: someone else had it, or it had stepped aside */
 };
 
 struct schedule_state {
@@ -56,9 +58,11 @@ struct schedule_state {
     /* Teams tried in turns, while the mode is that. */
     int32_t trial, trials;
     double best[SCHEDULE_MAX_TEAMS];
-    /* Fewer workers than the team, because of neighbours. */
+    /* Beside neighbours: open runs, or fewer workers than the team. */
+    int32_t host; /* of plans of open runs */
+    bool is_trial; /* of the present mode: it has to be faster than what was before */
     double rate_before, retry_ns, retry_at;
-    int32_t team_before, late; /* late: windows one after the other in which somebody was */
+    int32_t mode_before, team_before, late; /* late: windows one after the other in which somebody was */
     bool goes_on; /* fewer still may be better */
 };
 
