@@ -148,6 +148,8 @@ struct asdsl_engine_options {
     uint32_t cpu_mask[32]; /* bit per logical CPU that workers keep to; all zero: any that this process may use */
     int32_t
         slow_percent; /* tests: the last worker takes so much longer for its share, as a slower core would; else 0 */
+    int32_t stay_us; /* tests: passes of a few tokens are run as beside a busy process whatever else goes on here:
+                        threads join and leave them, and stay so long (1 to 1000000); else 0 */
     int32_t force;     /* 1: `level` may be one that CPUID hides and asdsl_try_level has seen executing; else 0 */
 };
 

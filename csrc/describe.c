@@ -39,7 +39,8 @@
                              F(bytes) F(tokens_offset) F(outputs_offset) F(stats_offset) F(candidates_offset))         \
     STRUCT(asdsl_row_stats, F(logsumexp) F(max) F(argmax) F(n_candidates) F(n_not_finite))                             \
     STRUCT(asdsl_candidate, F(token) F(logit))                                                                         \
-    STRUCT(asdsl_engine_options, F(n_threads) F(level) F(spin_us) F(pin) F(cpu_mask) F(slow_percent) F(force))         \
+    STRUCT(asdsl_engine_options,                                                                                       \
+           F(n_threads) F(level) F(spin_us) F(pin) F(cpu_mask) F(slow_percent) F(stay_us) F(force))                    \
     STRUCT(asdsl_program_options, F(max_tokens) F(max_outputs) F(max_top_k) F(n_vocab) F(prefill))                     \
     STRUCT(asdsl_kv_options, F(n_layers) F(n_kv_heads) F(head_dim) F(capacity) F(k_type) F(v_type))                    \
     STRUCT(asdsl_kv_state, F(chunk_bytes) F(chunk_tokens) F(version))                                                  \

@@ -3,7 +3,7 @@
 #include <signal.h>
 #include <stdlib.h>
 
-enum { MAX_SLOW_PERCENT = 10000 };
+enum { MAX_SLOW_PERCENT = 10000, MAX_STAY_US = 1000000 };
 
 static void engine_destroy(struct object *object) {
     struct engine *engine = (struct engine *)object;
@@ -119,6 +119,10 @@ struct engine *engine_create(const struct asdsl_engine_options *options) {
                    MAX_SLOW_PERCENT);
         return NULL;
     }
+    if (options->stay_us < 0 || options->stay_us > MAX_STAY_US) {
+        asdsl_fail(ASDSL_E_ARGUMENT, "engine: stay_us is %d, 0 to %d are possible", options->stay_us, MAX_STAY_US);
+        return NULL;
+    }
     if (options->n_threads < 0 || options->n_threads > POOL_MAX_THREADS) {
         asdsl_fail(ASDSL_E_ARGUMENT, "engine: %d threads, 0 (as many as cores) to %d are possible", options->n_threads,
                    POOL_MAX_THREADS);
@@ -141,7 +145,8 @@ struct engine *engine_create(const struct asdsl_engine_options *options) {
                                        .pin = options->pin == 1,
                                        .mask = mask,
                                        .compares = options->n_threads == 0,
-                                       .slow_percent = options->slow_percent};
+                                       .slow_percent = options->slow_percent,
+                                       .stay_us = options->stay_us};
         engine->pool = pool_create(&of_pool, &placement);
     }
     if (!engine->pool) {

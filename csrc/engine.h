@@ -29,6 +29,7 @@ struct worker {
     uint32_t phase;
     uint64_t band_begin; /* clock ticks: when the present band was taken */
     double band_ticks;   /* spent in timed bands of this run */
+    int32_t spins;       /* looks at a barrier before it yields */
     double stays_until;  /* of open runs (pool.c), by clock_ns: when it should give its core up */
     bool has_left;       /* likewise: it is no longer in the run */
     int32_t slow_percent;            /* tests: units take so much longer, by waiting */

@@ -57,6 +57,7 @@ struct pool {
 
     _Alignas(HOT) int32_t n_threads;
     int32_t spin_us;
+    double stay_ns;
     int32_t n_started;
     int32_t last_team;
     bool pin;
@@ -160,9 +161,10 @@ static void start_run(struct pool *pool, int32_t team, bool open) {
 }
 
 /* ---- barriers ---- */
-/* The i-th look at what another worker has to change first; the next i. */
+/* The i-th look at what another worker has to change first; the next i. It reads nothing that belongs to the run, which
+ * may be over. */
 static int32_t wait_a_little(const struct worker *w, int32_t i) {
-    if (i >= (w->plan->yields ? CROWDED_SPINS : BARRIER_SPINS)) {
+    if (i >= w->spins) {
         thread_yield();
         return i;
     }
@@ -324,6 +326,7 @@ static void begin_run(struct worker *w) {
     struct schedule_sample *sample = &padded(w)->sample;
     w->plan = pool->plan;
     w->count = w->plan->team;
+    w->spins = w->plan->yields ? CROWDED_SPINS : BARRIER_SPINS;
     w->phase = pool->phase;
     w->band_ticks = 0;
     w->slow_since = 0;
@@ -369,7 +372,7 @@ static void step_aside(struct worker *w) {
     uint64_t before = atomic_load_explicit(&p->away_ns, memory_order_relaxed);
     atomic_store_explicit(&p->away_ns, before + (uint64_t)(now - since), memory_order_relaxed);
     atomic_store_explicit(&p->away_since, 0, memory_order_relaxed);
-    w->stays_until = now + STAY_NS;
+    w->stays_until = now + w->pool->stay_ns;
 }
 
 /* Since the last call, by the caller's clock. It may be off by one absence; the next call makes up for that. */
@@ -518,6 +521,8 @@ static void init_schedule(struct pool *pool, const struct pool_options *options,
     bool crowded = n > placement->n_allowed;
     for (int32_t i = 0; i < n; i++) speed[i] = pool->pin && placement->core[i].kind == CORE_EFFICIENCY ? 0.5 : 1;
     schedule_init(&pool->schedule, n, speed, placement->team, options->compares ? placement->n_teams : 0, crowded);
+    pool->stay_ns = options->stay_us ? 1e3 * options->stay_us : STAY_NS;
+    if (options->stay_us) schedule_keep_open(&pool->schedule);
     struct schedule constant;
     schedule_init(&constant, n, speed, NULL, 0, crowded);
     pool->all = constant.phase[0].plan;

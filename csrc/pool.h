@@ -16,6 +16,7 @@ struct pool_options {
     const struct affinity *mask; /* cores to keep to where workers are not pinned; NULL: the caller's */
     bool compares;        /* the placement's teams are compared while running; false: all workers take part */
     int32_t slow_percent; /* tests: the last worker takes so much longer for its units */
+    int32_t stay_us; /* tests: > 0: runs of decode are open, and workers stay so long */
 };
 
 /* NULL with the error text set. */

@@ -119,6 +119,13 @@ void schedule_init(struct schedule *s, int32_t n_workers, const double *speed, c
     }
 }
 
+void schedule_keep_open(struct schedule *s) {
+    struct schedule_state *state = &s->phase[PHASE_DECODE];
+    s->kept_open = true;
+    state->plan.open = s->n_workers > 1;
+    share_out(state);
+}
+
 /* ---- speeds ---- */
 /* What two runs agree on: one hiccup of the machine, a slice of 3 ms in a token of 15, moves nothing. */
 static double agreed(double a, double b) { return a * b <= 0 ? 0 : a > 0 ? (a < b ? a : b) : a > b ? a : b; }
@@ -311,7 +318,7 @@ static void decide(const struct schedule *s, struct schedule_state *state, doubl
 void schedule_note(struct schedule *s, enum schedule_phase phase, const struct schedule_sample *samples, double work,
                    double run_ns, double now_ns) {
     struct schedule_state *state = &s->phase[phase];
-    if (s->n_workers == 1 || run_ns < MIN_RUN_NS) return;
+    if (s->n_workers == 1 || run_ns < MIN_RUN_NS || (s->kept_open && phase == PHASE_DECODE)) return;
     learn_speeds(state, samples, run_ns);
     share_out(state);
     if (work <= 0) return;

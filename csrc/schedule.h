@@ -70,6 +70,7 @@ struct schedule {
     int32_t n_workers;
     int32_t n_teams, size[SCHEDULE_MAX_TEAMS]; /* ascending, n_workers the last */
     bool crowded; /* more workers than cores */
+    bool kept_open; /* tests: schedule_keep_open */
     struct schedule_state phase[N_PHASES];
 };
 
@@ -77,6 +78,9 @@ struct schedule {
  * ascending, below n_workers; none: all take part. */
 void schedule_init(struct schedule *s, int32_t n_workers, const double *speed, const int32_t *teams, int32_t n_teams,
                    bool crowded);
+
+/* Tests: all runs of decode are open from here on, by all workers. */
+void schedule_keep_open(struct schedule *s);
 
 /* After a run by phase's plan. samples[plan.team]. work: how much it did, in a unit that makes runs of the phase
  * comparable (bytes read, products); 0: it says nothing of that. now_ns: of any clock. The plan may be another now. */

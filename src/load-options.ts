@@ -14,6 +14,8 @@ export interface LoadOptions extends SourceOptions {
   poll?: number
   /** For tests: the last thread takes so much longer for its share, as a slower core would. */
   slowPercent?: number
+  /** For tests: passes of a few tokens are run as beside a busy process: threads join and leave them, and stay so long. */
+  stayMicroseconds?: number
   /** portable, avx2, avxvnni, avx512, neon or reference; absent: $ASDSL_ISA, else the best of this CPU. avxvnni may be one
    * that CPUID hides: a child process tries it first. */
   level?: string

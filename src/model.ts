@@ -237,12 +237,14 @@ function needsBatchEngine({ nThreads = 0, nThreadsBatch = 0 }: LoadOptions): boo
 /** Of one step of --poll: its default, 50, is the engine's default of 1.5 ms. */
 const POLL_MICROSECONDS = 30
 
-function createEngine(nThreads: number | undefined, { level, cpus, poll, slowPercent }: LoadOptions): Engine {
+function createEngine(nThreads: number | undefined, options: LoadOptions): Engine {
+  const { level, cpus, poll, slowPercent, stayMicroseconds } = options
   return Engine.create({
     nThreads: nThreads ?? 0,
     ...(level === undefined ? {} : { level }),
     ...(cpus === undefined ? {} : { cpus }),
     ...(slowPercent === undefined ? {} : { slowPercent }),
+    ...(stayMicroseconds === undefined ? {} : { stayMicroseconds }),
     ...(poll === undefined ? {} : { spinMicroseconds: POLL_MICROSECONDS * checkInteger("poll", poll, 0, 100) }),
   })
 }

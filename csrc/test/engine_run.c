@@ -1,7 +1,7 @@
 /* engine_run.c: buffers, files, engines and whole runs of a tiny model through the ABI.
  *
- * Oracles: the contract in asdsl.h; the same bits from 1, 2 and 3 threads, from one run, from one run per op, from any
- * split of the tokens, and at every level of this CPU.
+ * Oracles: the contract in asdsl.h; the same bits from 1, 2 and 3 threads, that stay or come and go, from one run, from
+ * one run per op, from any split of the tokens, and at every level of this CPU.
  */
 #include "../asdsl.h"
 #include "../cpu.h"
@@ -17,13 +17,16 @@ enum { N_TEXT = 13 };
 static struct tiny_model model;
 static asdsl_handle buffer;
 
-static asdsl_handle make_engine(int32_t n_threads, int32_t level) {
-    struct asdsl_engine_options options = {.n_threads = n_threads, .level = level, .spin_us = 100, .pin = 1};
+static asdsl_handle make_open_engine(int32_t n_threads, int32_t level, int32_t stay_us) {
+    struct asdsl_engine_options options = {
+        .n_threads = n_threads, .level = level, .spin_us = 100, .pin = 1, .stay_us = stay_us};
     options.force = level == ASDSL_LEVEL_AVXVNNI; /* in the twin's build: levels.h */
     asdsl_handle engine = asdsl_engine_create(&options);
     CHECK(engine, "%s", asdsl_last_error());
     return engine;
 }
+
+static asdsl_handle make_engine(int32_t n_threads, int32_t level) { return make_open_engine(n_threads, level, 0); }
 
 static asdsl_handle make_program(asdsl_handle engine) {
     asdsl_handle program = asdsl_program_create(engine, model.ops, N_OPS_TINY, &buffer, 1, &model.options);
@@ -92,18 +95,20 @@ static void test_engines(void) {
     const char *foreign = "level 4 (neon)";
 #endif
     const struct {
-        int32_t n_threads, level, spin_us, pin, force;
+        int32_t n_threads, level, spin_us, pin, force, stay_us;
         const char *text;
-    } wrong[] = {{-1, -1, -1, 1, 0, "-1 threads"},      {100000, -1, -1, 1, 0, "100000 threads"},
-                 {1, 99, -1, 1, 0, "level 99"},         {1, -2, -1, 1, 0, "level -2"},
-                 {1, FOREIGN_LEVEL, -1, 1, 0, foreign}, {1, FOREIGN_LEVEL, -1, 1, 1, foreign},
-                 {1, -1, -1, 2, 0, "pin is 2"},         {1, -1, -1, 1, 2, "force is 2"}};
+    } wrong[] = {{-1, -1, -1, 1, 0, 0, "-1 threads"},      {100000, -1, -1, 1, 0, 0, "100000 threads"},
+                 {1, 99, -1, 1, 0, 0, "level 99"},         {1, -2, -1, 1, 0, 0, "level -2"},
+                 {1, FOREIGN_LEVEL, -1, 1, 0, 0, foreign}, {1, FOREIGN_LEVEL, -1, 1, 1, 0, foreign},
+                 {1, -1, -1, 2, 0, 0, "pin is 2"},         {1, -1, -1, 1, 2, 0, "force is 2"},
+                 {1, -1, -1, 1, 0, -1, "stay_us is -1"},   {1, -1, -1, 1, 0, 1000001, "stay_us is 1000001"}};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         struct asdsl_engine_options options = {.n_threads = wrong[i].n_threads,
                                                .level = wrong[i].level,
                                                .spin_us = wrong[i].spin_us,
                                                .pin = wrong[i].pin,
-                                               .force = wrong[i].force};
+                                               .force = wrong[i].force,
+                                               .stay_us = wrong[i].stay_us};
         SAYS(asdsl_engine_create(&options) == 0, wrong[i].text);
     }
     struct asdsl_engine_options outside = {.level = ASDSL_LEVEL_AUTO, .spin_us = -1, .cpu_mask = {[31] = 1u << 31}};
@@ -205,16 +210,18 @@ static void test_same_bits(void) {
     CHECK(finite == VOCAB && distinct > VOCAB / 2, "%d finite, %d distinct logits", finite, distinct);
     for (size_t l = 0; l < N_LEVELS; l++) {
         if (!(usable >> levels[l] & 1)) continue;
-        for (int32_t threads = 1; threads <= 3; threads++) {
-            engine = make_engine(threads, levels[l]);
+        for (int32_t i = 0; i < 5; i++) {
+            int32_t threads = i < 3 ? 1 + i : i - 1, stay_us = i < 3 ? 0 : 5; /* a run takes 30 to 300 us */
+            engine = make_open_engine(threads, levels[l], stay_us);
             for (int32_t batch = 1; batch <= MAX_TOKENS_TINY; batch += batch < 3 ? 1 : 5) {
                 for (int one_by_one = 0; one_by_one < 2; one_by_one++) {
                     run_text(engine, batch, one_by_one, &other);
                     CHECK(memcmp(first.logits, other.logits, sizeof first.logits) == 0,
-                          "level %d, %d threads, batch %d, one by one %d: other logits", levels[l], threads, batch,
-                          one_by_one);
-                    CHECK(memcmp(&first, &other, sizeof first) == 0, "level %d, %d threads, batch %d: other candidates",
-                          levels[l], threads, batch);
+                          "level %d, %d threads for %d us, batch %d, one by one %d: other logits", levels[l], threads,
+                          stay_us, batch, one_by_one);
+                    CHECK(memcmp(&first, &other, sizeof first) == 0,
+                          "level %d, %d threads for %d us, batch %d: other candidates", levels[l], threads, stay_us,
+                          batch);
                 }
             }
             asdsl_release(engine);

@@ -213,6 +213,7 @@ export const EngineOptions = struct("asdsl_engine_options", {
   pin: "i32",
   cpu_mask: ["u32", 32],
   slow_percent: "i32",
+  stay_us: "i32",
   force: "i32",
 })
 

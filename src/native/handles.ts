@@ -301,6 +301,8 @@ export interface EngineSettings {
   cpus?: readonly number[]
   /** For tests: the last worker takes so much longer for its share, as a slower core would. */
   slowPercent?: number
+  /** For tests: passes of a few tokens are run as beside a busy process: threads join and leave them, and stay so long. */
+  stayMicroseconds?: number
 }
 
 /** One matrix from one layout to the other: struct asdsl_repack_job. */
@@ -345,6 +347,7 @@ export class Engine extends Handle {
       pin: settings.pin === false ? 0 : 1,
       cpu_mask: cpuMask(settings.cpus ?? []),
       slow_percent: checkInteger("slowPercent", settings.slowPercent ?? 0, 0, MAX_I32),
+      stay_us: checkInteger("stayMicroseconds", settings.stayMicroseconds ?? 0, 0, MAX_I32),
     })
     return new Engine(checkedHandle(native().asdsl_engine_create(options)))
   }
