@@ -32,6 +32,7 @@ struct worker {
     int32_t spins;       /* looks at a barrier before it yields */
     double stays_until;  /* of open runs (pool.c), by clock_ns: when it should give its core up */
     bool has_left;       /* likewise: it is no longer in the run */
+    bool is_first;       /* worker 0 that has not entered the run yet */
     int32_t slow_percent;            /* tests: units take so much longer, by waiting */
     uint64_t slow_since;             /* clock ticks when the present units were taken */
 };

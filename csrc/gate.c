@@ -23,7 +23,7 @@ uint32_t gate_round(const struct gate *gate) {
 }
 
 bool gate_is_over(const struct gate *gate) {
-    return state_of(atomic_load_explicit(&gate->word, memory_order_relaxed)) == GATE_OVER;
+    return state_of(atomic_load_explicit(&gate->word, memory_order_acquire)) == GATE_OVER;
 }
 
 /* A round of its own: who still waits for the end of the last run sees that it has moved. */

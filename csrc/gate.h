@@ -33,6 +33,7 @@ void gate_open(struct gate *gate);
 /* Becomes a member of the present round, and sees what was written before it began. False: it is not joinable. */
 bool gate_join(struct gate *gate);
 
+/* Of a run that was left: then all that was done in it is seen. */
 bool gate_is_over(const struct gate *gate);
 
 /* A member is done with the round. `leaves`: it will not be there for the next; the last one stays all the same, for

@@ -5,11 +5,12 @@
  * when it takes long or when there are more threads than cores. Every word that several workers write has 128 bytes to
  * itself (cores fetch lines in pairs). All sharing is through C11 atomics.
  *
- * Where neighbours want the cores too, runs are open: workers beside the caller join when they have a core and leave
- * before they lose it (gate.h). A thread that the system takes off its core in the middle of a unit makes all others
+ * Where neighbours want the cores too, runs are open: workers join when they have a core and leave before they lose it
+ * (gate.h). A thread that the system takes off its core in the middle of a unit makes all others
  * wait for milliseconds; one that gives its core up between two units costs its share.
  */
 #include "pool.h"
+#include "control_word.h"
 #include "gate.h"
 #include "platform.h"
 #include <string.h>
@@ -49,8 +50,10 @@ struct pool {
     /* The barrier: arrivals of this round, and the round. */
     _Alignas(HOT) atomic_uint arrived;
     _Alignas(HOT) atomic_uint round;
-    /* Of open runs, instead of the two. */
+    /* Of open runs, instead of the two; and whether the caller is in, who never stops before a step's units are done.
+     */
     _Alignas(HOT) struct gate gate;
+    atomic_bool caller_is_in;
     /* The units behind the bands: phase << 32 | next unit. One word, so that a worker still in an older phase can
      * neither take a unit of a newer one nor set it back: no reset, no barrier for it. */
     _Alignas(HOT) _Atomic uint64_t tail;
@@ -97,33 +100,6 @@ static inline void pause_core(void) {
     _mm_pause();
 #elif defined(__aarch64__)
     __asm__ volatile("isb");
-#endif
-}
-
-/* ---- floating-point control: round to nearest, subnormals kept, no traps; the same on every engine thread, or results
- * would depend on what the program around the engine had set ---- */
-static uint64_t control_enter(void) {
-#if defined(__x86_64__)
-    uint32_t old = _mm_getcsr();
-    _mm_setcsr(0x1f80);
-    return old;
-#elif defined(__aarch64__)
-    uint64_t old;
-    __asm__ volatile("mrs %0, fpcr" : "=r"(old));
-    __asm__ volatile("msr fpcr, %0" : : "r"(UINT64_C(0)));
-    return old;
-#else
-    return 0;
-#endif
-}
-
-static void control_leave(uint64_t old) {
-#if defined(__x86_64__)
-    _mm_setcsr((uint32_t)old);
-#elif defined(__aarch64__)
-    __asm__ volatile("msr fpcr, %0" : : "r"(old));
-#else
-    (void)old;
 #endif
 }
 
@@ -205,9 +181,6 @@ static void barrier(struct worker *w, pool_section *section, void *context) {
     for (int32_t i = 0; atomic_load_explicit(&pool->round, memory_order_acquire) == round;) i = wait_a_little(w, i);
 }
 
-/* The caller stays: somebody has to finish. */
-static bool must_leave(const struct worker *w) { return w->plan->open && w->index > 0 && clock_ns() >= w->stays_until; }
-
 void worker_barrier(struct worker *w) {
     if (w->plan->open)
         meet(w, NULL, NULL, GATE_CLOSED, false);
@@ -215,26 +188,31 @@ void worker_barrier(struct worker *w) {
         barrier(w, NULL, NULL);
 }
 
-void pool_enter(struct worker *w) {
+void pool_enter(struct worker *w, pool_section *section, void *context) {
+    if (w->is_first && section) section(context);
     if (!w->plan->open)
         barrier(w, NULL, NULL);
-    else if (w->index == 0)
+    else if (w->is_first)
         meet(w, NULL, NULL, GATE_JOINABLE, false);
+    w->is_first = false;
+}
+
+static bool is_time_up(const struct worker *w) { return clock_ns() >= w->stays_until; }
+
+static void end_step_of_open_run(struct worker *w, pool_section *section, void *context) {
+    struct pool *pool = w->pool;
+    bool leaves = is_time_up(w);
+    if (w->index == 0 && leaves) atomic_store_explicit(&pool->caller_is_in, false, memory_order_relaxed);
+    meet(w, section, context, GATE_JOINABLE, leaves);
+    if (w->index == 0) atomic_store_explicit(&pool->caller_is_in, !w->has_left, memory_order_relaxed);
 }
 
 bool pool_end_step(struct worker *w, pool_section *section, void *context) {
     if (w->plan->open)
-        meet(w, section, context, GATE_JOINABLE, must_leave(w));
+        end_step_of_open_run(w, section, context);
     else
         barrier(w, section, context);
     return !w->has_left;
-}
-
-static void end_last_round(struct worker *w) {
-    if (w->plan->open)
-        meet(w, NULL, NULL, GATE_OVER, false);
-    else
-        barrier(w, NULL, NULL);
 }
 
 uint32_t pool_barriers(struct pool *pool) {
@@ -286,13 +264,20 @@ static bool take_of_tail(struct worker *w, int32_t *begin, int32_t *end) {
     return true;
 }
 
+/* Whether it leaves the rest of the units to others. Of these only the caller is sure to stay as long as there are any.
+ */
+static bool stops(const struct worker *w) {
+    return w->plan->open && w->index > 0 && atomic_load_explicit(&w->pool->caller_is_in, memory_order_relaxed) &&
+           is_time_up(w);
+}
+
 bool work_next(struct worker *w, int32_t *begin, int32_t *end) {
     if (w->slow_percent) be_slow(w);
     if (w->band_begin) {
         w->band_ticks += w->deal.timed * (double)(clock_ticks() - w->band_begin);
         w->band_begin = 0;
     }
-    bool any = !must_leave(w) && (take_band(w, begin, end) || take_of_tail(w, begin, end));
+    bool any = !stops(w) && (take_band(w, begin, end) || take_of_tail(w, begin, end));
     if (any && w->slow_percent) w->slow_since = clock_ticks();
     return any;
 }
@@ -320,10 +305,9 @@ static unsigned await_run(struct worker *w, unsigned seen) {
     return w->index < team_of(word) ? word : sleep_until_recalled(pool, w->index);
 }
 
-/* Time with and without a core is from the start of the run on: waking up may mean waiting for a core. */
-static void begin_run(struct worker *w) {
+/* What the run is, for one of its members. */
+static void begin_part(struct worker *w) {
     struct pool *pool = w->pool;
-    struct schedule_sample *sample = &padded(w)->sample;
     w->plan = pool->plan;
     w->count = w->plan->team;
     w->spins = w->plan->yields ? CROWDED_SPINS : BARRIER_SPINS;
@@ -331,17 +315,21 @@ static void begin_run(struct worker *w) {
     w->band_ticks = 0;
     w->slow_since = 0;
     w->has_left = false;
-    sample->lost_ns = thread_cpu_ns();
-    sample->wall_ns = pool->started_ns;
 }
 
-static void end_run(struct worker *w) {
+/* Time with and without a core is from the start of the run on: waking up may mean waiting for a core. */
+static void begin_sample(struct worker *w) {
+    struct schedule_sample *sample = &padded(w)->sample;
+    sample->lost_ns = thread_cpu_ns();
+    sample->wall_ns = w->pool->started_ns;
+}
+
+static void end_sample(struct worker *w) {
     struct schedule_sample *sample = &padded(w)->sample;
     double before = sample->lost_ns, now = thread_cpu_ns();
     sample->band_ticks = w->band_ticks;
     sample->wall_ns = clock_ns() - sample->wall_ns;
     sample->lost_ns = before < 0 || now < 0 ? 0 : sample->wall_ns - (now - before);
-    end_last_round(w);
 }
 
 /* The core that a worker is pinned to in the present run; -1: to none. */
@@ -385,27 +373,48 @@ static double time_away(struct padded_worker *p) {
     return grown > 0 ? grown : 0;
 }
 
-/* In and out of an open run until it is over. Nothing of the run may be read but by a member. */
-static void take_part(struct worker *w) {
+/* Joins when it has a core. False: the run is over. */
+static bool join(struct worker *w) {
     struct pool *pool = w->pool;
     while (!gate_is_over(&pool->gate)) {
-        if (clock_ns() >= w->stays_until) {
+        if (is_time_up(w))
             step_aside(w);
-        } else if (!gate_join(&pool->gate)) {
+        else if (gate_join(&pool->gate))
+            return true;
+        else
             pause_core();
-        } else {
-            begin_run(w);
+    }
+    return false;
+}
+
+/* In and out of an open run until it is over. Nothing of the run may be read but by a member.
+ */
+static void take_part(struct worker *w, bool is_member) {
+    struct pool *pool = w->pool;
+    for (; is_member || join(w); is_member = false) {
+        begin_part(w);
+        if (w->index == 0)
+            atomic_store_explicit(&pool->caller_is_in, true, memory_order_relaxed);
+        else
             place_worker(w, core_of(pool, w->plan, w->index));
-            pool->job(pool->context, w);
-            if (!w->has_left) {
-                end_run(w);
-                return;
-            }
-        }
+        pool->job(pool->context, w);
+        if (w->has_left) continue;
+        meet(w, NULL, NULL, GATE_OVER, false);
+        return;
     }
 }
 
 /* ---- runs ---- */
+static void run_closed(struct worker *w) {
+    struct pool *pool = w->pool;
+    begin_part(w);
+    begin_sample(w);
+    if (w->index > 0) place_worker(w, core_of(pool, w->plan, w->index));
+    pool->job(pool->context, w);
+    end_sample(w);
+    barrier(w, NULL, NULL);
+}
+
 static void worker_main(void *argument) {
     struct worker *w = argument;
     struct pool *pool = w->pool;
@@ -416,14 +425,11 @@ static void worker_main(void *argument) {
     for (unsigned seen = 0;;) {
         seen = await_run(w, seen);
         if (seen & OPEN_RUN) {
-            take_part(w);
-            continue;
+            take_part(w, false);
+        } else {
+            if (!pool->job) return;
+            run_closed(w);
         }
-        if (!pool->job) return;
-        begin_run(w);
-        place_worker(w, core_of(pool, w->plan, w->index));
-        pool->job(pool->context, w);
-        end_run(w);
     }
 }
 
@@ -445,10 +451,15 @@ static void run_by_plan(struct pool *pool, const struct schedule_plan *plan, poo
     pool->started_ns = clock_ns();
     if (plan->open) gate_open(&pool->gate);
     if (pool->n_threads > 1) start_run(pool, plan->team, plan->open);
-    begin_run(first);
-    job(context, first);
-    end_run(first);
-    pool->phase = first->phase;
+    first->is_first = true;
+    if (plan->open) {
+        begin_sample(first);
+        take_part(first, true);
+        end_sample(first);
+    } else {
+        run_closed(first);
+        pool->phase = first->phase;
+    }
     if (moved) affinity_set(&before);
     control_leave(control);
 }

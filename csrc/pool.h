@@ -40,11 +40,10 @@ struct pool_standing pool_standing(const struct pool *pool, enum schedule_phase 
 void pool_run(struct pool *pool, pool_job *job, void *context);
 
 /* A run of those workers and in those bands that the schedule thinks best for the phase, which learns from it. `work`
- * as in schedule_note. Beside neighbours the run may be open: workers other than 0 come and go, job is called each time
- * that one comes and never for one that does not. So it has this form:
+ * as in schedule_note. Beside neighbours the run may be open: workers come and go, job is called each time that one
+ * comes and never for one that does not. So it has this form:
  *
- *   if (w->index == 0) what one worker prepares
- *   pool_enter(w);
+ *   pool_enter(w, what one worker prepares, context);
  *   while (there is a next step) {
  *       the step: work_begin, work_next, worker_barrier
  *       if (!pool_end_step(w, section, context)) return;
@@ -53,12 +52,14 @@ void pool_run(struct pool *pool, pool_job *job, void *context);
  * where nothing but the section changes what the next step is. */
 void pool_run_phase(struct pool *pool, enum schedule_phase phase, double work, pool_job *job, void *context);
 
-void pool_enter(struct worker *w);
+typedef void pool_section(void *context); /* NULL: nothing */
+
+/* The section is run once, by worker 0: the others may still be waking up. */
+void pool_enter(struct worker *w, pool_section *section, void *context);
 
 /* A barrier with a section inside it: the last worker to arrive runs it while the others wait. One barrier where a
- * serial step between two parallel ones would need two. NULL: none. False: this worker has left, and must not touch
- * what belongs to the run. */
-typedef void pool_section(void *context);
+ * serial step between two parallel ones would need two. False: this worker has left, and must not touch what belongs to
+ * the run. */
 bool pool_end_step(struct worker *w, pool_section *section, void *context);
 
 /* Barriers of all runs so far, modulo 2^32; 0 with one thread. */
@@ -73,6 +74,6 @@ void pool_run_alone(pool_section *section, void *context);
 /* Scratch of at least `bytes` for each worker from the next run on; false: refused. Not during a run. */
 bool pool_reserve_scratch(struct pool *pool, size_t bytes);
 
-uint64_t clock_ticks(void); /* of unknown length, a few ns to read: differences on one core */
+uint64_t clock_ticks(void); /* of unknown length, a few ns to read */
 
 #endif

@@ -291,18 +291,24 @@ struct run {
     int32_t end;
     int32_t next;      /* the parallel step after the present one, or end: written inside barriers, read after them */
     int32_t cancelled; /* the step before which the run was cancelled, or -1: likewise */
-    uint64_t section_ticks; /* of the last section: not the time of the parallel step before it */
+    uint64_t since; /* when the present step began, for whoever ends it: any worker, on any core */
 };
 
 static bool runs_alone(const struct step *step) {
     return step->rows == 0 || (op_kinds[step->op->code].small && step->rows < ALONE_ROWS);
 }
 
+static void end_step(struct run *run) {
+    uint64_t now = clock_ticks();
+    /* Cores' clocks agree, but that is the system's word for it. */
+    run->program->ticks[run->next] += now > run->since ? now - run->since : 0;
+    run->since = now;
+}
+
 /* The small steps from run->next on; leaves run->next at a parallel step or the end. */
 static void run_alone(void *context) {
     struct run *run = context;
     struct program *p = run->program;
-    uint64_t since = clock_ticks(), begin = since;
     for (; run->next < run->end; run->next++) {
         struct step *step = &p->steps[run->next];
         if (atomic_load_explicit(&p->cancel, memory_order_relaxed)) {
@@ -314,15 +320,13 @@ static void run_alone(void *context) {
         if (step->rows == 0) continue;
         if (step->mapped) prefetch_await(step->mapped, step->mapped_end);
         op_kinds[step->op->code].run(step, pool_alone(p->engine->pool));
-        uint64_t now = clock_ticks();
-        p->ticks[run->next] += now - since;
-        since = now;
+        end_step(run);
     }
-    run->section_ticks = since - begin;
 }
 
 static void run_between(void *context) {
     struct run *run = context;
+    end_step(run);
     run->next++; /* the parallel step that everybody has finished */
     run_alone(run);
 }
@@ -331,19 +335,12 @@ static void run_between(void *context) {
 static void run_steps(void *context, struct worker *w) {
     struct run *run = context;
     struct program *p = run->program;
-    if (w->index == 0) run_alone(run); /* the others may still be waking up */
-    pool_enter(w);
-    uint64_t since = clock_ticks();
-    for (int32_t i = run->next; i < run->end; i = run->next) {
-        struct step *step = &p->steps[i];
+    pool_enter(w, run_alone, run);
+    while (run->next < run->end) {
+        struct step *step = &p->steps[run->next];
         if (step->mapped) prefetch_await(step->mapped, step->mapped_end);
         op_kinds[step->op->code].run(step, w);
         if (!pool_end_step(w, run_between, run)) return;
-        if (w->index == 0) {
-            uint64_t now = clock_ticks();
-            p->ticks[i] += now - since - run->section_ticks;
-            since = now;
-        }
     }
 }
 
@@ -427,9 +424,9 @@ static int32_t run_range(struct program *p, struct kv_cache *kv, int32_t first, 
     if (status == ASDSL_OK) status = check_kv(p, kv, first, end);
     if (status == ASDSL_OK) status = check_buffers(p);
     if (status != ASDSL_OK) return status;
-    struct run run = {.program = p, .end = end, .next = first, .cancelled = -1};
     double since_ns = clock_ns();
     uint64_t since = clock_ticks();
+    struct run run = {.program = p, .end = end, .next = first, .cancelled = -1, .since = since};
     struct tune_sample sample;
     /* Without an output the last products read nothing, and the run says nothing of what their bytes cost. */
     bool tunes = p->copy->n_tokens == 1 && p->copy->n_outputs == 1;

@@ -16,7 +16,7 @@ enum schedule_phase { PHASE_DECODE, PHASE_PREFILL, N_PHASES };
 /* Of the runs of one phase, until schedule_note. */
 struct schedule_plan {
     int32_t team;    /* workers 0 .. team - 1 take part */
-    bool open;       /* worker 0 stays, the others come and go (pool.h): neighbours want their cores too */
+    bool open;       /* they come and go (pool.h): neighbours want their cores too */
     int32_t host;    /* the worker whose core worker 0 has, and that has worker 0's; 0: each has its own */
     bool floats;     /* they are not pinned: fewer than the cores, so that the system finds each a free one */
     bool yields;     /* they yield early when they wait: whom they wait for may need their core */

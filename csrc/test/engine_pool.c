@@ -103,7 +103,7 @@ static void work_in_team(void *context, struct worker *w) {
     atomic_fetch_add(&turn.workers, 1);
     if (w->index == 0) turn.team = w->count;
     for (double until = clock_ns() + RUN_NS; clock_ns() < until;) thread_yield();
-    pool_enter(w);
+    pool_enter(w, NULL, NULL);
     work_begin(w, n, 3);
     while (work_next(w, &begin, &end)) atomic_fetch_add(&turn.units, end - begin);
     worker_barrier(w);
@@ -181,10 +181,15 @@ static void do_units(struct worker *w, bool second_part) {
         }
 }
 
+static void first_step(void *context) {
+    (void)context;
+    steps.step++; /* from 0, which has no units, to 1: once a run */
+}
+
 static void walk_steps(void *context, struct worker *w) {
     (void)context;
     atomic_fetch_add(&steps.entries, 1);
-    pool_enter(w);
+    pool_enter(w, first_step, NULL);
     while (steps.step < OPEN_STEPS) {
         do_units(w, false);
         if (has_parts(steps.step)) {

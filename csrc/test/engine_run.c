@@ -175,7 +175,7 @@ static void take_outcome(const struct asdsl_params *p, struct outcome *out) {
 }
 
 /* The text in passes of `batch` tokens; `one_by_one`: a run for each op. */
-static void run_text(asdsl_handle engine, int32_t batch, int one_by_one, struct outcome *out) {
+static void run_text(asdsl_handle engine, int32_t batch, int one_by_one, bool is_open, struct outcome *out) {
     asdsl_handle program = make_program(engine), kv = asdsl_kv_create(&model.kv);
     struct asdsl_params *p = asdsl_program_params(program);
     for (int32_t at = 0; at < N_TEXT; at += batch) {
@@ -190,7 +190,8 @@ static void run_text(asdsl_handle engine, int32_t batch, int one_by_one, struct 
     take_outcome(p, out);
     for (int32_t i = 0; i < N_OPS_TINY; i++) {
         const char *slot = asdsl_op_slot(program, i);
-        CHECK(slot && slot[0] && asdsl_op_time(program, i) > 0, "op %d ran in \"%s\", %g ns", i, slot,
+        /* Of an open run worker 0 may have missed every run of an op: it is who says what ran. */
+        CHECK(slot && (slot[0] || is_open) && asdsl_op_time(program, i) > 0, "op %d ran in \"%s\", %g ns", i, slot,
               asdsl_op_time(program, i));
     }
     CHECK(asdsl_op_slot(program, N_OPS_TINY) == NULL && asdsl_op_time(program, -1) < 0, "ops out of range");
@@ -202,7 +203,7 @@ static void test_same_bits(void) {
     struct outcome first, other;
     uint32_t usable = usable_levels();
     asdsl_handle engine = make_engine(1, ASDSL_LEVEL_PORTABLE);
-    run_text(engine, MAX_TOKENS_TINY, 0, &first);
+    run_text(engine, MAX_TOKENS_TINY, 0, false, &first);
     asdsl_release(engine);
     int finite = 0, distinct = 0;
     for (int i = 0; i < VOCAB; i++)
@@ -215,7 +216,7 @@ static void test_same_bits(void) {
             engine = make_open_engine(threads, levels[l], stay_us);
             for (int32_t batch = 1; batch <= MAX_TOKENS_TINY; batch += batch < 3 ? 1 : 5) {
                 for (int one_by_one = 0; one_by_one < 2; one_by_one++) {
-                    run_text(engine, batch, one_by_one, &other);
+                    run_text(engine, batch, one_by_one, stay_us > 0, &other);
                     CHECK(memcmp(first.logits, other.logits, sizeof first.logits) == 0,
                           "level %d, %d threads for %d us, batch %d, one by one %d: other logits", levels[l], threads,
                           stay_us, batch, one_by_one);
@@ -235,10 +236,10 @@ static void test_same_bits(void) {
 static void test_reference(void) {
     struct outcome fast, oracle;
     asdsl_handle engine = make_engine(2, ASDSL_LEVEL_AUTO);
-    run_text(engine, 4, 0, &fast);
+    run_text(engine, 4, 0, false, &fast);
     asdsl_release(engine);
     engine = make_engine(2, ASDSL_LEVEL_REFERENCE);
-    run_text(engine, 4, 0, &oracle);
+    run_text(engine, 4, 0, false, &oracle);
     asdsl_release(engine);
     double spread = 0, worst = 0;
     for (int i = 0; i < VOCAB; i++) {
