@@ -52,9 +52,10 @@ enum gate_turn gate_arrive(struct gate *gate, bool leaves, uint32_t *round) {
     return is_last ? GATE_LAST : leaves ? GATE_LEFT : GATE_WAITS;
 }
 
-void gate_release(struct gate *gate, enum gate_state state) {
+void gate_release(struct gate *gate, enum gate_state state, bool leaves) {
     uint64_t word = atomic_load_explicit(&gate->word, memory_order_relaxed);
-    atomic_store_explicit(&gate->word, make_word(round_of(word) + 1, state, members_of(word)), memory_order_release);
+    uint32_t members = members_of(word) - (leaves ? 1 : 0);
+    atomic_store_explicit(&gate->word, make_word(round_of(word) + 1, state, members), memory_order_release);
 }
 
 bool gate_moved(const struct gate *gate, uint32_t round) {

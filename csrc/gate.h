@@ -23,7 +23,8 @@ enum gate_state {
 
 enum gate_turn {
     GATE_WAITS, /* for others: until gate_moved */
-    GATE_LAST,  /* nobody can join or arrive any more: what has to be done between two rounds, then gate_release */
+    GATE_LAST,  /* nobody can join or arrive any more: what has to be done between two rounds, then gate_release,
+                   whether it leaves or not */
     GATE_LEFT,  /* no longer a member */
 };
 
@@ -36,12 +37,12 @@ bool gate_join(struct gate *gate);
 /* Of a run that was left: then all that was done in it is seen. */
 bool gate_is_over(const struct gate *gate);
 
-/* A member is done with the round. `leaves`: it will not be there for the next; the last one stays all the same, for
- * somebody has to begin that. *round: for gate_moved. */
+/* A member is done with the round. `leaves`: it will not be there for the next. *round: for gate_moved. */
 enum gate_turn gate_arrive(struct gate *gate, bool leaves, uint32_t *round);
 
-/* The last member's: the next round begins, and all see what it wrote. */
-void gate_release(struct gate *gate, enum gate_state state);
+/* The last member's: the next round begins, and all see what it wrote. `leaves`: without it, perhaps without anybody:
+ * then it waits for who joins. */
+void gate_release(struct gate *gate, enum gate_state state, bool leaves);
 
 bool gate_moved(const struct gate *gate, uint32_t round);
 

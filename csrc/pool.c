@@ -157,11 +157,11 @@ static void meet(struct worker *w, pool_section *section, void *context, enum ga
     if (turn == GATE_LAST) {
         if (section) section(context);
         pool->phase = w->phase;
-        gate_release(&pool->gate, next);
+        gate_release(&pool->gate, next, leaves);
     } else if (turn == GATE_WAITS) {
         for (int32_t i = 0; !gate_moved(&pool->gate, round);) i = wait_a_little(w, i);
     }
-    w->has_left = turn == GATE_LEFT;
+    w->has_left = leaves;
 }
 
 static void barrier(struct worker *w, pool_section *section, void *context) {
@@ -204,7 +204,6 @@ static void end_step_of_open_run(struct worker *w, pool_section *section, void *
     bool leaves = is_time_up(w);
     if (w->index == 0 && leaves) atomic_store_explicit(&pool->caller_is_in, false, memory_order_relaxed);
     meet(w, section, context, GATE_JOINABLE, leaves);
-    if (w->index == 0) atomic_store_explicit(&pool->caller_is_in, !w->has_left, memory_order_relaxed);
 }
 
 bool pool_end_step(struct worker *w, pool_section *section, void *context) {
