@@ -6,8 +6,8 @@
  * itself (cores fetch lines in pairs). All sharing is through C11 atomics.
  *
  * Where neighbours want the cores too, runs are open: workers join when they have a core and leave before they lose it
- * (gate.h). A thread that the system takes off its core in the middle of a unit makes all others
- * wait for milliseconds; one that gives its core up between two units costs its share.
+ * (gate.h). A thread that the system takes off its core in the middle of a unit makes all others wait for milliseconds;
+ * one that gives its core up between two units costs its share.
  */
 #include "pool.h"
 #include "control_word.h"
@@ -50,8 +50,7 @@ struct pool {
     /* The barrier: arrivals of this round, and the round. */
     _Alignas(HOT) atomic_uint arrived;
     _Alignas(HOT) atomic_uint round;
-    /* Of open runs, instead of the two; and whether the caller is in, who never stops before a step's units are done.
-     */
+    /* Of open runs, instead of the two; and whether the caller is in, who never stops before a step's units are done */
     _Alignas(HOT) struct gate gate;
     atomic_bool caller_is_in;
     /* The units behind the bands: phase << 32 | next unit. One word, so that a worker still in an older phase can
@@ -386,8 +385,7 @@ static bool join(struct worker *w) {
     return false;
 }
 
-/* In and out of an open run until it is over. Nothing of the run may be read but by a member.
- */
+/* In and out of an open run until it is over. Nothing of the run may be read but by a member. */
 static void take_part(struct worker *w, bool is_member) {
     struct pool *pool = w->pool;
     for (; is_member || join(w); is_member = false) {

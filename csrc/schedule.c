@@ -16,7 +16,8 @@ enum {
     TIMED_UNITS = 4,    /* a shorter band is rounded by too much to be timed */
     TRIALS_OF_TEAM = 2, /* turns of each team */
     WINDOW_RUNS = 2,
-    LATE_WINDOWS = 3, /* before workers are left out: a collection of garbage or a compiler's thread has gone by then */
+    LATE_WINDOWS = 3, /* before workers are left out: a collection of garbage or a compiler's thread has gone by then;
+                         open runs cost so little that one is enough */
 };
 
 /* Runs of one turn of a team: both ways of tune.c, twice or, where a token takes long, once. A prompt's pass is long
@@ -29,10 +30,11 @@ static const int32_t turn_runs[N_PHASES] = {4, 1}, turn_least_runs[N_PHASES] = {
 #define EVEN 0.03 /* speeds that differ by less are alike: bands then stay where they are */
 #define MIN_RUN_NS 5e5 /* shorter runs are mostly waiting */
 #define WINDOW_NS 30e6 /* several time slices of a neighbour (1.5 to 4 ms) */
-#define LATE 0.2 /* of the time that a worker has lost: a neighbour takes a third to a half, housekeeping 1 to 2 % */
+#define LATE                                                                                                           \
+    0.2 /* of the time that a worker has lost: a neighbour takes a third to two thirds, housekeeping 1 to 2 % */
 #define GAIN 1.02 /* what another team must at least bring */
 #define SMALLER_IS 0.97 /* of the speed is as good from fewer workers: less power, and less to disturb */
-#define RETRY_FIRST_NS 240e6 /* a try costs a late run: from 60e6 on, doubling, they were five of the first 3 s */
+#define RETRY_FIRST_NS 240e6 /* a try may cost a late run: from 60e6 on, doubling, they were five of the first 3 s */
 #define RETRY_MOST_NS 2e9 /* a late token in two seconds is what looking for the end of a disturbance costs */
 
 enum mode {
