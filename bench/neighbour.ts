@@ -2,7 +2,7 @@
 // and with its last worker slowed 3 times; llama-bench programs (ASDSL_PEER_LLAMA_CPP, ASDSL_PEER_IK) beside the same
 // neighbour, with all threads and with one fewer. Turns alternate, figures are medians.
 //
-//   bun bench/neighbour.ts -m MODEL [-n 64] [-r 5] [--save neighbour]
+//   bun bench/neighbour.ts -m MODEL [-n 64] [-r 5] [--stay US] [--save neighbour]
 
 import { type Command, group, integer, text, type Values } from "../src/cli/arguments.ts"
 import { modelFlags, threadFlags } from "../src/cli/flags.ts"
@@ -24,6 +24,12 @@ const flags = {
     nGen: integer("-n, --n-gen", { min: 1, max: MAX_TOKENS, initial: 64, help: "tokens of a turn" }),
     rounds: integer("-r, --rounds", { min: 1, max: 1000, initial: 5, help: "turns of each" }),
     nThreads: threadFlags.nThreads,
+    stay: integer("--stay", {
+      min: 0,
+      max: 1e6,
+      initial: 0,
+      help: "us that threads keep a core, from the start; 0: default",
+    }),
     save: text("--save", { value: "NAME", help: "write bench/results/NAME.json and NAME.md" }),
   }),
 }
@@ -31,7 +37,7 @@ const flags = {
 const command: Command<typeof flags> = {
   name: "bench/neighbour.ts",
   summary: "decoding beside a busy process, and with a slow worker",
-  usage: "[-m MODEL] [-n 64] [-r 5] [-t N] [--save NAME]",
+  usage: "[-m MODEL] [-n 64] [-r 5] [-t N] [--stay US] [--save NAME]",
   flags,
 }
 
@@ -61,8 +67,8 @@ function tokensPerSecond(session: Session, nGen: number): number {
   return nGen / (runTest(session, { nPrompt: 0, nGen, nDepth: 0 }) / 1e9)
 }
 
-async function ownLines(file: string, { nGen, rounds, nThreads }: Values<typeof flags>) {
-  const options = { nThreads: Math.max(nThreads, 0), nCtx: nGen + 1 }
+async function ownLines(file: string, { nGen, rounds, nThreads, stay }: Values<typeof flags>) {
+  const options = { nThreads: Math.max(nThreads, 0), nCtx: nGen + 1, stayMicroseconds: stay }
   using model = await loadFile(file, options)
   using slowModel = await loadFile(file, { ...options, slowPercent: 100 * (SLOWED - 1) })
   using session = model.createSession()
@@ -127,7 +133,14 @@ One of ${own.n} workers slowed ${SLOWED} times: ${median(own.slowed).toFixed(1)}
 `
   await writeOut(table)
   if (values.save === undefined) return
-  const report = reportOf({ nGen: values.nGen, nThreads: own.n, lines, slowed: own.slowed, slowedTimes: SLOWED })
+  const report = reportOf({
+    nGen: values.nGen,
+    nThreads: own.n,
+    lines,
+    slowed: own.slowed,
+    slowedTimes: SLOWED,
+    stay: values.stay,
+  })
   saveReport(values.save, report, "bun bench/neighbour.ts", table)
 }
 

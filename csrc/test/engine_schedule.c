@@ -66,8 +66,9 @@ static bool read_machine(const char *name, struct machine *m) {
 /* ---- the simulated world ---- */
 #define SLICE_NS 3e6    /* for which a neighbour or the host has a core */
 #define BARRIER_NS 500. /* measured: 435 */
-#define STAY_NS 1e6     /* of an open run's worker on its core, and how long it is away then: pool.c's measurement */
-#define AWAY_NS 1.56e6
+#define STAY_NS                                                                                                        \
+    1e6     /* of an open run's worker on its core; then it is away, so that two fifths of the core are its own */
+#define AWAY_NS 1.5e6
 
 struct world {
     const struct machine *machine;
